@@ -1,0 +1,70 @@
+"""Files appear whole or not at all: written beside the target, flushed to disk, then renamed over it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reason_runtime.errors import ReasonError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to; leaving the block renames it over `path`, a failure removes it.
+
+    The name handed out is hidden, unique and ends like the target (writers such as Pillow choose a format by suffix).
+    Whatever happens, `path` holds either all of the old content or all of the new one.
+
+    Args:
+        path: The file to make or to replace. Its folder must exist.
+
+    Raises:
+        ReasonError: The system refused to write (disk full, no permission, no such folder).
+    """
+    target = Path(path)
+    beside = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield beside
+        _flush(beside)
+        os.replace(beside, target)
+        _flush(target.parent)
+    except OSError as error:
+        raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all.
+
+    Raises:
+        ReasonError: The system refused to write; the old file, if any, is unchanged.
+    """
+    with replacing(path) as beside:
+        beside.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all.
+
+    Raises:
+        ReasonError: The system refused to write; the old file, if any, is unchanged.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def reason(error: OSError) -> str:
+    """What the system says about a failure, in its own words and without the path."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _flush(path: Path) -> None:
+    """Make the system put a file, or the names in a folder, on the disk, so that a power cut cannot undo the rename."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,251 @@
+"""The bundle: the folder that travels from export to the device, verified every time it is opened.
+
+The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx` and `model_int8.onnx`.
+A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
+Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
+file or folder is refused; hidden ones (file managers leave them) are ignored. Nothing in a bundle is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reason_runtime.atomic import reason, replacing, write_text
+from reason_runtime.errors import BundleError, ReasonError
+from reason_runtime.golden import Golden, read_golden
+from reason_runtime.manifest import FileEntry, Manifest, Precision, content_hash, from_json, to_json
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+MODELS: dict[Precision, str] = {
+    "fp32": "model.onnx",
+    "bf16": "model.onnx",  # a hint at run time, not a file
+    "fp16": "model_fp16.onnx",
+    "int8": "model_int8.onnx",
+}
+REQUIRED = (MODELS["fp32"], GOLDEN)
+PORTABLE = (*dict.fromkeys(MODELS.values()), GOLDEN)
+DEVICE_FOLDERS = ("engines", "checks")
+_HOW_TO_MAKE: dict[Precision, str] = {
+    "fp16": "export again with fp16",
+    "int8": "run `reason-export quantize BUNDLE --calibration DIR`",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose every portable byte was checked when it was opened.
+
+    Attributes:
+        path: The folder.
+        manifest: What it says about itself.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def model_path(self, precision: Precision) -> Path:
+        """The ONNX file for a precision; bf16 is a run-time hint on the fp32 file.
+
+        Raises:
+            BundleError: The bundle has no file for it; says how to make one.
+        """
+        name = MODELS[precision]
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path}: has no {name} for {precision}; {_HOW_TO_MAKE[precision]}")
+        return self.path / name
+
+    def golden(self) -> Golden:
+        """The inputs and outputs that every backend is compared with.
+
+        Raises:
+            BundleError: Arrays are missing, or their shapes or types do not fit the manifest.
+        """
+        return read_golden(self.path / GOLDEN, self.manifest)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Read a bundle and verify its manifest and every portable file.
+
+    Raises:
+        BundleError: Not a bundle, of another format version, with a manifest that is not exactly as specified, or a
+            file that is missing, changed or unknown; the message names the file.
+    """
+    folder = Path(path)
+    text = _read_bytes(folder / MANIFEST, missing=f"{folder}: is not a bundle (no {MANIFEST} in it)")
+    try:
+        manifest = from_json(text.decode("utf-8"), where=str(folder / MANIFEST))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{folder / MANIFEST}: is not UTF-8 ({error.reason}); export again") from error
+    _check_names(folder, manifest)
+    for name, entry in manifest.files.items():
+        _verify(folder / name, entry)
+    return Bundle(path=folder, manifest=manifest)
+
+
+def write_bundle(
+    path: str | Path, *, manifest: Manifest, files: Mapping[str, Path | bytes], overwrite: bool = False
+) -> Bundle:
+    """Write a new bundle: built beside, then the whole folder is renamed into place.
+
+    Args:
+        path: The folder to make.
+        manifest: `files` and `content_sha256` are computed here, whatever they hold.
+        files: Content, or a file to copy, by portable name; `model.onnx` and `golden.npz` must be among them.
+        overwrite: Replace a bundle that is there, with its engines and checks, which fit the old files only. A folder
+            that is not a bundle is never replaced.
+
+    Returns:
+        The bundle, opened and verified.
+
+    Raises:
+        BundleError: There is something at `path`, a required file is missing, or a name is not a portable one.
+        ReasonError: The system refused to write; what was at `path` is still there.
+    """
+    target = Path(path)
+    _check_target(target, overwrite=overwrite)
+    _check_portable(files, target)
+    for name in REQUIRED:
+        if name not in files:
+            raise BundleError(f"{target}: cannot be written without {name}")
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        beside.mkdir(parents=True)
+        for name, content in files.items():
+            _place(content, beside / name)
+        _write_manifest(beside, manifest, names=files)
+        open_bundle(beside)
+        _swap(beside, target)
+    except OSError as error:
+        raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return open_bundle(target)
+
+
+def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Path | bytes] | None = None) -> Bundle:
+    """Add or replace portable files and change what the manifest says, for `quantize` and thresholds.
+
+    Everything is written beside first and renamed at the end, the manifest last; a failure before that changes nothing.
+
+    Args:
+        bundle: As opened.
+        manifest: The bundle's, changed with `dataclasses.replace`; hashes are computed here.
+        files: Content, or a file to copy, by portable name. Files not named stay.
+
+    Returns:
+        The bundle, opened and verified again.
+
+    Raises:
+        BundleError: A name is not a portable one.
+        ReasonError: The system refused to write.
+    """
+    changed = dict(files or {})
+    _check_portable(changed, bundle.path)
+    with ExitStack() as renames:  # leaves in reverse order: what is entered first is renamed last
+        new_manifest = renames.enter_context(replacing(bundle.path / MANIFEST))
+        entries = dict(bundle.manifest.files)
+        for name, content in changed.items():
+            beside = renames.enter_context(replacing(bundle.path / name))
+            _place(content, beside)
+            entries[name] = _entry(beside)
+        new_manifest.write_text(to_json(_sealed(manifest, entries)), encoding="utf-8")
+    return open_bundle(bundle.path)
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not (target / MANIFEST).is_file():
+        raise BundleError(f"{target}: exists and is not a bundle; choose another name")
+    if not overwrite:
+        raise BundleError(f"{target}: a bundle is there already; choose another name, or ask to overwrite it")
+
+
+def _check_portable(names: Mapping[str, object], folder: Path) -> None:
+    for name in names:
+        if name not in PORTABLE:
+            raise BundleError(f"{folder / name}: is no file of a bundle; expected {', '.join(PORTABLE)}")
+
+
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    _check_portable(manifest.files, folder)
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST}: files: lists no {name}; export again")
+    for found in sorted(folder.iterdir()):
+        known = found.name in manifest.files or found.name in (MANIFEST, *DEVICE_FOLDERS)
+        if not known and not found.name.startswith("."):
+            raise BundleError(f"{found}: is not listed in the bundle's manifest; move it out of the bundle")
+
+
+def _verify(path: Path, entry: FileEntry) -> None:
+    found = _entry(path)
+    if found.size_bytes != entry.size_bytes:
+        raise BundleError(f"{path}: has {found.size_bytes} bytes, expected {entry.size_bytes}; copy the bundle again")
+    if found.sha256 != entry.sha256:
+        raise BundleError(f"{path}: was changed (SHA-256 does not match the manifest); copy the bundle again")
+
+
+def _entry(path: Path) -> FileEntry:
+    digest = hashlib.sha256()
+    size_bytes = 0
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                size_bytes += len(block)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: is missing; copy the bundle again") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({reason(error)})") from error
+    return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)
+
+
+def _read_bytes(path: Path, *, missing: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(missing) from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def _place(content: Path | bytes, path: Path) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
+
+
+def _write_manifest(folder: Path, manifest: Manifest, *, names: Mapping[str, object]) -> None:
+    write_text(folder / MANIFEST, to_json(_sealed(manifest, {name: _entry(folder / name) for name in names})))
+
+
+def _sealed(manifest: Manifest, entries: dict[str, FileEntry]) -> Manifest:
+    listed = replace(manifest, files=entries, content_sha256="")
+    return replace(listed, content_sha256=content_hash(listed))
+
+
+def _swap(beside: Path, target: Path) -> None:
+    """Rename `beside` to `target`; an old bundle there is set aside first, put back on failure, and removed at last."""
+    if not (target / MANIFEST).exists():
+        os.replace(beside, target)
+        return
+    aside = target.with_name(f"{beside.name}.old")
+    os.replace(target, aside)
+    try:
+        os.replace(beside, target)
+    except OSError:
+        os.replace(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""Image files to arrays of 8 or 16 bits, every kind of pixel either converted on purpose or refused.
+
+Pillow decodes; OpenCV decodes 16-bit PNG and 16-bit colour, of which Pillow would keep the upper 8 bits only.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from reason_runtime.errors import ImageError
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_DIRECT_MODES = ("L", "RGB", "I;16", "I;16B", "I;16L")
+_CONVERTED_MODES = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
+_ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
+_BITS_PER_SAMPLE = 258  # TIFF tag
+_WARNINGS_LOCK = threading.Lock()  # the list of warning filters belongs to the whole process
+
+
+class SizeCheck(Protocol):
+    """Raises ImageError for a size that is refused."""
+
+    def __call__(self, *, width_px: int, height_px: int) -> None: ...  # noqa: D102 - said by the class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """Pixels of one file, upright.
+
+    Attributes:
+        colour: (H, W) or (H, W, 3) RGB, uint8 or uint16.
+        alpha: (H, W) uint8, 255 = opaque; None where the file has no transparency.
+    """
+
+    colour: NDArray[np.uint8] | NDArray[np.uint16]
+    alpha: NDArray[np.uint8] | None
+
+
+def decode(path: Path, *, check_size: SizeCheck) -> Decoded:
+    """The pixels of a file; the size is checked before anything is decoded.
+
+    Raises:
+        ImageError: With the path, for everything that can be wrong with the file.
+    """
+    try:
+        with _open(path) as image:
+            check_size(width_px=image.width, height_px=image.height)
+            _refuse_several_frames(image)
+            if _needs_opencv(image):
+                return _decode_16_bit(path, image)
+            return _pixels(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: is not an image in one of the formats {', '.join(FORMATS)}") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, MemoryError) as error:
+        # what Pillow's readers raise on damaged headers and chunks
+        raise ImageError(f"{path}: is damaged ({error or type(error).__name__})") from error
+
+
+def _open(path: Path) -> Image.Image:
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        # Pillow warns at 89 and refuses at 179 megapixels; the limit here is checked next and lies between the two
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            return Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ImageError("more than 150 megapixels, the largest image allowed") from error
+
+
+def _refuse_several_frames(image: Image.Image) -> None:
+    frames = getattr(image, "n_frames", 1)
+    # a multi-picture JPEG from a phone holds previews behind its one real picture
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(f"holds {frames} pages or frames; expected one image a file")
+
+
+def _needs_opencv(image: Image.Image) -> bool:
+    """Whether the pixels have 16 bits that Pillow (or an older Pillow) would not keep."""
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return any(str(tile[3]).endswith(";16B") for tile in image.tile)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+        return len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _decode_16_bit(path: Path, image: Image.Image) -> Decoded:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if image.format == "TIFF" and orientation != 1:
+        # OpenCV's releases differ in whether they turn such a file
+        raise ImageError(f"is a 16-bit colour TIFF with orientation {orientation}; save it upright, or as a PNG")
+    image.load()  # raises on a file that is cut off
+    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
+        raise ImageError("has 16 bits a channel in a form that is not supported; save it as an RGB or mono PNG")
+    upright = _upright(pixels.astype(np.uint16, copy=False), orientation=orientation)
+    if upright.ndim == 2:
+        return Decoded(colour=upright, alpha=None)
+    alpha = (upright[:, :, 3] >> 8).astype(np.uint8) if upright.shape[2] == 4 else None
+    return Decoded(colour=upright[:, :, 2::-1], alpha=alpha)
+
+
+def _upright(pixels: NDArray[np.uint16], *, orientation: int) -> NDArray[np.uint16]:
+    """Undo an EXIF orientation: 2 to 4 mirror or turn by 180 degrees, 5 to 8 swap rows and columns too."""
+    turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)  # by 90 degrees, counterclockwise
+    turned = np.rot90(pixels, turns)
+    return turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
+
+
+def _pixels(image: Image.Image) -> Decoded:
+    """What Pillow decoded, as RGB or mono and its transparency."""
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        return Decoded(colour=rgba[:, :, :3], alpha=rgba[:, :, 3])
+    if image.mode in _CONVERTED_MODES:
+        image = image.convert(_CONVERTED_MODES[image.mode])
+    elif image.mode not in _DIRECT_MODES:
+        raise ImageError(f"has pixels of the kind {image.mode!r}; expected 8 or 16 bits a channel without sign")
+    pixels = np.asarray(image)
+    return Decoded(colour=pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16), alpha=None)

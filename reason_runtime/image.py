@@ -1,0 +1,227 @@
+"""Images as the graph takes them: one rule for every kind of file, one resize for training, export and the line.
+
+| in the file | becomes |
+|---|---|
+| 8 bits a channel | taken as it is |
+| 16 bits a channel | one fixed straight line: black_level -> 0, white_level -> 255; never a stretch per image |
+| 1 bit | 0 and 255 |
+| palette, CMYK, YCbCr | converted to RGB (no colour profile is applied) |
+| alpha | composited over black, so that what a transparent pixel hides can never show |
+| EXIF (or TIFF) orientation | applied |
+| mono, where the graph takes RGB | the one channel three times |
+| colour, where the graph takes mono | luma, (299 R + 587 G + 114 B) / 1000 |
+| float, 32-bit or signed pixels; several pages or frames | refused |
+
+Arrays follow the same rules and are RGB, not OpenCV's BGR.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from reason_runtime.decode import decode
+from reason_runtime.errors import ConfigurationError, DataError, ImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SMALLEST_SIDE_PX = 16
+LARGEST_PIXELS = 150_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFormat:
+    """What the graph takes and how an image becomes it; kept in the manifest.
+
+    Attributes:
+        height_px: Rows of the graph's input.
+        width_px: Columns of the graph's input.
+        channels: 3 for RGB, 1 for mono cameras.
+        resize_height_px: Rows after the resize, before the centre crop; `height_px` where nothing is cropped.
+        resize_width_px: Columns after the resize, before the centre crop; `width_px` where nothing is cropped.
+        black_level: 16-bit value that becomes 0; everything below does too.
+        white_level: 16-bit value that becomes 255; everything above does too (4095 for a 12-bit camera).
+        colour_order: Of the channels; without meaning where there is one.
+        resize_filter: Pillow's bilinear filter with antialiasing, the only one there is.
+
+    Raises:
+        ConfigurationError: A size is not positive, the crop is larger than the resized image, or the levels are not
+            0 <= black < white <= 65535.
+    """
+
+    height_px: int
+    width_px: int
+    channels: Literal[1, 3] = 3
+    resize_height_px: int
+    resize_width_px: int
+    black_level: int = 0
+    white_level: int = 65535
+    colour_order: Literal["RGB"] = "RGB"
+    resize_filter: Literal["pillow-bilinear"] = "pillow-bilinear"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ConfigurationError(f"an input has 1 or 3 channels, not {self.channels}")
+        if not (0 < self.height_px <= self.resize_height_px and 0 < self.width_px <= self.resize_width_px):
+            raise ConfigurationError(
+                f"an input of {self.height_px} x {self.width_px} pixels cannot be cropped from an image resized to "
+                f"{self.resize_height_px} x {self.resize_width_px}"
+            )
+        if not 0 <= self.black_level < self.white_level <= 65535:
+            raise ConfigurationError(
+                f"black level {self.black_level} and white level {self.white_level} are not 0 <= black < white <= 65535"
+            )
+
+
+def square_format(size_px: int, *, channels: Literal[1, 3] = 3, resize_px: int | None = None) -> InputFormat:
+    """A square input of `size_px`, cropped from the centre of a square of `resize_px` where that is given.
+
+    Raises:
+        ConfigurationError: See `InputFormat`.
+    """
+    resized = size_px if resize_px is None else resize_px
+    return InputFormat(
+        height_px=size_px, width_px=size_px, channels=channels, resize_height_px=resized, resize_width_px=resized
+    )
+
+
+def read_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """The image in its own size by the rules at the top of this module.
+
+    Returns:
+        (H, W, C) RGB or mono, 0..255.
+
+    Raises:
+        ImageError: The file cannot be read, is not one of the known formats, is cut off, has a side shorter than 16
+            pixels or more than 150 million pixels, several pages, or pixels of a kind that is refused.
+    """
+    decoded = decode(Path(path), check_size=_check_size)
+    image = as_image(decoded.colour, input_format=input_format)
+    return image if decoded.alpha is None else _over_black(image, alpha=decoded.alpha)
+
+
+def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """An array from a camera or another library by the same rules as a file.
+
+    Args:
+        array: (H, W), (H, W, 1) or (H, W, 3) RGB, uint8 or uint16.
+        input_format: Says how many channels come out and how 16 bits become 8.
+
+    Returns:
+        (H, W, C), 0..255; the array itself where nothing had to change.
+
+    Raises:
+        ImageError: Another shape or type, or a size that is refused (see `read_image`).
+    """
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.uint8, np.uint16):
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise ImageError(f"an image array is uint8 or uint16, not {found}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise ImageError(f"an image array is (H, W), (H, W, 1) or (H, W, 3), not {array.shape}")
+    _check_size(width_px=array.shape[1], height_px=array.shape[0])
+    image: NDArray[np.uint8] = _to_8_bit(array, input_format=input_format)
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == input_format.channels:
+        return image
+    if input_format.channels == 3:
+        return np.repeat(image, 3, axis=2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
+
+
+def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """The image as the graph takes it: Pillow's antialiased bilinear filter, then the centre crop.
+
+    The aspect ratio is not kept: the whole image is resized to `resize_height_px` x `resize_width_px`.
+
+    Args:
+        image: (H, W, C), from `read_image` or `as_image`.
+        input_format: The sizes.
+
+    Returns:
+        (height_px, width_px, C).
+
+    Source: METHOD, forward pass; AeBAD's pipeline (MMR) for the crop.
+    """
+    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    size = (input_format.resize_width_px, input_format.resize_height_px)
+    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    # torchvision's CenterCrop, with Python's rounding of halves to the even number
+    top = round((input_format.resize_height_px - input_format.height_px) / 2)
+    left = round((input_format.resize_width_px - input_format.width_px) / 2)
+    cropped = resized[top : top + input_format.height_px, left : left + input_format.width_px]
+    return np.ascontiguousarray(cropped).reshape(input_format.height_px, input_format.width_px, -1)
+
+
+def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """A file as the graph takes it: `resize_image(read_image(path))`.
+
+    Returns:
+        (height_px, width_px, C).
+
+    Raises:
+        ImageError: See `read_image`.
+    """
+    return resize_image(read_image(path, input_format=input_format), input_format=input_format)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Every image below a folder by suffix (png jpg jpeg bmp tif tiff webp), sorted; hidden ones are skipped.
+
+    Returns:
+        Paths that begin with `folder`; an empty list where there is none.
+
+    Raises:
+        DataError: There is no such folder, or one in it cannot be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        found = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root}: {found}; expected a folder with images")
+    found_images: list[Path] = []
+    for parent, folders, names in os.walk(root, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = (name for name in names if not name.startswith("."))
+        found_images += [Path(parent, name) for name in visible if Path(name).suffix.lower() in SUFFIXES]
+    return sorted(found_images)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+
+def _check_size(*, width_px: int, height_px: int) -> None:
+    if min(width_px, height_px) < SMALLEST_SIDE_PX:
+        raise ImageError(f"{width_px} x {height_px} pixels; the smallest side allowed is {SMALLEST_SIDE_PX} pixels")
+    if width_px * height_px > LARGEST_PIXELS:
+        raise ImageError(
+            f"{width_px} x {height_px} pixels; the largest image allowed has {LARGEST_PIXELS // 1_000_000} megapixels"
+        )
+
+
+@lru_cache(maxsize=8)
+def _levels_table(black_level: int, white_level: int) -> NDArray[np.uint8]:
+    values = np.clip(np.arange(65536), black_level, white_level) - black_level
+    span = white_level - black_level
+    return ((values * 510 + span) // (2 * span)).astype(np.uint8)  # v * 255 / span, halves rounded up
+
+
+def _to_8_bit(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: InputFormat) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array.astype(np.uint8, copy=False)
+    table = _levels_table(input_format.black_level, input_format.white_level)
+    mapped: NDArray[np.uint8] = table[array]
+    return mapped
+
+
+def _over_black(image: NDArray[np.uint8], *, alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) times alpha (H, W) / 255, halves rounded up."""
+    product = image.astype(np.uint16) * alpha[:, :, None]  # at most 65025
+    composited: NDArray[np.uint8] = ((product + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
+    return composited

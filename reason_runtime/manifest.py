@@ -1,0 +1,267 @@
+"""What a bundle says about itself, in `manifest.json`.
+
+A manifest MUST have exactly the keys written here, MUST carry `format_version` 1, and its `content_sha256` MUST be the
+SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key. The hashes stop accidents (a
+file edited, cut off, or taken from another export); they do not stop an attacker, who can compute new ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from reason_runtime.errors import BundleError, ConfigurationError
+from reason_runtime.image import InputFormat
+from reason_runtime.strict_json import Fields, Json, canonical, parse
+
+FORMAT_VERSION = 1
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSettings:
+    """What was trained.
+
+    Attributes:
+        teacher: Name of the frozen encoder.
+        settings: The method's own settings, by name.
+    """
+
+    teacher: str
+    settings: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProvenance:
+    """Where the weights come from.
+
+    Attributes:
+        images_sha256: Over the list of training images; None for an imported checkpoint.
+        images: Number of training images.
+        seed: Of the run; None for an imported checkpoint.
+        libraries: Version by library name.
+        configuration: The configuration that ran.
+    """
+
+    images_sha256: str | None
+    images: int
+    seed: int | None
+    libraries: dict[str, str]
+    configuration: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreStatistics:
+    """Raw scores of held-out good images, fp32.
+
+    Attributes:
+        images: How many.
+        mean: Their mean.
+        std: Their standard deviation.
+        minimum: The lowest.
+        maximum: The highest.
+    """
+
+    images: int
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """A decision limit in raw score units and how it was chosen; `score >= value` is anomalous.
+
+    Attributes:
+        value: The limit.
+        target_false_reject_rate: Share of good parts that may be rejected, as asked for, 0..1.
+        images: Held-out good images it was chosen on.
+        rejected: How many of them it rejects.
+        false_reject_upper_bound: Exact 95 % upper confidence bound of the true share of rejected good parts, 0..1.
+        source: In words, for people who read a result.
+    """
+
+    value: float
+    target_false_reject_rate: float
+    images: int
+    rejected: int
+    false_reject_upper_bound: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the bundle.
+
+    Attributes:
+        sha256: Of its content, in lower-case hexadecimal.
+        size_bytes: Its length.
+    """
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything a bundle says about itself.
+
+    Attributes:
+        name: For people; usually the folder's name.
+        created: ISO 8601, UTC.
+        input: What the graph takes and how an image becomes it.
+        map_size_px: Side of the square anomaly map.
+        method: What was trained.
+        training: Where the weights come from.
+        score_statistics: None where no held-out good image was at hand.
+        thresholds: By the precision whose own scores they were chosen on; may be empty.
+        files: By name; filled in when a bundle is written.
+        content_sha256: Over the canonical spelling of all the rest; filled in when a bundle is written.
+        format_version: Of the bundle; this version reads and writes 1 only.
+    """
+
+    name: str
+    created: str
+    input: InputFormat
+    map_size_px: int
+    method: MethodSettings
+    training: TrainingProvenance
+    score_statistics: ScoreStatistics | None = None
+    thresholds: dict[Precision, Threshold] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    content_sha256: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as a file's text, readable, ending with a new line."""
+    return json.dumps(dataclasses.asdict(manifest), indent=2, allow_nan=False) + "\n"
+
+
+def content_hash(manifest: Manifest) -> str:
+    """SHA-256 over the canonical spelling without `content_sha256`.
+
+    Raises:
+        BundleError: A number in it is not finite.
+    """
+    content: dict[str, Json] = dataclasses.asdict(manifest)
+    del content["content_sha256"]
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def from_json(text: str, *, where: str) -> Manifest:
+    """Read a manifest, refusing everything that is not exactly as written here.
+
+    Args:
+        text: Content of `manifest.json`.
+        where: The file, for messages.
+
+    Raises:
+        BundleError: With the key path: another format version, an unknown or missing key, a wrong type, a changed
+            content.
+    """
+    value = parse(text, where=where)
+    if isinstance(value, dict):  # before the keys: another version may have others
+        found = value.get("format_version")
+        if found != FORMAT_VERSION:
+            raise BundleError(f"{where}: bundle format {found}, this version reads {FORMAT_VERSION}; export again")
+    fields = _fields(Manifest, value, where=f"{where}: ")
+    statistics = fields.value("score_statistics")
+    manifest = Manifest(
+        name=fields.text("name"),
+        created=fields.text("created"),
+        input=_read_input(fields.value("input"), where=fields.place("input")),
+        map_size_px=fields.integer("map_size_px"),
+        method=_read_method(fields.value("method"), where=fields.place("method")),
+        training=_read_training(fields.value("training"), where=fields.place("training")),
+        score_statistics=None if statistics is None else _read_statistics(statistics, fields.place("score_statistics")),
+        thresholds=_read_thresholds(fields.objects("thresholds"), where=fields.place("thresholds")),
+        files=_read_files(fields.objects("files"), where=fields.place("files")),
+        content_sha256=fields.text("content_sha256"),
+    )
+    if manifest.content_sha256 != content_hash(manifest):
+        raise BundleError(f"{where}: was changed after it was written (content_sha256 does not match); export again")
+    return manifest
+
+
+def _fields(kind: type, value: Json, *, where: str) -> Fields:
+    return Fields(value, where=where, keys=[item.name for item in dataclasses.fields(kind)])
+
+
+def _read_input(value: Json, *, where: str) -> InputFormat:
+    fields = _fields(InputFormat, value, where=where)
+    channels = fields.integer("channels")
+    if channels not in (1, 3):
+        raise BundleError(f"{fields.place('channels')}: found {channels}, expected 1 or 3")
+    for key, expected in (("colour_order", "RGB"), ("resize_filter", "pillow-bilinear")):
+        if fields.text(key) != expected:
+            raise BundleError(f"{fields.place(key)}: found {fields.text(key)!r}, expected {expected!r}")
+    try:
+        return InputFormat(
+            height_px=fields.integer("height_px"),
+            width_px=fields.integer("width_px"),
+            channels=1 if channels == 1 else 3,
+            resize_height_px=fields.integer("resize_height_px"),
+            resize_width_px=fields.integer("resize_width_px"),
+            black_level=fields.integer("black_level"),
+            white_level=fields.integer("white_level"),
+        )
+    except ConfigurationError as error:
+        raise BundleError(f"{where}: {error}") from error
+
+
+def _read_method(value: Json, *, where: str) -> MethodSettings:
+    fields = _fields(MethodSettings, value, where=where)
+    return MethodSettings(teacher=fields.text("teacher"), settings=fields.objects("settings"))
+
+
+def _read_training(value: Json, *, where: str) -> TrainingProvenance:
+    fields = _fields(TrainingProvenance, value, where=where)
+    return TrainingProvenance(
+        images_sha256=None if fields.value("images_sha256") is None else fields.text("images_sha256"),
+        images=fields.integer("images"),
+        seed=None if fields.value("seed") is None else fields.integer("seed"),
+        libraries=fields.texts("libraries"),
+        configuration=fields.objects("configuration"),
+    )
+
+
+def _read_statistics(value: Json, where: str) -> ScoreStatistics:
+    fields = _fields(ScoreStatistics, value, where=where)
+    return ScoreStatistics(
+        images=fields.integer("images"),
+        mean=fields.number("mean"),
+        std=fields.number("std"),
+        minimum=fields.number("minimum"),
+        maximum=fields.number("maximum"),
+    )
+
+
+def _read_thresholds(values: dict[str, Json], *, where: str) -> dict[Precision, Threshold]:
+    known = Fields(dict.fromkeys(PRECISIONS) | values, where=where, keys=PRECISIONS)
+    return {name: _read_threshold(values[name], where=known.place(name)) for name in PRECISIONS if name in values}
+
+
+def _read_threshold(value: Json, *, where: str) -> Threshold:
+    fields = _fields(Threshold, value, where=where)
+    return Threshold(
+        value=fields.number("value"),
+        target_false_reject_rate=fields.number("target_false_reject_rate"),
+        images=fields.integer("images"),
+        rejected=fields.integer("rejected"),
+        false_reject_upper_bound=fields.number("false_reject_upper_bound"),
+        source=fields.text("source"),
+    )
+
+
+def _read_files(values: dict[str, Json], *, where: str) -> dict[str, FileEntry]:
+    entries = {}
+    for name, value in values.items():
+        fields = _fields(FileEntry, value, where=f"{where}.{name}")
+        entries[name] = FileEntry(sha256=fields.text("sha256"), size_bytes=fields.integer("size_bytes"))
+    return entries
