@@ -1,0 +1,125 @@
+"""What a training run is made of: the method's settings and the training's, with their sources."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from reason_runtime.errors import ConfigurationError
+
+TeacherName = Literal[
+    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "resnet50", "wide_resnet50_2"
+]
+Method = Literal["reason", "rd4ad"]
+SuppressionTarget = Literal["teacher", "student"]
+Optimizer = Literal["adam", "adamw"]
+Schedule = Literal["constant", "cosine"]
+Preset = Literal["edge", "paper"]
+
+TEACHER_NAMES: tuple[TeacherName, ...] = get_args(TeacherName)
+PAPER_TEACHER: TeacherName = "wide_resnet50_2"
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ConfigurationError(what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodConfig:
+    """Architecture, loss and map: all that decides what the trained model computes."""
+
+    teacher: TeacherName
+    """Frozen ImageNet network."""
+    method: Method = "reason"
+    """`reason` has suppression layers and latent noise; `rd4ad` has neither (RD4AD, CVPR 2022)."""
+    image_size_px: int = 256
+    """Side of the square graph input. Source: the reference."""
+    crop_from_px: int | None = None
+    """Side the whole image is resized to before a centre crop of `image_size_px`; none: no crop. 256 -> 224 for AeBAD."""
+    suppression_target: SuppressionTarget = "teacher"
+    """What suppressed features must equal: clean teacher features (as described) or the student's (as released)."""
+    suppression_weight: float = 0.01
+    """lambda of L_supp. Source: the paper, 0.01 on MVTec AD, 0.2 on OCT2017."""
+    block_weight: float = 0.2
+    """alpha of L_block. Source: the paper."""
+    noise_std: float = 0.015
+    """Standard deviation of the latent noise. Source: the paper."""
+    noise_relative: bool = False
+    """Whether `noise_std` is in units of each stem channel's own deviation on the training images."""
+    scale_features: bool = False
+    """Whether teacher features are divided by their deviation per channel on the training images."""
+    easy_share: float = 0.0
+    """Share of positions whose gradient is scaled by `easy_gradient`; 0 = the paper's loss."""
+    easy_gradient: float = 1.0
+    """Factor on the gradient of easy positions."""
+    map_damping: float = 0.0
+    """k of the damped cosine, 0 = the paper's map."""
+    map_weights: tuple[float, ...] | None = None
+    """Weight of each scale's map, finest first; none: 1 each, the paper's sum."""
+
+    def __post_init__(self) -> None:
+        _require(self.teacher in TEACHER_NAMES, f"teacher {self.teacher!r} is not one of {', '.join(TEACHER_NAMES)}")
+        _require(self.method in get_args(Method), f"method {self.method!r} is not one of reason, rd4ad")
+        _require(
+            64 <= self.image_size_px <= 1024 and self.image_size_px % 32 == 0,
+            f"image size {self.image_size_px} px is not a multiple of 32 between 64 and 1024",
+        )
+        _require(
+            self.crop_from_px is None or self.crop_from_px >= self.image_size_px,
+            f"crop from {self.crop_from_px} px is smaller than the image size {self.image_size_px} px",
+        )
+        _require(0 <= self.easy_share < 1, f"easy share {self.easy_share} is not in [0, 1)")
+        _require(self.noise_std > 0, f"noise deviation {self.noise_std} is not positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Optimiser, schedule and data split."""
+
+    epochs: int | None = None
+    """Passes over the training images; exactly one of `epochs` and `steps` is set."""
+    steps: int | None = None
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Images a step. Source: the paper."""
+    optimizer: Optimizer = "adam"
+    """Source: the paper uses Adam."""
+    learning_rate: float = 0.005
+    """Of bottleneck and student. Source: the paper."""
+    suppression_learning_rate: float = 0.001
+    """Of the suppression layers. Source: the paper."""
+    beta1: float = 0.5
+    """Source: the paper."""
+    beta2: float = 0.999
+    """Source: the paper."""
+    schedule: Schedule = "constant"
+    """`cosine` falls to zero at the last step."""
+    bf16: bool = False
+    """Whether networks run in bf16 autocast (the loss is always float32)."""
+    seed: int = 111
+    """Of initialisation, order and noise. Source: the paper's 111."""
+    held_out_share: float = 0.2
+    """Share of the good training images kept out of training for calibration."""
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.epochs is None) != (self.steps is None), "exactly one of epochs and steps must be given"
+        )
+        _require((self.epochs or self.steps or 0) > 0, "epochs and steps must be positive")
+        _require(self.batch_size >= 2, f"batch size {self.batch_size} is below 2: half of a batch gets the noise")
+        _require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
+        _require(0 <= self.held_out_share <= 0.5, f"held-out share {self.held_out_share} is not in [0, 0.5]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One run's whole configuration, as it is written into run and bundle."""
+
+    preset: Preset
+    """Where the settings started from."""
+    method: MethodConfig
+    training: TrainingConfig
+    departures: tuple[str, ...] = ()
+    """How this run differs from the published method, in words; empty for `--preset paper` with its own teacher."""

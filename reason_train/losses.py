@@ -1,0 +1,89 @@
+"""The training loss: knowledge distillation over scales, and suppression of latent anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch  # noqa: TID253 - works on tensors
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+BLOCK_SHARE = 0.0625
+"""Side of a block as a share of the shorter side of the map."""
+
+
+def cosine_distance(*, teacher: Tensor, student: Tensor) -> Tensor:
+    """How far the student is from the teacher at each position, 0 = same direction, 2 = opposite.
+
+    Args:
+        teacher: (N, C, H, W) features of one scale.
+        student: Same shape.
+
+    Returns:
+        (N, H, W), float32 whatever the inputs are: in half precision 1 - cos cannot resolve below 5e-4.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: REASON, IEEE TCSVT 2025; RD4AD, arXiv:2201.10703, eq. 1.
+    """
+    if teacher.shape != student.shape:
+        raise ValueError(f"teacher features are {tuple(teacher.shape)}, student features {tuple(student.shape)}")
+    return 1 - F.cosine_similarity(teacher.float(), student.float(), dim=1)
+
+
+def global_cosine_loss(*, targets: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> Tensor:
+    """Sum over scales of the batch mean of 1 - cos between whole flattened features; a scalar, 0 or more.
+
+    The flattened form weighs positions by the length of their features. It serves as L_KD's first term (teacher
+    against student) and as the suppression loss (its target against the suppressed features).
+
+    Source: REASON, IEEE TCSVT 2025; RD4AD's published code.
+    """
+    losses = [
+        (1 - F.cosine_similarity(target.float().flatten(1), feature.float().flatten(1), dim=1)).mean()
+        for target, feature in zip(targets, rebuilt, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def block_loss(distances: Sequence[Tensor], *, block_share: float = BLOCK_SHARE) -> Tensor:
+    """Mean over all blocks of all scales of the distance inside a block; a scalar, 0 or more.
+
+    Each scale is cut into squares of side max(1, int(min(h, w) * block_share)), the last row and column possibly
+    smaller. Small scales have as many blocks as large ones, so none is drowned.
+
+    Args:
+        distances: Per scale (N, h, w), as `cosine_distance` gives them.
+        block_share: Side of a block over the shorter side of its map.
+
+    Source: REASON, IEEE TCSVT 2025, block-wise distillation.
+    Departure: The side is at least 1, where the reference divides by zero (14 x 14 maps of 224-pixel images).
+    """
+    sums, blocks = [], 0
+    for distance in distances:
+        side = max(1, int(min(distance.shape[-2:]) * block_share))
+        means = F.avg_pool2d(distance.unsqueeze(1), side, ceil_mode=True)  # (N, 1, rows, columns) of blocks
+        sums.append(means.mean(0).sum())
+        blocks += means[0].numel()
+    return torch.stack(sums).sum() / blocks
+
+
+def hard_position_loss(distances: Sequence[Tensor], *, easy_share: float, easy_gradient: float) -> Tensor:
+    """Mean over positions and scales of the distance, with the gradient of the easiest positions scaled down.
+
+    The value is the plain mean; only the gradient changes. Background that is already rebuilt then no longer steers
+    the student, as in STPM-style and EfficientAD hard mining.
+
+    Args:
+        distances: Per scale (N, h, w).
+        easy_share: Share of positions, by distance within the batch, that count as easy.
+        easy_gradient: Factor on their gradient, 1 = plain mean.
+    """
+    losses = []
+    for distance in distances:
+        flat = distance.flatten()
+        limit = flat.detach().kthvalue(max(1, int(easy_share * flat.numel()))).values
+        factor = torch.where(flat.detach() > limit, 1.0, easy_gradient)
+        losses.append((factor * flat + (1 - factor) * flat.detach()).mean())
+    return torch.stack(losses).mean()

@@ -1,0 +1,99 @@
+"""The frozen ImageNet network whose features the student learns to rebuild."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm  # noqa: TID253 - this file owns the teacher architectures
+import torch  # noqa: TID253 - this file owns the teacher architectures
+import torchvision  # noqa: TID253 - this file owns the teacher architectures
+from torch import Tensor, nn
+
+from reason_train.config import TeacherName
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_MEAN, LITE_STD = 127 / 255, 128 / 255  # inputs of the Lite networks are (x - 127) / 128, x in 0..255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherShape:
+    """What the rest of the model must know of a teacher."""
+
+    channels: tuple[int, ...]
+    """Channels of the tapped features, finest scale first."""
+    strides: tuple[int, ...]
+    """Input pixels per feature position, the same order."""
+
+
+class ResNetTeacher(nn.Module):
+    """Stem E0 and stages E1, E2, E3 of a torchvision ResNet: features at strides 4, 8, 16, rectified.
+
+    Stage 4 and the classifier are not part of the model; state-dict keys are torchvision's.
+
+    Source: REASON, IEEE TCSVT 2025; RD4AD, arXiv:2201.10703.
+    """
+
+    def __init__(self, name: TeacherName) -> None:
+        super().__init__()
+        network = torchvision.models.get_model(name, weights=None)
+        self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
+        self.layer1, self.layer2, self.layer3 = network.layer1, network.layer2, network.layer3
+        width = 64 if name == "resnet18" else 256
+        self.shape = TeacherShape(channels=(width, 2 * width, 4 * width), strides=(4, 8, 16))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to (N, 64, H/4, W/4)."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+
+    def stages(self, stem: Tensor) -> list[Tensor]:
+        """The stem's output to the features of all scales, finest first."""
+        first = self.layer1(stem)  # (N, C1, H/4, W/4)
+        second = self.layer2(first)  # (N, C2, H/8, W/8)
+        return [first, second, self.layer3(second)]  # the last (N, C3, H/16, W/16)
+
+
+class LiteTeacher(nn.Module):
+    """Stem and inverted-residual stages of an EfficientNet-Lite, tapped at the linear block outputs.
+
+    Taps are the last block of stage 3 (stride 8) and of stage 5 (stride 16). Stride 4 is not tapped: its 24 channels
+    see too little to tell a scratch from texture, and rebuilding them costs as much as the rest of the student.
+    Stages after the last tap are dropped. State-dict keys are timm's.
+
+    Source: EfficientNet-Lite (TensorFlow model garden), as timm's `tf_efficientnet_lite*` builds it.
+    """
+
+    def __init__(self, name: TeacherName) -> None:
+        super().__init__()
+        network = timm.create_model(f"tf_{name}", pretrained=False)
+        self.conv_stem, self.bn1 = network.conv_stem, network.bn1
+        self.blocks = network.blocks[:5]
+        channels = tuple(int(network.feature_info[i]["num_chs"]) for i in (2, 3))
+        self.shape = TeacherShape(channels=channels, strides=(8, 16))
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), LITE_MEAN), persistent=False)
+        self.register_buffer("std", torch.full((1, 3, 1, 1), LITE_STD), persistent=False)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to (N, 32, H/2, W/2)."""
+        return self.bn1(self.conv_stem(images))
+
+    def stages(self, stem: Tensor) -> list[Tensor]:
+        """The stem's output to the features of all scales, finest first."""
+        third = self.blocks[:3](stem)  # (N, C1, H/8, W/8)
+        return [third, self.blocks[3:](third)]  # the last (N, C2, H/16, W/16)
+
+
+Teacher = ResNetTeacher | LiteTeacher
+
+
+def build_teacher(name: TeacherName) -> Teacher:
+    """The architecture of a teacher without trained weights, frozen, in evaluation mode."""
+    teacher = LiteTeacher(name) if name.startswith("efficientnet_lite") else ResNetTeacher(name)
+    return teacher.eval().requires_grad_(False)
+
+
+def normalise(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (N, H, W, C) images, C = 3 (RGB) or 1 (grey), to the teacher's float32 (N, 3, H, W) input."""
+    channels_first = images.permute(0, 3, 1, 2).float() / 255
+    return (channels_first - mean) / std  # one grey channel broadcasts to three
