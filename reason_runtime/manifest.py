@@ -112,6 +112,7 @@ class Manifest:
     """Everything a bundle says about itself.
 
     Attributes:
+        format_version: Of the bundle; this version reads and writes 1 only.
         name: For people; usually the folder's name.
         created: ISO 8601, UTC.
         input: What the graph takes and how an image becomes it.
@@ -122,9 +123,9 @@ class Manifest:
         thresholds: By the precision whose own scores they were chosen on; may be empty.
         files: By name; filled in when a bundle is written.
         content_sha256: Over the canonical spelling of all the rest; filled in when a bundle is written.
-        format_version: Of the bundle; this version reads and writes 1 only.
     """
 
+    format_version: int = FORMAT_VERSION
     name: str
     created: str
     input: InputFormat
@@ -135,7 +136,6 @@ class Manifest:
     thresholds: dict[Precision, Threshold] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
     content_sha256: str = ""
-    format_version: int = FORMAT_VERSION
 
 
 def to_json(manifest: Manifest) -> str:

@@ -1,0 +1,59 @@
+"""The one signature that every model in a bundle has, checked when a library has loaded it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.errors import BackendError, BundleError
+from reason_runtime.manifest import Manifest
+
+INPUT = "image"
+OUTPUTS = ("anomaly_map", "score")
+
+
+def check_signature(
+    path: Path, manifest: Manifest, *, inputs: Mapping[str, list[int | None]], outputs: Mapping[str, list[int | None]]
+) -> None:
+    """Compare a loaded model's names and shapes with the manifest.
+
+    Args:
+        path: The model, for the message.
+        manifest: Of its bundle.
+        inputs: Shape by name; None where a side is free.
+        outputs: The same for the outputs.
+
+    Raises:
+        BundleError: The model is not what the manifest says.
+    """
+    form, size = manifest.input, manifest.map_size_px
+    expected = {
+        INPUT: (form.height_px, form.width_px, form.channels),
+        "anomaly_map": (size, size),
+        "score": (),
+    }
+    found = {**inputs, **outputs}
+    if set(inputs) != {INPUT} or set(outputs) != set(OUTPUTS):
+        raise BundleError(f"{path}: has {', '.join(found)}, expected input {INPUT} and outputs {' and '.join(OUTPUTS)}")
+    for name, sides in expected.items():
+        shape = found[name]
+        fits = len(shape) == len(sides) + 1 and all(
+            side in (None, want) for side, want in zip(shape[1:], sides, strict=True)
+        )
+        if not fits:
+            raise BundleError(f"{path}: {name} has shape {shape}, the manifest says (N, {', '.join(map(str, sides))})")
+
+
+def check_batch(images: NDArray[np.uint8], manifest: Manifest) -> None:
+    """Refuse an array that is not a batch of the graph's input.
+
+    Raises:
+        BackendError: Another type or shape, or no image at all.
+    """
+    form = manifest.input
+    expected = (form.height_px, form.width_px, form.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
+        raise BackendError(f"a batch is uint8 (N, {', '.join(map(str, expected))}), not {images.dtype} {images.shape}")

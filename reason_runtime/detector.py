@@ -1,0 +1,186 @@
+"""From one image to one decision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.bundle import Bundle, open_bundle
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import as_image, resize_image
+from reason_runtime.manifest import Precision
+from reason_runtime.session import Backend, Device, Session, open_session
+
+Decision = Literal["OK", "NG", "UNKNOWN"]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+NOT_FINITE = "the model's output is not finite"
+_HOW_TO_CALIBRATE: dict[Precision, str] = {
+    "fp32": "run `reason-train calibrate RUN --data DIR --false-reject-rate 0.01` and export again, or ",
+    "int8": "run `reason-export quantize BUNDLE --calibration DIR`, or ",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionLimit:
+    """The threshold in force.
+
+    Attributes:
+        value: In raw score units; `score >= value` is NG. None where no threshold is known.
+        source: Where it came from; None where there is none.
+        hint: How to get one; None where there is one.
+    """
+
+    value: float | None = None
+    source: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """The judgement of one image.
+
+    Attributes:
+        score: Maximum of the anomaly map, raw units; NaN where any value of the map is not finite.
+        threshold: In raw units; None where none is known.
+        threshold_source: Where the threshold came from; None where there is none.
+        decision: OK below the threshold, NG at or above it, UNKNOWN where no judgement is possible.
+        reason: Why the decision is UNKNOWN; None otherwise.
+        anomaly_map: (S, S) float32, raw units.
+        latency_ms: From the array in memory to the decision: conversion, resize, inference. For a batch, its time
+            divided by its size.
+    """
+
+    score: float
+    threshold: float | None
+    threshold_source: str | None
+    decision: Decision
+    reason: str | None
+    anomaly_map: NDArray[np.float32]
+    latency_ms: float
+
+    @property
+    def is_anomalous(self) -> bool:
+        """True for NG and, so that nothing passes unjudged, for UNKNOWN too."""
+        return self.decision != "OK"
+
+
+class _Verdict(NamedTuple):
+    score: float
+    decision: Decision
+    reason: str | None
+
+
+class Detector:
+    """Judges images with one loaded model. Not safe for use by several threads at once: load one for each.
+
+    Args:
+        bundle: The model came from.
+        session: The loaded model.
+        limit: The threshold in force.
+    """
+
+    def __init__(self, *, bundle: Bundle, session: Session, limit: DecisionLimit) -> None:
+        self.bundle = bundle
+        self.session = session
+        self.limit = limit
+
+    def __call__(self, image: Pixels) -> Result:
+        """Judge one image of any size.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3) RGB; uint8 or uint16.
+
+        Raises:
+            ImageError: Another type or shape, or a size that is refused.
+            BackendError: The inference library failed.
+        """
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[Pixels]) -> tuple[Result, ...]:
+        """Judge several images in one run of the model; each may have its own size.
+
+        Raises:
+            ImageError: Another type or shape, or a size that is refused.
+            BackendError: The inference library failed.
+        """
+        if not images:
+            return ()
+        started_ns = time.perf_counter_ns()
+        form = self.bundle.manifest.input
+        prepared = [resize_image(as_image(image, input_format=form), input_format=form) for image in images]
+        outputs = self.session.run(np.stack(prepared))
+        judged = [self._judge(score, map_) for score, map_ in zip(outputs.score, outputs.anomaly_map, strict=True)]
+        latency_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(images)
+        return tuple(
+            Result(
+                score=verdict.score,
+                threshold=self.limit.value,
+                threshold_source=self.limit.source,
+                decision=verdict.decision,
+                reason=verdict.reason,
+                anomaly_map=anomaly_map,
+                latency_ms=latency_ms,
+            )
+            for verdict, anomaly_map in zip(judged, outputs.anomaly_map, strict=True)
+        )
+
+    def _judge(self, score: np.float32, anomaly_map: NDArray[np.float32]) -> _Verdict:
+        # the map too: OpenVINO's maximum skips NaN and gives the lowest float
+        if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
+            return _Verdict(float("nan"), "UNKNOWN", NOT_FINITE)
+        if self.limit.value is None:
+            return _Verdict(float(score), "UNKNOWN", self.limit.hint)
+        return _Verdict(float(score), "NG" if float(score) >= self.limit.value else "OK", None)
+
+
+def load(
+    bundle: str | Path,
+    *,
+    backend: Backend = "onnxruntime",
+    precision: Precision = "fp32",
+    device: Device = "cpu",
+    threads: int | None = None,
+    threshold: float | None = None,
+) -> Detector:
+    """Open and verify a bundle and load its model.
+
+    Args:
+        bundle: The folder.
+        backend: The inference library; it must be installed.
+        precision: Of the model; each has its own threshold.
+        device: Where it runs. What is asked for is what runs, or it is an error.
+        threads: Of the inference library on CPU; None leaves the choice to it.
+        threshold: In raw score units, instead of the bundle's.
+
+    Raises:
+        ConfigurationError: An unknown choice, or a threshold that is not finite.
+        BundleError: See `reason_runtime.bundle.open_bundle`.
+        BackendError: See `reason_runtime.session.open_session`.
+    """
+    opened = open_bundle(bundle)
+    limit = decision_limit(opened, precision=precision, threshold=threshold)
+    session = open_session(opened, backend=backend, precision=precision, device=device, threads=threads)
+    return Detector(bundle=opened, session=session, limit=limit)
+
+
+def decision_limit(bundle: Bundle, *, precision: Precision, threshold: float | None = None) -> DecisionLimit:
+    """The threshold given by hand, else the bundle's for this precision, else none with a hint how to get one.
+
+    Raises:
+        ConfigurationError: The threshold is not finite.
+    """
+    if threshold is not None:
+        if not np.isfinite(threshold):
+            raise ConfigurationError(f"threshold {threshold} is not a finite number")
+        return DecisionLimit(value=threshold, source="given by hand")
+    found = bundle.manifest.thresholds.get(precision)
+    if found is not None:
+        return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}")
+    how = _HOW_TO_CALIBRATE.get(precision, "")
+    return DecisionLimit(hint=f"no threshold for {precision} in the bundle: {how}give one with --threshold")
