@@ -1,0 +1,18 @@
+"""Data sets: folders on disk become samples with labels, defect types and masks. No torch here."""
+
+from reason_train.datasets.loading import categories, detect_layout, load_dataset
+from reason_train.datasets.masks import read_mask, read_masks
+from reason_train.datasets.samples import GOOD, DataSet, Layout, Sample, require_test
+
+__all__ = [
+    "GOOD",
+    "DataSet",
+    "Layout",
+    "Sample",
+    "categories",
+    "detect_layout",
+    "load_dataset",
+    "read_mask",
+    "read_masks",
+    "require_test",
+]

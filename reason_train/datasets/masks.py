@@ -1,0 +1,110 @@
+"""Masks: which pixels of a defective image belong to the defect.
+
+A mask has its image's size and is black where the part is good. The defect is either white (a mask with any pixel of
+128 or more is read as grey levels and cut at one half) or small class numbers (VisA: 1, 2, ...; a mask that stays below
+128), where every pixel but 0 is defective. Colour masks are read by their luma, transparent pixels as black.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from reason_runtime.errors import DataError
+from reason_runtime.image import InputFormat, read_image, resize_image
+from reason_train.datasets.samples import Sample
+
+ORIENTATION_TAG = 0x0112  # EXIF; values 5 to 8 swap width and height
+HALF = 128  # the first of 256 levels above 0.5
+
+
+def read_mask(path: Path, *, size_px: int, resize_px: int | None = None) -> NDArray[np.bool_]:
+    """The defective pixels at the size of the anomaly map: bilinear resize of the mask, then > 0.5.
+
+    Args:
+        path: The mask file.
+        size_px: Side of the anomaly map.
+        resize_px: Side of the image before the centre crop to `size_px`; None without a crop.
+
+    Returns:
+        (size_px, size_px), True where defective.
+
+    Raises:
+        ImageError: The file cannot be read as an image.
+    """
+    resized = size_px if resize_px is None else resize_px
+    mask_format = InputFormat(
+        height_px=size_px,
+        width_px=size_px,
+        channels=1,
+        resize_height_px=resized,
+        resize_width_px=resized,
+        white_level=255,  # class numbers in 16 bits keep their value, 65535 is white
+    )
+    levels = read_image(path, input_format=mask_format)  # (H, W, 1)
+    if levels.max() < HALF:
+        levels = np.where(levels > 0, 255, 0).astype(np.uint8)
+    mask: NDArray[np.bool_] = resize_image(levels, input_format=mask_format)[:, :, 0] >= HALF
+    return mask
+
+
+def read_masks(samples: Sequence[Sample], *, size_px: int, resize_px: int | None = None) -> NDArray[np.bool_] | None:
+    """Masks of all samples, empty for good images; None for a data set without masks.
+
+    Args:
+        samples: N samples.
+        size_px: Side of the anomaly maps.
+        resize_px: Side of the image before the centre crop to `size_px`; None without a crop.
+
+    Returns:
+        (N, size_px, size_px), True where defective.
+
+    Raises:
+        DataError: Some defective images have a mask and others none.
+        ImageError: A mask cannot be read.
+    """
+    if not any(sample.mask_path for sample in samples):
+        return None
+    masks = np.zeros((len(samples), size_px, size_px), np.bool_)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = read_mask(sample.mask_path, size_px=size_px, resize_px=resize_px)
+        elif sample.anomalous:
+            raise DataError(f"{sample.path}: the defective image has no mask while others have one; add it")
+    return masks
+
+
+def check_mask_size(mask_path: Path, *, image_path: Path) -> None:
+    """Refuse a mask that was not drawn on this image. Reads the two files' headers only.
+
+    Raises:
+        DataError: The sizes differ, or one of the files is not an image.
+    """
+    mask = _size(mask_path)
+    image = _size(image_path)
+    if mask != image:
+        raise DataError(
+            f"{mask_path}: the mask is {mask[0]} x {mask[1]} pixels and its image {image_path} is "
+            f"{image[0]} x {image[1]} pixels; expected equal sizes"
+        )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture the right way up."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only the header is read
+            with Image.open(path) as image:
+                return (image.height, image.width) if _lies_on_its_side(image) else image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    # Pillow turns TIFF sizes itself, and would decode a whole PNG in search of an EXIF chunk behind the pixels.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return False
+    return int(image.getexif().get(ORIENTATION_TAG, 1)) >= 5
