@@ -1,0 +1,130 @@
+"""AUPRO: how much of every defective region is found, whatever its size, before good pixels raise false alarms.
+
+Two conventions with different values, under different names: `aupro` is the standard one, `aupro_per_image` that of
+REASON's reference implementation. Regions are 8-connected in both.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from reason_runtime.errors import DataError
+from reason_train.ranking import Rates, Values, area_under, rank, roc_curve, trapezoid
+
+FPR_LIMIT = 0.3  # Bergmann et al., IJCV 2021, section 5.1
+GRID_STEPS = 200  # the reference's `num_th`
+EIGHT_CONNECTED = np.ones((3, 3), np.int64)
+
+Masks = NDArray[np.bool_]
+
+
+def aupro(maps: Values, masks: Masks, *, fpr_limit: float = FPR_LIMIT) -> float:
+    """Area under the per-region overlap curve up to a false-positive rate, over that rate: 0..1.
+
+    Over all images at once and all thresholds: x is the share of all good pixels at or above the threshold, y the mean
+    over all regions of the share of the region at or above it. Interpolated linearly at the limit.
+
+    Args:
+        maps: (N, H, W) anomaly maps of all test images, the good ones too.
+        masks: (N, H, W), True where defective.
+        fpr_limit: Where the curve is cut off.
+
+    Raises:
+        ValueError: The shapes differ.
+        DataError: A value is not finite, or there is no defective or no good pixel.
+
+    Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021.
+    """
+    return area_under(*pro_curve(maps, masks), limit=fpr_limit)
+
+
+def pro_curve(maps: Values, masks: Masks) -> tuple[Rates, Rates]:
+    """Corners of the exact per-region overlap curve over all images.
+
+    Returns:
+        False-positive rate and mean overlap, rising from (0, 0) to (1, 1).
+
+    Raises:
+        ValueError: The shapes differ.
+        DataError: See `aupro`.
+    """
+    _check_shapes(maps, masks)
+    return roc_curve(rank(maps, masks), weights=region_weights(masks))
+
+
+def region_weights(masks: Masks) -> Rates:
+    """1 / (pixels of its region) for every defective pixel, in the order of `masks[masks]`; each region sums to 1."""
+    weights = [np.empty(0)]
+    for mask in masks:
+        if mask.any():
+            regions, _ = ndimage.label(mask, structure=EIGHT_CONNECTED)
+            inside = regions[mask]
+            weights.append(1.0 / np.bincount(inside)[inside])
+    return np.concatenate(weights)
+
+
+def aupro_per_image(maps: Values, masks: Masks) -> float:
+    """Mean over defective images of each one's own AUPRO on the reference's grid of thresholds: 0..1.
+
+    Not comparable with `aupro`: every image brings its own false-positive rate and its own thresholds.
+
+    Args:
+        maps: (N, H, W) anomaly maps.
+        masks: (N, H, W), True where defective; images with an empty mask are left out.
+
+    Raises:
+        ValueError: The shapes differ.
+        DataError: See `aupro_on_grid`; or every mask is empty.
+
+    Source: the reference implementation's evaluation.
+    """
+    _check_shapes(maps, masks)
+    defective = np.flatnonzero(masks.any(axis=(1, 2)))
+    if not defective.size:
+        raise DataError("every mask is empty; the per-image AUPRO needs at least one defective region")
+    return float(np.mean([aupro_on_grid(maps[i : i + 1], masks[i : i + 1]) for i in defective]))
+
+
+def aupro_on_grid(maps: Values, masks: Masks) -> float:
+    """AUPRO on the reference's grid, over all the images given: 0..1.
+
+    Thresholds np.arange(min, max, (max - min) / 200), prediction map > t, points with a false-positive rate below 0.3
+    kept, that rate divided by the largest kept, area by trapezoids between the points (none is added at 0).
+
+    Args:
+        maps: (N, H, W) anomaly maps.
+        masks: (N, H, W), True where defective.
+
+    Raises:
+        ValueError: The shapes differ.
+        DataError: A value is not finite, or there is no defective or no good pixel.
+
+    Source: the reference implementation's evaluation.
+
+    Departure: Where the reference divides by zero, since no good pixel is above any kept threshold, this gives the
+    largest overlap there; a constant map, or one that no grid point below 0.3 describes, gives 0.
+    """
+    _check_shapes(maps, masks)
+    ranking = rank(maps, masks)
+    lowest, highest = maps.min(), maps.max()
+    step = (highest - lowest) / GRID_STEPS
+    if not step > 0:
+        return 0.0
+    thresholds = np.arange(lowest, highest, step)
+    negatives = np.sort(maps[~masks])
+    false_rate = (negatives.size - np.searchsorted(negatives, thresholds, side="right")) / negatives.size
+    found = np.append(0.0, ranking.found(region_weights(masks)))
+    above = np.searchsorted(-ranking.thresholds, -thresholds, side="left")  # how many distinct values are > t
+    overlap = found[above] / found[-1]
+    kept = false_rate < FPR_LIMIT
+    if not kept.any():
+        return 0.0
+    largest = false_rate[kept].max()
+    if largest == 0:
+        return float(overlap[kept].max())
+    return trapezoid(false_rate[kept][::-1] / largest, overlap[kept][::-1])
+
+
+def _check_shapes(maps: Values, masks: Masks) -> None:
+    if maps.ndim != 3 or maps.shape != masks.shape:
+        raise ValueError(f"maps of shape {maps.shape} and masks of shape {masks.shape}; expected (N, H, W) for both")

@@ -1,0 +1,146 @@
+"""What `evaluate` says about a test set: whole, per defect and per group."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason_runtime.errors import DataError
+from reason_train.aupro import aupro, aupro_per_image
+from reason_train.datasets import Sample
+from reason_train.evaluation import Evaluation, evaluate_scores
+from reason_train.metrics import auroc, average_precision, best_f1
+
+
+def sample(defect: str, group: str | None = None) -> Sample:
+    return Sample(path=Path(f"{defect}.png"), anomalous=defect != "good", defect=defect, group=group)
+
+
+SAMPLES = [sample(defect) for defect in ("good", "good", "dent", "crack", "crack")]
+SCORES = np.array([0.1, 0.5, 0.3, 0.6, 0.9], np.float32)
+
+
+def maps_and_masks(n: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    masks = np.zeros((n, 8, 8), np.bool_)
+    for index in range(2, n):
+        masks[index, index : index + 2, 3:6] = True
+    maps = np.random.default_rng(4).random(masks.shape, np.float32) + np.float32(0.5) * masks
+    return maps, masks
+
+
+def test_without_masks_there_are_image_figures_only() -> None:
+    evaluation = evaluate_scores(SAMPLES, SCORES, maps=None, masks=None)
+    assert (evaluation.good, evaluation.defective, evaluation.pixel) == (2, 3, None)
+    assert evaluation.image_auroc == pytest.approx(5 / 6)
+    assert evaluation.per_defect["dent"].image_auroc == 0.5
+    assert evaluation.per_defect["crack"].image_auroc == 1
+    assert (evaluation.per_defect["crack"].good, evaluation.per_defect["crack"].defective) == (2, 2)
+    assert evaluation.per_defect["crack"].aupro is None
+    assert (evaluation.per_group, evaluation.group_mean) == ({}, None)
+
+
+def test_with_masks_every_figure_is_that_of_its_function() -> None:
+    maps, masks = maps_and_masks()
+    labels = np.array([False, False, True, True, True])
+    evaluation = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks)
+    assert evaluation.pixel is not None
+    assert evaluation.pixel.auroc == auroc(maps, masks)
+    assert evaluation.pixel.aupro == aupro(maps, masks)
+    assert evaluation.pixel.aupro_per_image == aupro_per_image(maps, masks)
+    assert evaluation.pixel.best_f1 == best_f1(maps, masks)
+    assert evaluation.pixel.average_precision == average_precision(maps, masks)
+    assert evaluation.average_precision == average_precision(SCORES, labels)
+    assert evaluation.best_f1 == best_f1(SCORES, labels)
+    dent = [0, 1, 2]
+    assert evaluation.per_defect["dent"].pixel_auroc == auroc(maps[dent], masks[dent])
+    assert evaluation.per_defect["dent"].aupro == aupro(maps[dent], masks[dent])
+
+
+def test_the_json_has_the_keys_that_readers_rely_on() -> None:
+    maps, masks = maps_and_masks()
+    keys = ("image_auroc", "pixel_auroc", "aupro", "aupro_per_image", "f1_max")
+    for evaluation in (
+        evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks),
+        evaluate_scores(SAMPLES, SCORES, maps=maps, masks=None),
+    ):
+        result = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+        with_masks = evaluation.pixel is not None
+        assert {key: result[key] is not None for key in keys} == {
+            "image_auroc": True,
+            "pixel_auroc": with_masks,
+            "aupro": with_masks,
+            "aupro_per_image": with_masks,
+            "f1_max": True,
+        }
+        assert result["f1_max"] == evaluation.best_f1.f1
+        assert result["per_defect"]["crack"]["defective"] == 2
+
+
+def grouped() -> Evaluation:
+    samples = [sample(defect, group) for group in ("same", "view") for defect in ("good", "good", "crack")]
+    scores = np.array([0.1, 0.2, 0.3, 0.1, 0.5, 0.3], np.float32)
+    return evaluate_scores(samples, scores, maps=None, masks=None)
+
+
+def test_groups_are_judged_on_their_own_and_averaged() -> None:
+    evaluation = grouped()
+    assert evaluation.per_group["same"].image_auroc == 1
+    assert evaluation.per_group["view"].image_auroc == 0.5
+    assert evaluation.group_mean is not None
+    assert evaluation.group_mean.image_auroc == 0.75
+    assert (evaluation.group_mean.good, evaluation.group_mean.defective) == (4, 2)
+    assert evaluation.group_mean.aupro is None
+    assert evaluation.image_auroc == pytest.approx(7 / 8)  # the pooled figure is another one
+
+
+def test_a_group_of_one_kind_has_no_auroc_and_leaves_no_mean() -> None:
+    samples = [sample("good", "a"), sample("crack", "a"), sample("good", "b")]
+    evaluation = evaluate_scores(samples, np.array([0.0, 1.0, 0.5]), maps=None, masks=None)
+    assert evaluation.per_group["a"].image_auroc == 1
+    assert evaluation.per_group["b"].image_auroc is None
+    assert evaluation.group_mean is not None
+    assert evaluation.group_mean.image_auroc is None
+
+
+def test_a_defect_whose_masks_vanish_at_map_size_has_no_pixel_figures() -> None:
+    maps, masks = maps_and_masks()
+    masks[2] = False
+    evaluation = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks)
+    assert evaluation.per_defect["dent"].aupro is None
+    assert evaluation.per_defect["dent"].image_auroc == 0.5
+    assert evaluation.pixel is not None
+
+
+def test_one_kind_only_cannot_be_evaluated() -> None:
+    with pytest.raises(DataError, match="the test images are 2 good and 0 defective; an evaluation needs both"):
+        evaluate_scores(SAMPLES[:2], SCORES[:2], maps=None, masks=None)
+    with pytest.raises(DataError, match="the test images are 0 good and 3 defective"):
+        evaluate_scores(SAMPLES[2:], SCORES[2:], maps=None, masks=None)
+
+
+def test_the_image_whose_score_or_map_is_broken_is_named() -> None:
+    maps, masks = maps_and_masks()
+    maps[2, 0, 0] = np.nan
+    with pytest.raises(DataError, match=r"dent\.png: its anomaly map is not finite"):
+        evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks)
+    broken = SCORES.copy()
+    broken[3] = np.inf
+    with pytest.raises(DataError, match=r"crack\.png: its score is not finite"):
+        evaluate_scores(SAMPLES, broken, maps=None, masks=None)
+
+
+def test_masks_that_are_all_empty_are_refused() -> None:
+    maps, masks = maps_and_masks()
+    with pytest.raises(DataError, match="all masks are empty at 8 x 8 pixels"):
+        evaluate_scores(SAMPLES, SCORES, maps=maps, masks=np.zeros_like(masks))
+
+
+def test_unequal_lengths_are_refused() -> None:
+    maps, masks = maps_and_masks()
+    with pytest.raises(ValueError, match=r"scores of shape \(4,\) for 5 samples"):
+        evaluate_scores(SAMPLES, SCORES[:4], maps=None, masks=None)
+    with pytest.raises(ValueError, match="4 anomaly maps for 5 samples"):
+        evaluate_scores(SAMPLES, SCORES, maps=maps[:4], masks=masks)
+    with pytest.raises(ValueError, match="expected equal shapes"):
+        evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks[:, :4])
