@@ -79,7 +79,7 @@ def test_the_json_has_the_keys_that_readers_rely_on() -> None:
 
 def grouped() -> Evaluation:
     samples = [sample(defect, group) for group in ("same", "view") for defect in ("good", "good", "crack")]
-    scores = np.array([0.1, 0.2, 0.3, 0.1, 0.5, 0.3], np.float32)
+    scores = np.array([0.1, 0.2, 0.6, 0.1, 0.5, 0.3], np.float32)
     return evaluate_scores(samples, scores, maps=None, masks=None)
 
 
