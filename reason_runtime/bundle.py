@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reason_runtime.atomic import reason, replacing, write_text
+from reason_runtime.choices import Precision
 from reason_runtime.errors import BundleError, ReasonError
 from reason_runtime.golden import Golden, read_golden
-from reason_runtime.manifest import FileEntry, Manifest, Precision, content_hash, from_json, to_json
+from reason_runtime.manifest import FileEntry, Manifest, content_hash, from_json, to_json
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"

@@ -65,7 +65,7 @@ def decode(path: Path, *, check_size: SizeCheck) -> Decoded:
         raise ImageError(f"{path}: is not an image in one of the formats {', '.join(FORMATS)}") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, MemoryError) as error:
+    except (SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, MemoryError, UserWarning) as error:
         # what Pillow's readers raise on damaged headers and chunks
         raise ImageError(f"{path}: is damaged ({error or type(error).__name__})") from error
 
@@ -74,6 +74,7 @@ def _open(path: Path) -> Image.Image:
     with _WARNINGS_LOCK, warnings.catch_warnings():
         # Pillow warns at 89 and refuses at 179 megapixels; the limit here is checked next and lies between the two
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("error", UserWarning)  # a header that Pillow would read in part
         try:
             return Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:

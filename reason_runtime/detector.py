@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.bundle import Bundle, open_bundle
+from reason_runtime.choices import Backend, Device, Precision
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
-from reason_runtime.manifest import Precision
-from reason_runtime.session import Backend, Device, Session, open_session
+from reason_runtime.session import Session, open_session
 
 Decision = Literal["OK", "NG", "UNKNOWN"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]

@@ -221,7 +221,8 @@ def _to_8_bit(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: In
 
 
 def _over_black(image: NDArray[np.uint8], *, alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, C) times alpha (H, W) / 255, halves rounded up."""
-    product = image.astype(np.uint16) * alpha[:, :, None]  # at most 65025
-    composited: NDArray[np.uint8] = ((product + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
-    return composited
+    """(H, W, C) times alpha (H, W) / 255, rounded."""
+    picture = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image))
+    black = Image.new(picture.mode, picture.size)
+    composited = Image.composite(picture, black, Image.fromarray(np.ascontiguousarray(alpha)))
+    return np.asarray(composited).reshape(image.shape)

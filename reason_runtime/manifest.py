@@ -1,8 +1,9 @@
 """What a bundle says about itself, in `manifest.json`.
 
 A manifest MUST have exactly the keys written here, MUST carry `format_version` 1, and its `content_sha256` MUST be the
-SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key. The hashes stop accidents (a
-file edited, cut off, or taken from another export); they do not stop an attacker, who can compute new ones.
+SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key. The file itself MUST be
+spelled as `to_json` does. The hashes stop accidents (a file edited, cut off, or taken from another export); they do not
+stop an attacker, who can compute new ones.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
+from reason_runtime.choices import PRECISIONS, Precision
 from reason_runtime.errors import BundleError, ConfigurationError
 from reason_runtime.image import InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +183,8 @@ def from_json(text: str, *, where: str) -> Manifest:
         files=_read_files(fields.objects("files"), where=fields.place("files")),
         content_sha256=fields.text("content_sha256"),
     )
-    if manifest.content_sha256 != content_hash(manifest):
+    # the spelling too: a changed space would not change the canonical content
+    if manifest.content_sha256 != content_hash(manifest) or to_json(manifest) != text:
         raise BundleError(f"{where}: was changed after it was written (content_sha256 does not match); export again")
     return manifest
 

@@ -5,19 +5,14 @@ Every backend gives an object that follows `Session`; nothing above this module 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.bundle import Bundle
+from reason_runtime.choices import BACKENDS, DEVICES, PRECISIONS, Backend, Device, Precision
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.manifest import PRECISIONS, Precision
-
-Backend = Literal["onnxruntime", "openvino"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-Device = Literal["cpu", "cuda"]
-DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 class Outputs(NamedTuple):

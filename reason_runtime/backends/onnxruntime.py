@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
+from reason_runtime.choices import Device, Precision
 from reason_runtime.errors import BackendError
-from reason_runtime.manifest import Manifest, Precision
-from reason_runtime.session import Device, Outputs
+from reason_runtime.manifest import Manifest
+from reason_runtime.session import Outputs
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -59,9 +59,7 @@ def golden_bytes(input_format: InputFormat) -> bytes:
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     maps = expected_map(images)
     stream = io.BytesIO()
-    np.savez(
-        stream, images=images, anomaly_map=maps, score=maps.max(axis=(1, 2)), synthetic=np.array([True, True])
-    )
+    np.savez(stream, images=images, anomaly_map=maps, score=maps.max(axis=(1, 2)), synthetic=np.array([True, True]))
     return stream.getvalue()
 
 

@@ -1,0 +1,31 @@
+"""How a command ends: with 0, with 1 and one line that says why, or with 2 for wrong usage."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from reason_runtime.errors import ReasonError
+
+
+def new_app(about: str) -> typer.Typer:
+    """An empty command line whose commands are always named, plain in colour and without shell completion."""
+    app = typer.Typer(
+        help=about, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+    @app.callback()
+    def named() -> None:
+        pass
+
+    return app
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line and exit: a `ReasonError` is one line on stderr and status 1."""
+    try:
+        app()
+    except ReasonError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""A bundle in words."""
+
+from __future__ import annotations
+
+from reason_runtime.bundle import Bundle
+
+
+def describe(bundle: Bundle) -> str:
+    """What is in a bundle, one fact a line, ending with a new line."""
+    manifest = bundle.manifest
+    form, training = manifest.input, manifest.training
+    crop = (form.resize_height_px, form.resize_width_px) != (form.height_px, form.width_px)
+    resized = f", cropped from {form.resize_height_px} x {form.resize_width_px}" if crop else ""
+    colour = "RGB" if form.channels == 3 else "mono"
+    lines = [
+        f"{bundle.path}: {manifest.name}, format {manifest.format_version}, made {manifest.created}, all hashes match",
+        f"input       {form.height_px} x {form.width_px} {colour}{resized}; 16 bit: {form.black_level}.."
+        f"{form.white_level} -> 0..255",
+        f"map         {manifest.map_size_px} x {manifest.map_size_px}",
+        f"teacher     {manifest.method.teacher}",
+        f"trained on  {training.images} images, seed {training.seed}",
+    ]
+    if manifest.score_statistics is None:
+        lines.append("scores      no held-out good image was measured")
+    else:
+        known = manifest.score_statistics
+        lines.append(
+            f"scores      {known.images} held-out good images: {known.minimum:.4g} .. {known.maximum:.4g}, "
+            f"mean {known.mean:.4g}, standard deviation {known.std:.4g}"
+        )
+    if not manifest.thresholds:
+        lines.append("threshold   none: every decision will be UNKNOWN")
+    for precision, limit in manifest.thresholds.items():
+        lines.append(
+            f"threshold   {precision}: {limit.value:.6g}, rejects {limit.rejected} of {limit.images} good images; "
+            f"at most {limit.false_reject_upper_bound:.2%} of good parts (95 % confidence), asked for "
+            f"{limit.target_false_reject_rate:.2%}; {limit.source}"
+        )
+    lines += [
+        f"file        {name}, {entry.size_bytes / 1e6:.2f} MB, sha256 {entry.sha256[:16]}..."
+        for name, entry in manifest.files.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,22 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reason_runtime.choices import Backend, Device, Precision
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `reason-export onnx` wrote.")]
+BackendOption = Annotated[Backend, typer.Option(help="Inference library.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of the layers before the map head; bf16 needs openvino.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where the model runs; what is asked for is never replaced.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the library on CPU.", show_default="chosen by the library")
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Raw score from which on a part is NG.", show_default="the bundle's")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -1,0 +1,125 @@
+"""The anomaly map as a heat map over the image it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from reason_runtime.atomic import replacing
+from reason_runtime.detector import Detector
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import InputFormat
+
+LONGEST_SIDE_PX = 1024  # of a picture: a 100-megapixel image gets no 100-megapixel overlay
+_OPACITY = 0.7  # of the colour at the top of the scale; 0 at its bottom, so that good regions stay visible
+_CONTOUR_RGB = (255, 255, 255)
+
+
+def map_scale(detector: Detector, *, asked: float | None = None) -> float:
+    """The map value at the top of the colour scale, the same for every picture; the bottom is 0.
+
+    What is asked for, else twice the threshold, else twice the highest score of the held-out good images. Never the
+    picture's own maximum: good parts must look good.
+
+    Raises:
+        ConfigurationError: The value is not positive, or nothing is known to choose one by.
+    """
+    if asked is not None:
+        if not (np.isfinite(asked) and asked > 0):
+            raise ConfigurationError(f"a map scale of {asked} is not a positive number")
+        return asked
+    statistics = detector.bundle.manifest.score_statistics
+    for known in (detector.limit.value, statistics.maximum if statistics else None):
+        if known is not None and known > 0:
+            return 2 * known
+    raise ConfigurationError(
+        f"{detector.bundle.path}: neither a threshold nor score statistics to scale the maps by; give --map-scale"
+    )
+
+
+def heat_map(anomaly_map: NDArray[np.float32], *, scale: float) -> NDArray[np.uint8]:
+    """The map in colours, from blue at 0 to red at `scale` and above.
+
+    Args:
+        anomaly_map: (H, W), raw units.
+        scale: From `map_scale`.
+
+    Returns:
+        (H, W, 3) RGB.
+    """
+    colours = cv2.applyColorMap(np.round(255 * _height(anomaly_map, scale)).astype(np.uint8), cv2.COLORMAP_TURBO)
+    return np.ascontiguousarray(colours[:, :, ::-1], dtype=np.uint8)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    anomaly_map: NDArray[np.float32],
+    *,
+    input_format: InputFormat,
+    scale: float,
+    threshold: float | None,
+) -> NDArray[np.uint8]:
+    """The image under its heat map, with a white line around what is at or above the threshold.
+
+    The heat map is more opaque where the map is higher, so that good regions stay visible.
+
+    Args:
+        image: (H, W, C), in its own size.
+        anomaly_map: (S, S), raw units.
+        input_format: Says which part of the image the map covers.
+        scale: From `map_scale`.
+        threshold: In raw units; None draws no line.
+
+    Returns:
+        (h, w, 3) RGB of the image's proportions; the longer side is at most 1024.
+    """
+    picture = _picture(image)
+    height, width = picture.shape[:2]
+    rows = _covered(height, part=input_format.height_px, whole=input_format.resize_height_px)
+    columns = _covered(width, part=input_format.width_px, whole=input_format.resize_width_px)
+    target = picture[rows, columns]  # a view: what is drawn here is drawn on the picture
+    size = (target.shape[1], target.shape[0])
+    resized = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    opacity = _OPACITY * _height(resized, scale)[:, :, None]
+    target[:] = np.round((1 - opacity) * target + opacity * heat_map(resized, scale=scale)).astype(np.uint8)
+    if threshold is not None:
+        above = (resized >= threshold).astype(np.uint8)
+        outlines, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        lined = np.ascontiguousarray(target)
+        cv2.drawContours(lined, outlines, -1, _CONTOUR_RGB, 1)
+        target[:] = lined
+    return picture
+
+
+def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture; the suffix says the format.
+
+    Raises:
+        ReasonError: The system refused to write.
+    """
+    with replacing(path) as beside:
+        Image.fromarray(picture).save(beside)
+
+
+def _height(anomaly_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """0 at the bottom of the scale and for what is not a number, 1 at its top and above."""
+    height: NDArray[np.float32] = np.clip(np.nan_to_num(anomaly_map / np.float32(scale), nan=0.0), 0, 1)
+    return height
+
+
+def _picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A writable RGB copy of at most the longest side."""
+    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX), Image.Resampling.BILINEAR)
+    return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _covered(length_px: int, *, part: int, whole: int) -> slice:
+    """The pixels of a side that a centred crop of `part` out of `whole` covers."""
+    first = round(length_px * (whole - part) / 2 / whole)
+    return slice(first, max(first + 1, length_px - first))

@@ -1,0 +1,57 @@
+"""Overlay pictures of judged files, in a folder that mirrors where the images lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from reason_runtime.atomic import reason
+from reason_runtime.detector import Detector
+from reason_runtime.errors import ReasonError
+from reason_runtime.overlay import map_scale, overlay, save_picture
+from reason_runtime.predict import Judgement
+
+
+class MapWriter:
+    """Writes `<folder>/<where the image lies below what the sources share>/<file name>.overlay.png`.
+
+    Args:
+        detector: That judges; gives the scale and the threshold of the pictures.
+        folder: To write into; made if need be.
+        sources: The files and folders that were asked for.
+        scale: See `reason_runtime.overlay.map_scale`.
+
+    Raises:
+        ConfigurationError: No scale for the colours is known.
+    """
+
+    def __init__(self, detector: Detector, *, folder: Path, sources: Sequence[Path], scale: float | None) -> None:
+        self._scale = map_scale(detector, asked=scale)
+        self._detector = detector
+        self._folder = folder
+        parents = [path if path.is_dir() else path.parent for path in map(Path.absolute, sources)]
+        self._shared = Path(os.path.commonpath(parents))
+
+    def write(self, judgement: Judgement) -> None:
+        """Write the picture of one judged file; one without an image or a finite map has none.
+
+        Raises:
+            ReasonError: The system refused to write.
+        """
+        if judgement.result is None or judgement.image is None or judgement.path is None or judgement.failure:
+            return
+        below = judgement.path.absolute().relative_to(self._shared)
+        target = self._folder / below.with_name(f"{below.name}.overlay.png")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReasonError(f"{target.parent}: cannot be made ({reason(error)})") from error
+        picture = overlay(
+            judgement.image,
+            judgement.result.anomaly_map,
+            input_format=self._detector.bundle.manifest.input,
+            scale=self._scale,
+            threshold=judgement.result.threshold,
+        )
+        save_picture(target, picture)

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from reason_runtime.errors import ConfigurationError, DataError, ImageError
+from reason_runtime.image import (
+    InputFormat,
+    as_image,
+    list_images,
+    load_image,
+    read_image,
+    resize_image,
+    square_format,
+)
+from tests.runtime.images import png_bytes, write_16_bit_png
+
+RGB = square_format(32)
+MONO = square_format(32, channels=1)
+GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess_seed1.npz"
+
+
+def noise(shape: tuple[int, ...], *, seed: int = 0, high: int = 256) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, high, shape)
+
+
+@pytest.mark.parametrize("case", ["down", "up", "gray_line"])
+def test_resize_equals_the_golden_arrays_exactly(case: str) -> None:
+    with np.load(GOLDEN) as golden:
+        resized = resize_image(golden[f"{case}_in"], input_format=square_format(256))
+        np.testing.assert_array_equal(resized, golden[f"{case}_out"])
+
+
+def test_crop_takes_the_centre_of_the_resized_image() -> None:
+    image = noise((300, 200, 3)).astype(np.uint8)
+    whole = resize_image(image, input_format=square_format(256))
+    cropped = resize_image(image, input_format=square_format(224, resize_px=256))
+    np.testing.assert_array_equal(cropped, whole[16:240, 16:240])
+
+
+def test_mono_is_resized_as_each_channel_of_rgb() -> None:
+    image = noise((70, 50, 1)).astype(np.uint8)
+    mono = resize_image(image, input_format=MONO)
+    rgb = resize_image(np.repeat(image, 3, axis=2), input_format=RGB)
+    np.testing.assert_array_equal(np.repeat(mono, 3, axis=2), rgb)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_lossless_eight_bit_files_come_back_as_they_are(tmp_path: Path, suffix: str) -> None:
+    pixels = noise((20, 30, 3)).astype(np.uint8)
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(pixels).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(read_image(path, input_format=RGB), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg"])
+def test_jpeg_is_decoded_as_pillow_decodes_it(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(noise((20, 30, 3)).astype(np.uint8)).save(path)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_image(path, input_format=RGB), np.asarray(image))
+
+
+def test_mono_file_is_three_equal_channels_for_an_rgb_graph_and_itself_for_a_mono_graph(tmp_path: Path) -> None:
+    pixels = noise((20, 30)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mono.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "mono.png", input_format=RGB), np.stack([pixels] * 3, axis=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "mono.png", input_format=MONO), pixels[:, :, None])
+
+
+def test_colour_becomes_luma_for_a_mono_graph() -> None:
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:] = (200, 100, 50)
+    assert (as_image(pixels, input_format=MONO) == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)).all()
+
+
+def test_one_bit_becomes_0_and_255(tmp_path: Path) -> None:
+    bits = noise((20, 30), high=2).astype(bool)
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "bits.png", input_format=MONO)[:, :, 0], 255 * bits)
+
+
+def test_palette_becomes_its_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(noise((20, 30), high=3).astype(np.uint8), mode=None)
+    indexed = image.convert("P")
+    indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255] + [0] * 759)
+    indexed.save(tmp_path / "palette.png")
+    found = read_image(tmp_path / "palette.png", input_format=RGB)
+    np.testing.assert_array_equal(found, np.asarray(indexed.convert("RGB")))
+    assert {tuple(colour) for colour in found.reshape(-1, 3)} == {(255, 0, 0), (0, 255, 0), (0, 0, 255)}
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (20, 30), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
+    assert (read_image(tmp_path / "cmyk.tif", input_format=RGB) == (255, 0, 0)).all()
+
+
+def test_what_a_transparent_pixel_hides_does_not_show(tmp_path: Path) -> None:
+    pixels = np.full((20, 30, 4), 200, dtype=np.uint8)
+    pixels[:, :10, 3] = 255
+    pixels[:, 10:20, 3] = 0
+    pixels[:, 20:, 3] = 51
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    found = read_image(tmp_path / "alpha.png", input_format=RGB)
+    assert (found[:, :10] == 200).all()
+    assert (found[:, 10:20] == 0).all()
+    assert (found[:, 20:] == 40).all()  # 200 * 51 / 255
+
+
+def test_palette_with_a_transparent_entry_is_composited_over_black(tmp_path: Path) -> None:
+    indexed = Image.new("P", (20, 30), 1)
+    indexed.putpalette([255, 255, 255, 9, 9, 9] + [0] * 762)
+    indexed.paste(0, (0, 0, 10, 30))
+    indexed.save(tmp_path / "key.png", transparency=0)
+    found = read_image(tmp_path / "key.png", input_format=RGB)
+    assert (found[:, :10] == 0).all()
+    assert (found[:, 10:] == 9).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = tmp_path / f"turned{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise((20, 30, 3)).astype(np.uint8)).save(path, exif=exif)
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert upright.shape == ((20, 30, 3) if orientation < 5 else (30, 20, 3))
+    np.testing.assert_array_equal(read_image(path, input_format=RGB), upright)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_orientation_is_applied_to_16_bit_images(tmp_path: Path, orientation: int, channels: int) -> None:
+    pixels = noise((20, 30, channels)).astype(np.uint8)
+    write_16_bit_png(tmp_path / "deep.png", np.squeeze(pixels.astype(np.uint16) * 257), orientation=orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.squeeze(pixels)).save(tmp_path / "flat.png", exif=exif)
+    deep = read_image(tmp_path / "deep.png", input_format=RGB)
+    np.testing.assert_array_equal(deep, read_image(tmp_path / "flat.png", input_format=RGB))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_become_8_by_the_formats_levels_and_nothing_else(tmp_path: Path, channels: int) -> None:
+    pixels = noise((40, 60, channels), high=65536).astype(np.uint16)
+    pixels[0, :6, 0] = (0, 1000, 1001, 5000, 5001, 65535)
+    levels = InputFormat(
+        height_px=32, width_px=32, resize_height_px=32, resize_width_px=32, black_level=1000, white_level=5000
+    )
+    write_16_bit_png(tmp_path / "deep.png", np.squeeze(pixels))
+    exact = (np.clip(pixels.astype(np.float64), 1000, 5000) - 1000) * 255 / 4000
+    expected = np.floor(exact + 0.5).astype(np.uint8)
+    found = read_image(tmp_path / "deep.png", input_format=levels)
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, (40, 60, 3)))
+    np.testing.assert_array_equal(as_image(pixels, input_format=levels), found)
+
+
+def test_a_16_bit_pixel_does_not_depend_on_the_rest_of_its_image(tmp_path: Path) -> None:
+    dark = np.full((20, 20), 3000, dtype=np.uint16)
+    bright = dark.copy()
+    bright[10:] = 60000
+    for name, pixels in (("dark", dark), ("bright", bright)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+    first = [read_image(tmp_path / f"{name}.tif", input_format=MONO)[0, 0, 0] for name in ("dark", "bright")]
+    assert first == [round(3000 / 257)] * 2
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_of_a_16_bit_image_is_composited_over_black(tmp_path: Path, channels: int) -> None:
+    pixels = np.full((20, 30, channels), 200 * 257, dtype=np.uint16)
+    pixels[:, :, -1] = 51 * 257
+    write_16_bit_png(tmp_path / "deep.png", pixels)
+    assert (read_image(tmp_path / "deep.png", input_format=RGB) == 40).all()
+
+
+def test_big_endian_16_bit_tiff_reads_like_little_endian(tmp_path: Path) -> None:
+    pixels = noise((20, 30), high=65536).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "little.tif")
+    Image.frombytes("I;16B", (30, 20), pixels.astype(">u2").tobytes()).save(tmp_path / "big.tif")
+    big, little = (read_image(tmp_path / f"{name}.tif", input_format=MONO) for name in ("big", "little"))
+    np.testing.assert_array_equal(big, little)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [(np.zeros((20, 20), dtype=np.float32), "'F'"), (np.zeros((20, 20), dtype=np.int32), "'I'")],
+)
+def test_float_and_32_bit_tiffs_are_refused(tmp_path: Path, pixels: NDArray[np.generic], kind: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    with pytest.raises(ImageError, match=f"deep.tif: has pixels of the kind {kind}; expected 8 or 16 bits"):
+        read_image(tmp_path / "deep.tif", input_format=RGB)
+
+
+def test_several_pages_are_refused_rather_than_one_of_them_judged(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 20), value) for value in (1, 2, 3)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ImageError, match="pages.tif: holds 3 pages or frames; expected one"):
+        read_image(tmp_path / "pages.tif", input_format=RGB)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.95])
+def test_a_file_that_is_cut_off_is_refused_with_its_name(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    Image.fromarray(noise((100, 120, 3)).astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ImageError, match=f"cut{suffix}: (is not an image|cannot be read|is damaged)"):
+        read_image(path, input_format=RGB)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_16_bit_file_that_is_cut_off_is_refused_with_its_name(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "cut.png"
+    write_16_bit_png(path, noise((100, 120, 3), high=65536).astype(np.uint16))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ImageError, match=r"cut\.png: (cannot be read|is damaged)"):
+        read_image(path, input_format=RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".jpg", ".webp"])
+def test_damaged_bytes_give_an_image_or_an_image_error_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"damaged{suffix}"
+    Image.fromarray(noise((40, 40, 3)).astype(np.uint8)).save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        content = bytearray(whole)
+        for place in rng.integers(0, min(len(content), 400), 6):
+            content[place] = int(rng.integers(0, 256))
+        path.write_bytes(bytes(content))
+        try:
+            read_image(path, input_format=RGB)
+        except ImageError:
+            refused += 1
+    assert refused > 0
+
+
+def test_a_text_file_called_png_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "note.png").write_text("not an image")
+    with pytest.raises(ImageError, match=r"note\.png: is not an image in one of the formats PNG, JPEG"):
+        read_image(tmp_path / "note.png", input_format=RGB)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="nowhere.png: cannot be read"):
+        read_image(tmp_path / "nowhere.png", input_format=RGB)
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path, input_format=RGB)
+
+
+@pytest.mark.parametrize("side", [0, 1, 15])
+def test_images_that_are_too_small_are_refused(tmp_path: Path, side: int) -> None:
+    content = png_bytes(width_px=side, height_px=side, bits=8, colour_type=0, rows=bytes((1 + side) * side))
+    (tmp_path / "small.png").write_bytes(content)
+    with pytest.raises(ImageError, match="small.png: .*(smallest side allowed is 16 pixels|is not an image)"):
+        read_image(tmp_path / "small.png", input_format=RGB)
+    with pytest.raises(ImageError, match="smallest side allowed is 16 pixels"):
+        as_image(np.zeros((side, side), dtype=np.uint8), input_format=RGB)
+
+
+def test_a_100_megapixel_image_works(tmp_path: Path) -> None:
+    content = png_bytes(width_px=10_000, height_px=10_000, bits=1, colour_type=0, rows=bytes(1251 * 10_000))
+    (tmp_path / "large.png").write_bytes(content)
+    assert load_image(tmp_path / "large.png", input_format=MONO).shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize("side", [12_300, 14_000])
+def test_a_larger_image_is_refused_before_it_is_decoded_and_the_limit_is_named(tmp_path: Path, side: int) -> None:
+    content = png_bytes(width_px=side, height_px=side, bits=8, colour_type=2, rows=b"")
+    (tmp_path / "larger.png").write_bytes(content)
+    with pytest.raises(ImageError, match=r"larger\.png: .*150 megapixels"):
+        read_image(tmp_path / "larger.png", input_format=RGB)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+def test_arrays_follow_the_rules_of_files(shape: tuple[int, ...]) -> None:
+    array = noise(shape).astype(np.uint8)
+    expected = np.broadcast_to(array.reshape(20, 30, -1), (20, 30, 3))
+    np.testing.assert_array_equal(as_image(array, input_format=RGB), expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((20, 20, 3), dtype=np.float32), "uint8 or uint16, not float32"),
+        (np.zeros((20, 20, 3), dtype=np.int16), "uint8 or uint16, not int16"),
+        (np.zeros((20, 20, 4), dtype=np.uint8), r"not \(20, 20, 4\)"),
+        (np.zeros((2, 20, 20, 3), dtype=np.uint8), r"not \(2, 20, 20, 3\)"),
+        (np.zeros(20, dtype=np.uint8), r"not \(20,\)"),
+        ([[1, 2]], "not list"),
+    ],
+)
+def test_other_arrays_are_refused(array: NDArray[np.uint8], message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        as_image(array, input_format=RGB)
+
+
+def test_images_are_listed_sorted_without_hidden_and_other_files(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "sub/c.tiff", "sub/.d.png", ".hidden/e.png", "notes.txt", "Thumbs.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "sub/c.tiff"]
+
+
+def test_listing_needs_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert list_images(tmp_path) == []
+    with pytest.raises(DataError, match="file: is not a folder"):
+        list_images(tmp_path / "file")
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        list_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height_px": 0},
+        {"width_px": 64},
+        {"channels": 4},
+        {"black_level": -1},
+        {"white_level": 65536},
+        {"black_level": 100, "white_level": 100},
+    ],
+)
+def test_formats_that_cannot_be_are_refused(change: dict[str, int]) -> None:
+    sizes = {"height_px": 32, "width_px": 32, "resize_height_px": 32, "resize_width_px": 32}
+    with pytest.raises(ConfigurationError):
+        InputFormat(**{**sizes, **change})  # type: ignore[arg-type]
