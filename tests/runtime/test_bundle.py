@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason_runtime.bundle import open_bundle, update_bundle, write_bundle
+from reason_runtime.errors import BundleError
+from tests.runtime.bundles import expected_map, golden_bytes, grey_model, make_bundle, make_manifest
+from tests.runtime.test_atomic import refused_for_lack_of_room
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
+    written = make_bundle(tmp_path / "bundle")
+    opened = open_bundle(tmp_path / "bundle")
+    assert opened == written
+    assert names(opened.path) == ["golden.npz", "manifest.json", "model.onnx"]
+    assert opened.model_path("fp32").read_bytes() == grey_model()
+    assert opened.model_path("bf16") == opened.model_path("fp32")
+
+
+def test_golden_arrays_are_those_that_were_written(tmp_path: Path) -> None:
+    golden = make_bundle(tmp_path / "bundle").golden()
+    np.testing.assert_array_equal(golden.anomaly_map, expected_map(golden.images))
+    np.testing.assert_array_equal(golden.score, golden.anomaly_map.max(axis=(1, 2)))
+    assert golden.synthetic.all()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "golden.npz", "model_int8.onnx"])
+def test_a_changed_byte_in_any_file_is_refused_with_the_files_name(tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    update_bundle(bundle, manifest=bundle.manifest, files={"model_int8.onnx": grey_model()})
+    path = bundle.path / name
+    content = path.read_bytes()
+    for place in np.linspace(0, len(content) - 1, 40).astype(int):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(BundleError, match=name):
+            open_bundle(bundle.path)
+    path.write_bytes(content)
+    open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_a_file_that_is_cut_off_or_missing_is_refused_with_its_name(tmp_path: Path, name: str) -> None:
+    path = make_bundle(tmp_path / "bundle").path / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=f"{name}: has .* bytes, expected"):
+        open_bundle(path.parent)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{name}: is missing"):
+        open_bundle(path.parent)
+
+
+@pytest.mark.parametrize("surplus", ["model_fp16.onnx", "model.onnx.data", "notes.txt", "weights"])
+def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path, surplus: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.path / surplus).touch()
+    with pytest.raises(BundleError, match=f"{surplus}: is not listed"):
+        open_bundle(bundle.path)
+
+
+def test_device_folders_and_hidden_files_are_left_alone(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.path / "engines").mkdir()
+    (bundle.path / "checks").mkdir()
+    (bundle.path / ".DS_Store").touch()
+    assert open_bundle(bundle.path) == bundle
+
+
+@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
+def test_what_is_no_bundle_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bundle"
+    if kind == "empty folder":
+        path.mkdir()
+    elif kind == "file":
+        path.touch()
+    with pytest.raises(BundleError, match=r"bundle: is not a bundle \(no manifest\.json in it\)"):
+        open_bundle(path)
+
+
+def test_a_moved_and_renamed_bundle_is_still_good(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    shutil.move(bundle.path, tmp_path / "other")
+    assert open_bundle(tmp_path / "other").manifest == bundle.manifest
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("int8", "reason-export quantize"), ("fp16", "export again")])
+def test_a_missing_precision_is_refused_with_the_remedy(tmp_path: Path, precision: str, remedy: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleError, match=f"has no model_{precision}.onnx for {precision}; .*{remedy}"):
+        bundle.model_path(precision)  # type: ignore[arg-type]
+
+
+def test_a_bundle_is_replaced_only_when_asked_and_anything_else_never(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    renamed = replace(bundle.manifest, name="second")
+    with pytest.raises(BundleError, match="a bundle is there already"):
+        write_bundle(bundle.path, manifest=renamed, files=files)
+    (bundle.path / "engines").mkdir()
+    assert write_bundle(bundle.path, manifest=renamed, files=files, overwrite=True).manifest.name == "second"
+    assert names(bundle.path) == ["golden.npz", "manifest.json", "model.onnx"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dear.txt").touch()
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        write_bundle(tmp_path / "photos", manifest=renamed, files=files, overwrite=True)
+    assert names(tmp_path) == ["bundle", "photos"]
+
+
+def test_a_bundle_needs_its_required_files_and_takes_no_others(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"cannot be written without golden\.npz"):
+        write_bundle(tmp_path / "bundle", manifest=make_manifest(), files={"model.onnx": b""})
+    with pytest.raises(BundleError, match=r"model\.pt: is no file of a bundle"):
+        write_bundle(tmp_path / "bundle", manifest=make_manifest(), files={"model.pt": b""})
+    with pytest.raises(BundleError, match="is no file of a bundle"):
+        write_bundle(tmp_path / "bundle", manifest=make_manifest(), files={"../model.onnx": b""})
+    assert names(tmp_path) == []
+
+
+def test_an_update_adds_files_and_thresholds_and_keeps_the_rest(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", threshold=None)
+    with_limit = make_manifest(threshold=0.75).thresholds["fp32"]
+    changed = update_bundle(
+        bundle,
+        manifest=replace(bundle.manifest, thresholds={"int8": with_limit}),
+        files={"model_int8.onnx": grey_model()},
+    )
+    assert changed.model_path("int8").read_bytes() == grey_model()
+    assert open_bundle(bundle.path).manifest.thresholds == {"int8": with_limit}
+    assert changed.manifest.files["model.onnx"] == bundle.manifest.files["model.onnx"]
+
+
+@pytest.mark.parametrize("action", ["overwrite_bundle", "add_large_model"])
+def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path: Path, action: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    told = refused_for_lack_of_room(action, tmp_path)
+    assert "could not be written (File too large)" in told
+    assert open_bundle(bundle.path) == bundle
+    assert names(tmp_path) == ["bundle"]
+    assert len(list(bundle.path.iterdir())) == 3
+
+
+def test_golden_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
+    form = make_manifest().input
+    with np.load(io.BytesIO(golden_bytes(form))) as arrays:
+        found = dict(arrays)
+    for name, wrong in (("images", found["images"][:, 1:]), ("score", found["score"].astype(np.float64))):
+        stream = io.BytesIO()
+        np.savez(stream, **(found | {name: wrong}))
+        path = tmp_path / name
+        bundle = write_bundle(
+            path, manifest=make_manifest(), files={"model.onnx": grey_model(), "golden.npz": stream.getvalue()}
+        )
+        with pytest.raises(BundleError, match=rf"golden\.npz: {name} is .*, expected"):
+            bundle.golden()
+
+
+def test_golden_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    np.savez(stream, images=np.array([{"a": 1}], dtype=object))
+    files = {"model.onnx": grey_model(), "golden.npz": stream.getvalue()}
+    bundle = write_bundle(tmp_path / "bundle", manifest=make_manifest(), files=files)
+    with pytest.raises(BundleError, match=r"golden\.npz: is not a NumPy archive .*pickle"):
+        bundle.golden()

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtime.bundles import make_bundle
+
+ROOT = Path(__file__).parents[2]
+MODULES = {"reason-run": "reason_runtime.commands", "reason-bench": "reason_runtime.bench_commands"}
+
+
+def start(command: str, *arguments: object) -> subprocess.Popen[str]:
+    script = f"from {MODULES[command]} import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    process = start(command, *arguments)
+    output, log = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, log)
+
+
+def json_lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three bundles and two folders of images: `good` readable, `mixed` with a text file and a cut JPEG."""
+    root = tmp_path_factory.mktemp("place")
+    make_bundle(root / "bundle")
+    make_bundle(root / "uncalibrated", threshold=None)
+    make_bundle(root / "broken", scale=float("nan"))
+    for name, value in (("good/a.png", 130), ("good/b.jpg", 250), ("mixed/c.png", 130), ("mixed/sub/a.jpg", 250)):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (60, 50), (value, value, value)).save(root / name, quality=100)
+    (root / "mixed" / "b.png").write_text("text")
+    content = (root / "good" / "b.jpg").read_bytes()
+    (root / "mixed" / "d.jpeg").write_bytes(content[: len(content) // 2])
+    (root / "empty").mkdir()
+    return root
+
+
+def test_predict_prints_one_json_line_an_image(place: Path) -> None:
+    done = call("reason-run", "predict", place / "bundle", place / "good", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = json_lines(done.stdout)
+    assert first.pop("latency_ms") > 0  # type: ignore[operator]
+    assert first == {
+        "path": str(place / "good" / "a.png"),
+        "score": 2 / 128,
+        "threshold": 0.5,
+        "decision": "OK",
+        "threshold_source": "bundle, fp32: 300 held-out good images",
+        "reason": None,
+    }
+    assert second["decision"] == "NG"
+
+
+def test_predict_without_json_prints_lines_for_people(place: Path) -> None:
+    done = call("reason-run", "predict", place / "bundle", place / "good")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("OK       score 0.01562 < 0.5  ")
+    assert second.startswith("NG       score 0.9531 >= 0.5  ")
+    assert second.endswith(str(place / "good" / "b.jpg"))
+
+
+def test_unreadable_files_give_unknown_lines_and_exit_1_at_the_end(place: Path) -> None:
+    done = call("reason-run", "predict", place / "bundle", place / "mixed", "--json")
+    assert done.returncode == 1
+    decisions = {Path(str(line["path"])).name: line["decision"] for line in json_lines(done.stdout)}
+    assert decisions == {"b.png": "UNKNOWN", "c.png": "OK", "d.jpeg": "UNKNOWN", "a.jpg": "NG"}
+    assert done.stderr == "error: 2 of 4 images could not be judged; their lines say why\n"
+
+
+def test_weights_that_are_not_finite_give_unknown_without_a_score_and_exit_1(place: Path) -> None:
+    done = call("reason-run", "predict", place / "broken", place / "good", "--json")
+    assert done.returncode == 1
+    for line in json_lines(done.stdout):
+        assert (line["decision"], line["score"], line["reason"]) == (
+            "UNKNOWN",
+            None,
+            "the model's output is not finite",
+        )
+
+
+def test_without_a_threshold_scores_are_printed_with_one_hint(place: Path) -> None:
+    done = call("reason-run", "predict", place / "uncalibrated", place / "good", "--json")
+    assert done.returncode == 0
+    assert [line["decision"] for line in json_lines(done.stdout)] == ["UNKNOWN", "UNKNOWN"]
+    assert done.stderr.count("reason-train calibrate") == 1
+    given = call("reason-run", "predict", place / "uncalibrated", place / "good", "--json", "--threshold", 0.5)
+    assert [line["decision"] for line in json_lines(given.stdout)] == ["OK", "NG"]
+    assert [line["threshold_source"] for line in json_lines(given.stdout)] == ["given by hand"] * 2
+
+
+def test_maps_are_saved_in_a_folder_that_mirrors_the_images(place: Path, tmp_path: Path) -> None:
+    done = call("reason-run", "predict", place / "bundle", place / "mixed", place / "good", "--save-maps", tmp_path)
+    assert done.returncode == 1
+    saved = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    names = ["good/a.png", "good/b.jpg", "mixed/c.png", "mixed/sub/a.jpg"]
+    assert saved == [f"{name}.overlay.png" for name in names]
+    with Image.open(tmp_path / "good" / "a.png.overlay.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (60, 50))
+
+
+@pytest.mark.parametrize(
+    ("bundle", "images", "message"),
+    [
+        ("nowhere", "good", "nowhere: is not a bundle (no manifest.json in it)"),
+        ("good", "good", "good: is not a bundle (no manifest.json in it)"),
+        ("bundle", "nowhere", "nowhere: does not exist; expected an image or a folder with images"),
+        ("bundle", "empty", "empty: holds no image"),
+    ],
+)
+def test_a_failure_is_one_line_and_exit_1(place: Path, bundle: str, images: str, message: str) -> None:
+    done = call("reason-run", "predict", place / bundle, place / images)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict"],
+        ["predict", "bundle"],
+        ["predict", "bundle", "good", "--backend", "x"],
+        ["inspect", "bundle"],
+        ["x"],
+        [],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert call("reason-run", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reason-run"],
+        ["reason-run", "predict"],
+        ["reason-run", "inspect"],
+        ["reason-run", "info"],
+        ["reason-bench"],
+        ["reason-bench", "latency"],
+    ],
+)
+def test_help_is_there_in_half_a_second(arguments: list[str]) -> None:
+    seconds = []
+    for _ in range(3):  # the fastest counts: other processes share the machine
+        started = time.perf_counter()
+        done = call(*arguments, "--help")
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+        assert "Usage: " in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_a_reader_that_stops_reading_causes_no_traceback(place: Path) -> None:
+    many = [place / "good"] * 2000
+    process = start("reason-run", "predict", place / "bundle", *many, "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    log = process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=60)
+    assert "Traceback" not in log
+
+
+def test_inspect_prints_a_json_line_a_frame_then_pace_and_latency(place: Path) -> None:
+    done = call("reason-run", "inspect", place / "bundle", "--source", place / "good")
+    assert done.returncode == 0
+    assert [(line["frame"], line["decision"]) for line in json_lines(done.stdout)] == [(0, "OK"), (1, "NG")]
+    assert "2 frames, " in done.stderr
+    assert "FPS" in done.stderr
+    assert "p99" in done.stderr
+
+
+def test_inspect_goes_on_after_a_broken_frame_and_exits_1(place: Path) -> None:
+    done = call("reason-run", "inspect", place / "bundle", "--source", place / "mixed")
+    assert done.returncode == 1
+    assert [line["decision"] for line in json_lines(done.stdout)] == ["UNKNOWN", "OK", "UNKNOWN", "NG"]
+
+
+def test_inspect_reads_the_frames_of_a_video_in_order_and_as_rgb(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for value in (128, 250, 128):
+        writer.write(np.full((48, 64, 3), value, dtype=np.uint8))
+    writer.release()
+    done = call("reason-run", "inspect", place / "bundle", "--source", path)
+    assert (done.returncode, "3 frames" in done.stderr) == (0, True)
+    assert [line["decision"] for line in json_lines(done.stdout)] == ["OK", "NG", "OK"]
+
+
+@pytest.mark.parametrize("source", ["nowhere", "empty", "mixed/b.png", "rtsp://camera"])
+def test_a_source_that_gives_no_frame_is_one_error(place: Path, source: str) -> None:
+    done = call("reason-run", "inspect", place / "bundle", "--source", place / source)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_info_says_what_is_in_a_bundle(place: Path) -> None:
+    done = call("reason-run", "info", place / "bundle")
+    assert "threshold   fp32: 0.5, rejects 3 of 300 good images" in done.stdout
+    machine = json.loads(call("reason-run", "info", place / "bundle", "--json").stdout)
+    assert machine["method"]["teacher"] == "none"
+
+
+def test_latency_is_measured_with_what_it_was_measured_on(place: Path) -> None:
+    limits = ("--minimum-count", 20, "--minimum-seconds", 0.05, "--warm-up", 2)
+    done = call("reason-bench", "latency", place / "uncalibrated", *limits, "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert found["count"] >= 20
+    assert found["fps"] == pytest.approx(1000 / found["p50_ms"], rel=0.9)
+    assert (found["backend"], found["precision"]) == ("onnxruntime", "fp32")
+    assert found["environment"]["session"]["threads"] == "1"
+    assert found["environment"]["cores"] == len(os.sched_getaffinity(0))
+    assert found["environment"]["processor"]
+    people = call("reason-bench", "latency", place / "bundle", *limits)
+    assert people.stdout.startswith("p50 ")

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reason_runtime import load
+from reason_runtime.bundle import update_bundle
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import square_format
+from reason_runtime.manifest import ScoreStatistics
+from reason_runtime.overlay import heat_map, map_scale, overlay, save_picture
+from tests.runtime.bundles import make_bundle
+from tests.runtime.test_atomic import refused_for_lack_of_room
+
+FORM = square_format(32)
+GREY = np.full((40, 60, 3), 100, dtype=np.uint8)
+
+
+def test_colours_depend_on_the_value_and_the_scale_only() -> None:
+    quiet = np.full((8, 8), 0.2, dtype=np.float32)
+    loud = quiet.copy()
+    loud[4:] = 5.0
+    np.testing.assert_array_equal(heat_map(quiet, scale=1.0)[0], heat_map(loud, scale=1.0)[0])
+    np.testing.assert_array_equal(heat_map(loud, scale=1.0)[4:], heat_map(np.ones_like(loud), scale=1.0)[4:])
+
+
+def test_low_is_blue_and_high_is_red() -> None:
+    ramp = heat_map(np.array([[0.1, 0.9]], dtype=np.float32), scale=1.0)
+    assert ramp[0, 0, 2] > ramp[0, 0, 0]
+    assert ramp[0, 1, 0] > ramp[0, 1, 2]
+
+
+def test_an_image_whose_map_is_zero_is_left_as_it_is() -> None:
+    picture = overlay(GREY, np.zeros((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, threshold=0.5)
+    np.testing.assert_array_equal(picture, GREY)
+
+
+def test_the_map_lies_over_the_part_of_the_image_that_the_crop_covers() -> None:
+    cropped = square_format(32, resize_px=64)
+    picture = overlay(GREY, np.ones((32, 32), dtype=np.float32), input_format=cropped, scale=1.0, threshold=None)
+    changed = (picture != GREY).any(axis=2)
+    assert changed[10:30, 15:45].all()
+    assert changed.sum() == 20 * 30
+
+
+def test_a_line_is_drawn_around_what_is_at_or_above_the_threshold() -> None:
+    values = np.zeros((32, 32), dtype=np.float32)
+    values[8:24, 8:24] = 0.5
+    picture = overlay(GREY, values, input_format=FORM, scale=1.0, threshold=0.4)
+    white = (picture == 255).all(axis=2)
+    assert white.any()
+    assert not white[20, 30]  # the middle of the region
+    without = overlay(GREY, values, input_format=FORM, scale=1.0, threshold=None)
+    assert not (without == 255).all(axis=2).any()
+
+
+def test_mono_and_large_images_become_rgb_pictures_of_bounded_size() -> None:
+    image = np.zeros((3000, 1500, 1), dtype=np.uint8)
+    picture = overlay(image, np.ones((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, threshold=None)
+    assert picture.shape == (1024, 512, 3)
+
+
+def test_the_scale_is_twice_the_threshold_else_from_good_images_else_must_be_given(tmp_path: Path) -> None:
+    assert map_scale(load(make_bundle(tmp_path / "limit", threshold=0.5).path)) == 1.0
+    bundle = make_bundle(tmp_path / "bundle", threshold=None)
+    with pytest.raises(ConfigurationError, match="neither a threshold nor score statistics .*give --map-scale"):
+        map_scale(load(bundle.path))
+    assert map_scale(load(bundle.path), asked=3.0) == 3.0
+    known = ScoreStatistics(images=9, mean=0.2, std=0.1, minimum=0.1, maximum=0.4)
+    update_bundle(bundle, manifest=replace(bundle.manifest, score_statistics=known))
+    assert map_scale(load(bundle.path)) == 0.8
+
+
+@pytest.mark.parametrize("asked", [0.0, -1.0, float("nan")])
+def test_a_scale_that_is_not_positive_is_refused(tmp_path: Path, asked: float) -> None:
+    with pytest.raises(ConfigurationError, match="is not a positive number"):
+        map_scale(load(make_bundle(tmp_path / "bundle").path), asked=asked)
+
+
+def test_a_full_disk_keeps_the_old_picture(tmp_path: Path) -> None:
+    save_picture(tmp_path / "picture.png", GREY)
+    assert "picture.png: could not be written" in refused_for_lack_of_room("save_large_picture", tmp_path)
+    with Image.open(tmp_path / "picture.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), GREY)
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]

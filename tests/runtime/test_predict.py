@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reason_runtime import load
+from reason_runtime.errors import DataError
+from reason_runtime.predict import predict
+from tests.runtime.bundles import make_bundle
+from tests.runtime.images import write_16_bit_png
+
+
+def save_flat(path: Path, value: int) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.new("RGB", (40, 30), (value, value, value)).save(path)
+
+
+def test_files_folders_and_arrays_are_judged_in_order(tmp_path: Path) -> None:
+    for name, value in (("one.png", 128), ("folder/b.bmp", 255), ("folder/a.png", 129)):
+        save_flat(tmp_path / name, value)
+    array = np.full((20, 20), 0, dtype=np.uint8)
+    detector = load(make_bundle(tmp_path / "bundle").path)
+    found = list(predict(detector, [tmp_path / "one.png", str(tmp_path / "folder"), array]))
+    assert [judgement.path and judgement.path.name for judgement in found] == ["one.png", "a.png", "b.bmp", None]
+    assert [judgement.decision for judgement in found] == ["OK", "OK", "NG", "NG"]
+    assert [judgement.line()["score"] for judgement in found] == [0.0, 1 / 128, 127 / 128, 1.0]
+
+
+def test_every_kind_of_file_gives_the_score_of_its_pixels(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for suffix in ("png", "bmp", "tif"):
+        save_flat(folder / f"eight.{suffix}", 160)
+    Image.new("RGB", (64, 16), (160, 160, 160)).save(folder / "wide.jpg", quality=100)
+    Image.new("L", (300, 200), 160).save(folder / "mono.jpeg", quality=100)
+    Image.new("RGBA", (40, 30), (160, 160, 160, 255)).save(folder / "alpha.png")
+    write_16_bit_png(folder / "deep.png", np.full((30, 40, 3), 160 * 257, dtype=np.uint16))
+    detector = load(make_bundle(tmp_path / "bundle").path)
+    assert {judgement.line()["score"] for judgement in predict(detector, [folder])} == {32 / 128}
+
+
+def test_an_unreadable_file_is_unknown_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    save_flat(tmp_path / "folder" / "c.png", 255)
+    (tmp_path / "folder" / "b.png").write_text("text")
+    save_flat(tmp_path / "folder" / "a.png", 128)
+    found = list(predict(load(make_bundle(tmp_path / "bundle").path), [tmp_path / "folder"]))
+    assert [judgement.decision for judgement in found] == ["OK", "UNKNOWN", "NG"]
+    line = found[1].line()
+    assert (line["score"], line["latency_ms"]) == (None, None)
+    assert "b.png: is not an image" in str(line["reason"])
+
+
+def test_a_missing_source_and_an_empty_folder_are_errors_before_anything_is_judged(tmp_path: Path) -> None:
+    save_flat(tmp_path / "one.png", 1)
+    (tmp_path / "empty").mkdir()
+    detector = load(make_bundle(tmp_path / "bundle").path)
+    with pytest.raises(DataError, match=r"two\.png: does not exist; expected an image or a folder"):
+        next(predict(detector, [tmp_path / "one.png", tmp_path / "two.png"]))
+    with pytest.raises(DataError, match=r"empty: holds no image; expected files that end in \.png"):
+        next(predict(detector, [tmp_path / "one.png", tmp_path / "empty"]))
