@@ -7,6 +7,7 @@ A mask has its image's size and is black where the part is good. The defect is e
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from reason_runtime.errors import DataError
-from reason_runtime.image import InputFormat, read_image, resize_image
+from reason_runtime.image import read_image, resize_image, square_format
 from reason_train.datasets.samples import Sample
 
 ORIENTATION_TAG = 0x0112  # EXIF; values 5 to 8 swap width and height
 HALF = 128  # the first of 256 levels above 0.5
+# only channels and levels matter here: class numbers in 16 bits keep their value, 65535 is white
+MASK_FORMAT = replace(square_format(256, channels=1), white_level=255)
 
 
 def read_mask(path: Path, *, size_px: int, resize_px: int | None = None) -> NDArray[np.bool_]:
@@ -35,20 +38,22 @@ def read_mask(path: Path, *, size_px: int, resize_px: int | None = None) -> NDAr
     Raises:
         ImageError: The file cannot be read as an image.
     """
-    resized = size_px if resize_px is None else resize_px
-    mask_format = InputFormat(
-        height_px=size_px,
-        width_px=size_px,
-        channels=1,
-        resize_height_px=resized,
-        resize_width_px=resized,
-        white_level=255,  # class numbers in 16 bits keep their value, 65535 is white
-    )
-    levels = read_image(path, input_format=mask_format)  # (H, W, 1)
-    if levels.max() < HALF:
-        levels = np.where(levels > 0, 255, 0).astype(np.uint8)
-    mask: NDArray[np.bool_] = resize_image(levels, input_format=mask_format)[:, :, 0] >= HALF
+    mask_format = square_format(size_px, channels=1, resize_px=resize_px)
+    mask: NDArray[np.bool_] = resize_image(read_mask_levels(path), input_format=mask_format)[:, :, 0] >= HALF
     return mask
+
+
+def read_mask_levels(path: Path) -> NDArray[np.uint8]:
+    """The mask in its own size, 0 where good and 255 where defective.
+
+    Returns:
+        (H, W, 1), levels between the two only where the file has grey edges.
+
+    Raises:
+        ImageError: The file cannot be read as an image.
+    """
+    levels = read_image(path, input_format=MASK_FORMAT)
+    return levels if levels.max() >= HALF else np.where(levels > 0, 255, 0).astype(np.uint8)
 
 
 def read_masks(samples: Sequence[Sample], *, size_px: int, resize_px: int | None = None) -> NDArray[np.bool_] | None:

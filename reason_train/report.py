@@ -1,0 +1,167 @@
+"""The page that `evaluate --report` writes: one HTML file that needs nothing but a browser, not even a network."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from html import escape
+from importlib.resources import files
+from os.path import commonpath
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.atomic import reason, write_text
+from reason_runtime.errors import ReasonError
+from reason_runtime.image import InputFormat
+from reason_runtime.manifest import Threshold
+from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
+from reason_train.calibration import images_needed
+from reason_train.datasets import Sample
+from reason_train.evaluation import Evaluation
+from reason_train.ranking import Values, rank, roc_curve
+from reason_train.report_cases import Painter, case_section, worst
+from reason_train.report_charts import Curve, histogram, line_chart
+from reason_train.report_tables import defect_table, figure, group_section, settings_table, versions
+
+FILE_NAME = "report.html"
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    evaluation: Evaluation,
+    samples: Sequence[Sample],
+    scores: Values,
+    threshold: Threshold | None,
+    maps: NDArray[np.float32] | None,
+    masks: Masks | None,
+    input_format: InputFormat,
+    settings: Mapping[str, object],
+) -> Path:
+    """Write `<folder>/report.html` and return its path.
+
+    Args:
+        folder: Made if it is not there; an older report in it is replaced.
+        title: Heading of the page, such as the data set's name.
+        evaluation: Of these samples.
+        samples: N test images.
+        scores: (N,) raw.
+        threshold: What the line would judge with; None where there is none.
+        maps: (N, S, S) raw anomaly maps; None leaves the map pictures and pixel curves out.
+        masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
+        input_format: How the images are read and which part of them the maps cover.
+        settings: What was run; names and values as they shall be read.
+
+    Raises:
+        ImageError: A picture that the page shows cannot be read.
+        ReasonError: The page cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReasonError(f"{folder}: cannot be made ({reason(error)}); expected a folder for the report") from error
+    anomalous = np.array([sample.anomalous for sample in samples], dtype=np.bool_)
+    limit = None if threshold is None else threshold.value
+    top = 2 * (float(scores[~anomalous].max()) if limit is None else limit)
+    painter = Painter(input_format=input_format, scale=top if top > 0 else 1.0, threshold=limit)
+    misses = worst("defective", samples=samples, scores=scores, maps=maps, painter=painter)
+    alarms = worst("good", samples=samples, scores=scores, maps=maps, painter=painter)
+    root = Path(commonpath([sample.path.parent for sample in samples]))
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    page = Template(files("reason_train").joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        subtitle=f"{evaluation.good} good and {evaluation.defective} defective test images · written {now}",
+        figures=_figures(evaluation),
+        threshold=_threshold_text(threshold, scores=scores, anomalous=anomalous),
+        charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks),
+        defects=defect_table(evaluation, samples=samples, scores=scores, limit=limit),
+        groups=group_section(evaluation),
+        misses=case_section(misses, kind="defective", root=root),
+        alarms=case_section(alarms, kind="good", root=root),
+        settings=settings_table("Settings", settings) + settings_table("Versions", versions()),
+    )
+    path = folder / FILE_NAME
+    write_text(path, page)
+    return path
+
+
+def _figures(evaluation: Evaluation) -> str:
+    pixel = evaluation.pixel
+    shown = [
+        ("Image AUROC", evaluation.image_auroc, ""),
+        ("Pixel AUROC", pixel.auroc if pixel else None, ""),
+        ("AUPRO", pixel.aupro if pixel else None, f"whole test set, false-positive rate to {FPR_LIMIT}"),
+        ("AUPRO per image", pixel.aupro_per_image if pixel else None, "the published code's convention"),
+        ("Best F1", evaluation.best_f1.f1, f"of images, at score {evaluation.best_f1.threshold:.4g}"),
+        ("Average precision", evaluation.average_precision, "of images"),
+    ]
+    return "".join(
+        f'<div class="card"><dt>{name}</dt><dd>{figure(value)}'
+        f"<small>{note if value is not None else 'needs masks'}</small></dd></div>"
+        for name, value, note in shown
+    )
+
+
+def _threshold_text(threshold: Threshold | None, *, scores: Values, anomalous: NDArray[np.bool_]) -> str:
+    if threshold is None:
+        return (
+            "<p>No threshold is known, so no image is judged here. "
+            "<code>reason-train calibrate</code> draws one from held-out good images.</p>"
+        )
+    alarms = scores >= threshold.value
+    false_alarms, misses = int(np.sum(alarms & ~anomalous)), int(np.sum(~alarms & anomalous))
+    bound, wanted = threshold.false_reject_upper_bound, threshold.target_false_reject_rate
+    kept = (
+        "which keeps the wanted rate"
+        if bound <= wanted
+        else f"which misses it: that would take {images_needed(wanted)} images without a reject"
+    )
+    return (
+        f"<p>An image is anomalous at a score of <strong>{threshold.value:.6g}</strong> or more. On this test set that "
+        f"rejects <strong>{false_alarms} of {int(np.sum(~anomalous))}</strong> good images and misses "
+        f"<strong>{misses} of {int(np.sum(anomalous))}</strong> defective ones.</p>"
+        f'<p class="soft">Source: {escape(threshold.source)}. Wanted: at most {wanted:.2%} of good parts rejected. '
+        f"{threshold.rejected} of {threshold.images} held-out good images are rejected, so the true rate is at most "
+        f"{bound:.2%} with 95 % confidence, {kept}.</p>"
+    )
+
+
+def _charts(
+    scores: Values,
+    anomalous: NDArray[np.bool_],
+    *,
+    limit: float | None,
+    maps: NDArray[np.float32] | None,
+    masks: Masks | None,
+) -> str:
+    key = " ".join(
+        f'<span class="keyed"><span class="key {kind}"></span>{kind}, {way}</span>'
+        for kind, way in (("good", "upwards"), ("defective", "downwards"))
+    )
+    drawn = histogram(
+        good=scores[~anomalous],
+        defective=scores[anomalous],
+        threshold=limit,
+        title="Histogram of image scores, good images above the axis, defective ones below",
+    )
+    charts = [(f"Scores {key}", drawn)]
+    image_x, image_y = roc_curve(rank(scores, anomalous))
+    curves = [Curve(name="images", style="first", x=image_x, y=image_y)]
+    if maps is not None and masks is not None:
+        pixel_x, pixel_y = roc_curve(rank(maps, masks))
+        curves.append(Curve(name="pixels", style="second", x=pixel_x, y=pixel_y))
+    drawn = line_chart(curves, title="ROC curve", x_label="false-positive rate", y_label="share of defects found")
+    charts.append(("ROC", drawn))
+    if maps is not None and masks is not None:
+        pro_x, pro_y = pro_curve(maps, masks)
+        drawn = line_chart(
+            [Curve(name="regions", style="first", x=pro_x, y=pro_y)],
+            title="Per-region overlap curve",
+            x_label="false-positive rate of pixels",
+            y_label="mean overlap of regions",
+            x_limit=FPR_LIMIT,
+        )
+        charts.append(("Per-region overlap (PRO)", drawn))
+    return "".join(f'<figure class="card"><figcaption>{name}</figcaption>{chart}</figure>' for name, chart in charts)
