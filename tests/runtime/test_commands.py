@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reason_runtime.inspect import frames
 from tests.runtime.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -201,15 +202,25 @@ def test_inspect_goes_on_after_a_broken_frame_and_exits_1(place: Path) -> None:
     assert [line["decision"] for line in json_lines(done.stdout)] == ["UNKNOWN", "OK", "UNKNOWN", "NG"]
 
 
-def test_inspect_reads_the_frames_of_a_video_in_order_and_as_rgb(place: Path, tmp_path: Path) -> None:
-    path = tmp_path / "video.avi"
+def write_video(path: Path, *, frames_rgb: list[tuple[int, int, int]]) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for value in (128, 250, 128):
-        writer.write(np.full((48, 64, 3), value, dtype=np.uint8))
+    for colour in frames_rgb:
+        writer.write(np.full((48, 64, 3), colour[::-1], dtype=np.uint8))
     writer.release()
-    done = call("reason-run", "inspect", place / "bundle", "--source", path)
+
+
+def test_inspect_judges_the_frames_of_a_video_in_order(place: Path, tmp_path: Path) -> None:
+    write_video(tmp_path / "video.avi", frames_rgb=[(128, 128, 128), (250, 250, 250), (128, 128, 128)])
+    done = call("reason-run", "inspect", place / "bundle", "--source", tmp_path / "video.avi")
     assert (done.returncode, "3 frames" in done.stderr) == (0, True)
     assert [line["decision"] for line in json_lines(done.stdout)] == ["OK", "NG", "OK"]
+
+
+def test_frames_of_a_video_are_rgb(tmp_path: Path) -> None:
+    write_video(tmp_path / "video.avi", frames_rgb=[(250, 10, 10)])
+    (frame,) = frames(tmp_path / "video.avi")
+    assert isinstance(frame, np.ndarray)
+    np.testing.assert_allclose(frame.mean(axis=(0, 1)), (250, 10, 10), atol=5)  # JPEG's loss
 
 
 @pytest.mark.parametrize("source", ["nowhere", "empty", "mixed/b.png", "rtsp://camera"])
