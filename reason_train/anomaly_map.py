@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch  # noqa: TID253 - a module of the network
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
@@ -39,8 +39,8 @@ class MapHead(nn.Module):
     """Distance per scale, upsampled, summed and blurred in one expression; the score is its maximum.
 
     Each scale's distance is 1 - cos when `damping` is 0. With damping k it is
-    (|t||g| - t.g) / (|t||g| + k mean|t|^2), the mean taken over the image's positions: where the teacher sees almost nothing,
-    the direction of its feature is noise, and such positions then count less.
+    (|t||g| - t.g) / (|t||g| + k mean|t|^2), the mean taken over the image's positions: where the teacher sees almost
+    nothing, the direction of its feature is noise, and such positions then count less.
 
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.

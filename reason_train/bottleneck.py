@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch  # noqa: TID253 - a module of the network
+import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck  # noqa: TID253 - the teacher's block types
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 def initialise_convolutions(module: nn.Module) -> None:

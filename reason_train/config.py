@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -37,7 +36,7 @@ class MethodConfig:
     image_size_px: int = 256
     """Side of the square graph input. Source: the reference."""
     crop_from_px: int | None = None
-    """Side the whole image is resized to before a centre crop of `image_size_px`; none: no crop. 256 -> 224 for AeBAD."""
+    """Side the image is resized to before a centre crop of `image_size_px`; none: no crop. AeBAD: 256, then 224."""
     suppression_target: SuppressionTarget = "teacher"
     """What suppressed features must equal: clean teacher features (as described) or the student's (as released)."""
     suppression_weight: float = 0.01
@@ -104,9 +103,7 @@ class TrainingConfig:
     """Share of the good training images kept out of training for calibration."""
 
     def __post_init__(self) -> None:
-        _require(
-            (self.epochs is None) != (self.steps is None), "exactly one of epochs and steps must be given"
-        )
+        _require((self.epochs is None) != (self.steps is None), "exactly one of epochs and steps must be given")
         _require((self.epochs or self.steps or 0) > 0, "epochs and steps must be positive")
         _require(self.batch_size >= 2, f"batch size {self.batch_size} is below 2: half of a batch gets the noise")
         _require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")

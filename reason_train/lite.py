@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch  # noqa: TID253 - a module of the network
+import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock  # noqa: TID253 - the residual block of the embedding
+from torchvision.models.resnet import BasicBlock
 
 from reason_train.bottleneck import initialise_convolutions
 from reason_train.student import UpBasicBlock

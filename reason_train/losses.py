@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch  # noqa: TID253 - works on tensors
-import torch.nn.functional as F  # noqa: N812 - its usual name
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_SHARE = 0.0625

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn  # noqa: TID253 - a module of the network
+from torch import Tensor, nn
 
 from reason_train.bottleneck import initialise_convolutions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn  # noqa: TID253 - a module of the network
+from torch import Tensor, nn
 
 
 class SuppressionLayer(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch  # noqa: TID253 - works on tensors
+import torch
 from torch import Generator, Tensor
 
 SMALLEST_RATIO, LARGEST_RATIO = 0.01, 0.5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import timm  # noqa: TID253 - this file owns the teacher architectures
-import torch  # noqa: TID253 - this file owns the teacher architectures
-import torchvision  # noqa: TID253 - this file owns the teacher architectures
+import timm
+import torch
+import torchvision
 from torch import Tensor, nn
 
 from reason_train.config import TeacherName
@@ -23,6 +23,11 @@ class TeacherShape:
     """Channels of the tapped features, finest scale first."""
     strides: tuple[int, ...]
     """Input pixels per feature position, the same order."""
+
+
+def timm_network(name: TeacherName) -> nn.Module:
+    """The whole EfficientNet-Lite classifier without weights."""
+    return timm.create_model(f"tf_{name}", pretrained=False)
 
 
 class ResNetTeacher(nn.Module):
@@ -66,7 +71,7 @@ class LiteTeacher(nn.Module):
 
     def __init__(self, name: TeacherName) -> None:
         super().__init__()
-        network = timm.create_model(f"tf_{name}", pretrained=False)
+        network = timm_network(name)
         self.conv_stem, self.bn1 = network.conv_stem, network.bn1
         self.blocks = network.blocks[:5]
         channels = tuple(int(network.feature_info[i]["num_chs"]) for i in (2, 3))

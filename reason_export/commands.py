@@ -1,0 +1,106 @@
+"""`reason-export`: make the artefact for a device, and prove that it still detects the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reason_runtime.entry import new_app, run
+from reason_runtime.options import (
+    BackendOption,
+    BundleArgument,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+)
+
+if TYPE_CHECKING:
+    from reason_export.check import Check
+
+app = new_app("Export a trained run to a bundle, and check what was exported. Only `onnx` needs PyTorch.")
+
+
+@app.command()
+def onnx(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `reason-train fit` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Bundle folder to make.")],
+    channels: Annotated[int, typer.Option(min=1, max=3, help="Of the camera: 3, or 1 for mono.")] = 3,
+    black_level: Annotated[int, typer.Option(help="16-bit value that becomes 0.")] = 0,
+    white_level: Annotated[int, typer.Option(help="16-bit value that becomes 255; 4095 for a 12-bit camera.")] = 65535,
+    golden: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images for the parity check.", show_default="held-out ones")
+    ] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Keep no photograph in the bundle.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the bundle of a finished run: ONNX graph, manifest, golden arrays, threshold."""
+    from reason_export.check import check_bundle
+    from reason_export.export import ExportChoices, export_onnx
+    from reason_runtime.errors import ConfigurationError, ParityError
+
+    if channels == 2:
+        raise ConfigurationError("--channels 2: expected 3 (colour) or 1 (mono)")
+    if golden is not None and no_images:
+        raise ConfigurationError("--golden and --no-images are both given; choose one")
+    choices = ExportChoices(
+        channels=1 if channels == 1 else 3,
+        black_level=black_level,
+        white_level=white_level,
+        golden_folder=golden,
+        no_images=no_images,
+        overwrite=overwrite,
+    )
+    bundle = export_onnx(run_folder, out, choices=choices)
+    result = check_bundle(bundle)
+    size_mib = sum(entry.size_bytes for entry in bundle.manifest.files.values()) / 2**20
+    if as_json:
+        print(json.dumps({"bundle": str(out), "size_mib": size_mib, "check": result.to_json()}))
+    else:
+        print(f"{out}: {size_mib:.1f} MiB")
+        _print_check(result)
+    if not result.passed:
+        raise ParityError(f"{out}: {'; '.join(result.broken)}")
+
+
+@app.command()
+def check(
+    bundle: BundleArgument,
+    backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what a backend gives with what the trained model gave. Exit 1 beyond the tolerance."""
+    from reason_export.check import check_bundle
+    from reason_runtime.bundle import open_bundle
+    from reason_runtime.errors import ParityError
+
+    result = check_bundle(open_bundle(bundle), backend=backend, precision=precision, device=device, threads=threads)
+    if as_json:
+        print(json.dumps(result.to_json()))
+    else:
+        _print_check(result)
+    if not result.passed:
+        raise ParityError(f"{bundle}: {backend} {precision}: {'; '.join(result.broken)}")
+
+
+def _print_check(result: Check) -> None:
+    parity = result.parity
+    kind = "synthetic patterns" if result.synthetic_images else "photographs"
+    verdict = "passed" if result.passed else "FAILED"
+    print(f"parity {result.backend} {result.precision} on {parity.images} {kind}: {verdict}")
+    print(f"  map   differs by at most {parity.map_difference_max:.1e} of its largest value", end="")
+    print("" if parity.sqnr_db is None else f", SQNR {parity.sqnr_db:.0f} dB")
+    print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")
+    print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
+
+
+def main() -> None:
+    """Entry point."""
+    run(app)

@@ -1,0 +1,149 @@
+"""A finished run becomes a verified bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
+from reason_export.onnx_graph import export_graph
+from reason_runtime.backends.onnxruntime import open_session
+from reason_runtime.bundle import GOLDEN, MODELS, Bundle, write_bundle
+from reason_runtime.errors import DataError
+from reason_runtime.golden import Golden
+from reason_runtime.image import InputFormat, list_images, load_image
+from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, TrainingProvenance
+from reason_runtime.strict_json import Json
+from reason_train.calibrate import HeldOut, read_held_out, read_threshold
+from reason_train.calibration import threshold_for
+from reason_train.model import ReasonModel
+from reason_train.run import Run
+from reason_train.trained import input_format, load_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportChoices:
+    """What the user asked for."""
+
+    channels: Literal[1, 3] = 3
+    """Of the camera: 1 for mono."""
+    black_level: int = 0
+    white_level: int = 65535
+    """16-bit values that become 0 and 255."""
+    golden_folder: Path | None = None
+    """Images to keep as golden ones; none: held-out good images of the run."""
+    no_images: bool = False
+    """Keep synthetic patterns, no photograph, in the bundle."""
+    overwrite: bool = False
+
+
+def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundle:
+    """Write the bundle of a finished run.
+
+    The fp32 threshold comes from the exported graph's own scores of the run's held-out images.
+
+    Raises:
+        RunError: The run is not finished or does not fit this version.
+        BundleError: There is something at `out`.
+        DataError: The golden folder holds no image.
+        ParityError: The exporter gave a graph of another form.
+    """
+    run, model = load_run(run_folder)
+    held_out, wanted = read_held_out(run_folder), read_threshold(run_folder)
+    form = dataclasses.replace(
+        input_format(run.config.method),
+        channels=choices.channels,
+        black_level=choices.black_level,
+        white_level=choices.white_level,
+    )
+    golden = _golden(model, form, held_out, choices)
+    manifest = _manifest(run, form, name=out.name)
+    graph = export_graph(model, input_format=form)
+    if held_out is not None and wanted is not None:
+        images = held_out.images if form.channels == 3 else _to_mono(held_out.images)
+        scores = _graph_scores(graph, golden, manifest, images)
+        manifest = dataclasses.replace(
+            manifest,
+            score_statistics=_statistics(scores),
+            thresholds={
+                "fp32": threshold_for(scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source)
+            },
+        )
+    files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
+    return write_bundle(out, manifest=manifest, files=files, overwrite=choices.overwrite)
+
+
+def _golden(model: ReasonModel, form: InputFormat, held_out: HeldOut | None, choices: ExportChoices) -> Golden:
+    if choices.golden_folder is not None:
+        paths = list_images(choices.golden_folder)[:MOST_IMAGES]
+        if not paths:
+            raise DataError(f"{choices.golden_folder}: no image found; expected pictures of parts for the parity check")
+        images = np.stack([load_image(path, input_format=form) for path in paths])
+        return make_golden(model, images, synthetic=False)
+    if choices.no_images or held_out is None:
+        return make_golden(model, synthetic_images(form), synthetic=True)
+    images = held_out.images[:MOST_IMAGES]
+    return make_golden(model, images if form.channels == 3 else _to_mono(images), synthetic=False)
+
+
+def _to_mono(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB images to (N, H, W, 1) by the luma that a colour file gets for a mono graph."""
+    from reason_runtime.image import as_image, square_format
+
+    form = square_format(images.shape[1], channels=1)
+    return np.stack([as_image(image, input_format=form) for image in images])
+
+
+def _graph_scores(graph: bytes, golden: Golden, manifest: Manifest, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scores of the exported graph itself, by the runtime that will run it."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
+        bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
+        session = open_session(bundle, precision="fp32", device="cpu", threads=None)
+        return np.concatenate([session.run(images[i : i + 1]).score for i in range(len(images))])
+
+
+def _statistics(scores: NDArray[np.float32]) -> ScoreStatistics:
+    return ScoreStatistics(
+        images=len(scores),
+        mean=float(scores.mean()),
+        std=float(scores.std()),
+        minimum=float(scores.min()),
+        maximum=float(scores.max()),
+    )
+
+
+def _manifest(run: Run, form: InputFormat, *, name: str) -> Manifest:
+    configuration = _json(dataclasses.asdict(run.config.training))
+    configuration["preset"] = run.config.preset
+    configuration["departures"] = list(run.config.departures)
+    configuration["dataset"] = run.dataset
+    if run.imported_from is not None:
+        configuration["imported_from"] = run.imported_from
+    settings = _json(dataclasses.asdict(run.config.method))
+    return Manifest(
+        name=name,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        input=form,
+        map_size_px=run.config.method.image_size_px,
+        method=MethodSettings(teacher=run.config.method.teacher, settings=settings),
+        training=TrainingProvenance(
+            images_sha256=run.images_sha256,
+            images=len(run.train),
+            seed=None if run.imported_from else run.config.training.seed,
+            libraries=run.libraries,
+            configuration=configuration,
+        ),
+    )
+
+
+def _json(values: dict[str, object]) -> dict[str, Json]:
+    """Configuration values as JSON has them: tuples become lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

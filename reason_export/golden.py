@@ -1,0 +1,67 @@
+"""Golden arrays: images with what the trained PyTorch model gives for them, for every later comparison."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reason_runtime.golden import Golden
+from reason_runtime.image import InputFormat
+from reason_train.model import ReasonModel
+
+MOST_IMAGES = 16
+SYNTHETIC_IMAGES = 4
+SYNTHETIC_SEED = 20250
+
+
+def synthetic_images(input_format: InputFormat) -> NDArray[np.uint8]:
+    """(4, H, W, C): sine patterns with a sharp rectangle, the same on every machine."""
+    random = np.random.default_rng(SYNTHETIC_SEED)
+    height, width, channels = input_format.height_px, input_format.width_px, input_format.channels
+    rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
+    images = np.empty((SYNTHETIC_IMAGES, height, width, channels))
+    for image in images:
+        for channel in range(channels):
+            across, down, phase = random.uniform(1, 8, 3)
+            image[:, :, channel] = 127.5 + 80 * np.sin(2 * np.pi * (across * columns + down * rows) + phase)
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        image[top : top + height // 8, left : left + width // 4] += random.uniform(-60, 60)
+    return np.clip(np.round(images), 0, 255).astype(np.uint8)
+
+
+@torch.no_grad()
+def make_golden(model: ReasonModel, images: NDArray[np.uint8], *, synthetic: bool) -> Golden:
+    """Maps and scores of the PyTorch model in float32 on the CPU, one image at a time.
+
+    Args:
+        model: In evaluation mode.
+        images: (N, H, W, C) as the graph takes them.
+        synthetic: Whether they are made-up patterns.
+    """
+    maps, scores = [], []
+    for image in images:
+        anomaly_map, score = model(torch.from_numpy(image[None]))
+        maps.append(anomaly_map.numpy()[0])
+        scores.append(score.numpy()[0])
+    return Golden(
+        images=images,
+        anomaly_map=np.stack(maps),
+        score=np.array(scores, np.float32),
+        synthetic=np.full(len(images), synthetic),
+    )
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """The content of `golden.npz`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=golden.images,
+        anomaly_map=golden.anomaly_map,
+        score=golden.score,
+        synthetic=golden.synthetic,
+    )
+    return buffer.getvalue()

@@ -1,0 +1,114 @@
+"""Parity: what an artefact gives against what the trained model gave. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from reason_runtime.manifest import Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """What a precision may differ by; a figure that is None is reported but not gated."""
+
+    map_difference: float | None
+    """Largest |difference| of any map value, over the golden map's largest value."""
+    score_difference: float | None
+    """Largest |difference| of any score, over the largest golden score."""
+    sqnr_db: float | None
+    """Least signal-to-quantisation-noise ratio of the maps, dB."""
+    reason: str
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(
+        map_difference=1e-4,
+        score_difference=1e-4,
+        sqnr_db=None,
+        reason="the same float32 arithmetic in another order of summation",
+    ),
+    "fp16": Tolerance(
+        map_difference=2e-2,
+        score_difference=2e-2,
+        sqnr_db=40.0,
+        reason="11 bits of mantissa through some fifty layers; cosine and map head stay float32",
+    ),
+    "bf16": Tolerance(
+        map_difference=None,
+        score_difference=0.1,
+        sqnr_db=25.0,
+        reason="8 bits of mantissa: single pixels move, so the map is judged by its noise as a whole",
+    ),
+    "int8": Tolerance(
+        map_difference=None,
+        score_difference=None,
+        sqnr_db=15.0,
+        reason="quantised layers: judged by noise and by the accuracy lost on labelled images",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far an artefact is from the trained model on N images."""
+
+    images: int
+    map_difference_max: float
+    """Largest |difference| over the golden map's largest |value|."""
+    map_difference_mean: float
+    """Mean |difference| over the golden map's largest |value|."""
+    score_difference_max: float
+    """Largest |difference| over the largest golden |score|."""
+    score_difference_mean: float
+    """Mean |difference| over the largest golden |score|."""
+    sqnr_db: float | None
+    """10 log10 of map power over power of the difference; None where there is no difference."""
+    rank_correlation: float | None
+    """Spearman's of the scores; None with fewer than three images or equal scores."""
+
+
+def compare(
+    *,
+    golden_map: NDArray[np.float32],
+    golden_score: NDArray[np.float32],
+    anomaly_map: NDArray[np.float32],
+    score: NDArray[np.float32],
+) -> Parity:
+    """Differences of maps (N, S, S) and scores (N,), computed in float64; not-finite values count as infinitely far."""
+    expected, found = golden_map.astype(np.float64), anomaly_map.astype(np.float64)
+    gap = np.where(np.isfinite(found), np.abs(found - expected), np.inf)
+    score_gap = np.where(np.isfinite(score), np.abs(score.astype(np.float64) - golden_score), np.inf)
+    map_unit, score_unit = np.abs(expected).max(), np.abs(golden_score).max()
+    noise = float(np.square(gap).mean())
+    distinct = len(golden_score) >= 3 and np.ptp(golden_score) > 0 and np.ptp(score) > 0
+    return Parity(
+        images=len(golden_score),
+        map_difference_max=float(gap.max() / map_unit),
+        map_difference_mean=float(gap.mean() / map_unit),
+        score_difference_max=float(score_gap.max() / score_unit),
+        score_difference_mean=float(score_gap.mean() / score_unit),
+        sqnr_db=float(10 * np.log10(np.square(expected).mean() / noise)) if 0 < noise < np.inf else None,
+        rank_correlation=float(stats.spearmanr(golden_score, score).statistic) if distinct else None,
+    )
+
+
+def broken(parity: Parity, tolerance: Tolerance) -> list[str]:
+    """Every gate that does not hold, in words; empty where all do."""
+    gates = (
+        ("map", parity.map_difference_max, tolerance.map_difference),
+        ("score", parity.score_difference_max, tolerance.score_difference),
+    )
+    found = [
+        f"{name} differs by {value:.2e} of its largest value, at most {limit:.0e} is allowed"
+        for name, value, limit in gates
+        if limit is not None and not value <= limit
+    ]
+    if not np.isfinite(parity.map_difference_max):
+        found.append("the map holds values that are not finite")
+    elif tolerance.sqnr_db is not None and parity.sqnr_db is not None and parity.sqnr_db < tolerance.sqnr_db:
+        found.append(f"the map's SQNR is {parity.sqnr_db:.1f} dB, at least {tolerance.sqnr_db:.0f} dB is needed")
+    return found

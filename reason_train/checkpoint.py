@@ -1,0 +1,95 @@
+"""Where training stands, on disk: trained tensors, optimiser state, step; and the log beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from reason_runtime.atomic import write_text
+from reason_runtime.errors import RunError
+from reason_train.model import ReasonModel
+from reason_train.run import read_tensors, write_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What is known after a step; one line of the log."""
+
+    step: int
+    epoch: int
+    loss: float
+    distillation: float
+    suppression: float
+    learning_rate: float
+    seconds: float
+
+
+def save_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optimizer, *, step: int) -> None:
+    """Write all that the next step depends on.
+
+    Raises:
+        ReasonError: The system refused to write; the old checkpoint is kept.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in _trained(model).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    write_tensors(path, tensors, facts={"step": str(step)})
+
+
+def load_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optimizer) -> int:
+    """Put a checkpoint into model and optimiser.
+
+    Returns:
+        Steps that are done.
+
+    Raises:
+        RunError: The file cannot be read or is another model's.
+    """
+    tensors, facts = read_tensors(path)
+    own = _trained(model)
+    found = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    if found.keys() != own.keys() or any(found[name].shape != own[name].shape for name in own):
+        raise RunError(f"{path}: its tensors are not this model's; train again in a new run")
+    model.load_state_dict(found, strict=False)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(facts["step"])
+
+
+def _trained(model: ReasonModel) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("teacher.")}
+
+
+class Log:
+    """JSON lines. On resume the lines after the checkpoint are dropped, since those steps are done again."""
+
+    def __init__(self, path: Path, *, done: int) -> None:
+        kept = []
+        if done and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
+        write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: StepReport) -> None:
+        """Append one line; it is on the disk after the next `flush`."""
+        self._file.write(json.dumps(asdict(line)) + "\n")
+
+    def flush(self) -> None:
+        """Put all lines on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        self._file.close()

@@ -1,0 +1,32 @@
+"""Which device trains, and whether it multiplies in bf16 by itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from reason_runtime.errors import ConfigurationError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def find_device(name: DeviceName) -> torch.device:
+    """The device to use; `auto` is CUDA where there is a GPU.
+
+    Raises:
+        ConfigurationError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigurationError(
+            "--device cuda: PyTorch finds no CUDA GPU; check nvidia-smi and the installed torch, or use --device cpu"
+        )
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is in hardware: tensor cores on a GPU, AMX or AVX-512 BF16 on a CPU; elsewhere it is slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()  # PyTorch has no public question for it

@@ -1,0 +1,76 @@
+"""A finished run judged on a data set's test images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reason_train.datasets import DataSet, Sample, read_masks, require_test
+from reason_train.evaluation import Evaluation, evaluate_scores
+from reason_train.image_store import ImageStore
+from reason_train.run import Run
+from reason_train.trained import Judgement, input_format, judge, load_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """Figures, and what they were computed from."""
+
+    run: Run
+    evaluation: Evaluation
+    samples: tuple[Sample, ...]
+    judgement: Judgement
+    masks: NDArray[np.bool_] | None
+
+
+def evaluate(
+    folder: Path,
+    dataset: DataSet,
+    *,
+    device: torch.device,
+    keep_maps: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Evaluated:
+    """Score all test images and compute every figure that the data set allows.
+
+    Args:
+        folder: A finished run.
+        dataset: With good and defective test images.
+        device: Where to run.
+        keep_maps: Keep the maps even where there are no masks to compare them with (a report shows them).
+        progress: Called with the number of images after each batch.
+
+    Raises:
+        RunError: No finished run there.
+        DataError: The test images are all of one kind, or masks are missing or wrong.
+        ImageError: An image cannot be read.
+    """
+    samples = require_test(dataset)
+    run, model = load_run(folder)
+    method = run.config.method
+    masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px)
+    store = ImageStore([sample.path for sample in samples], input_format=input_format(method), memory_mib=0)
+    judgement = judge(model, store, device=device, keep_maps=keep_maps or masks is not None, progress=progress)
+    evaluation = evaluate_scores(
+        samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
+    )
+    return Evaluated(run=run, evaluation=evaluation, samples=samples, judgement=judgement, masks=masks)
+
+
+def report_settings(run: Run) -> dict[str, str]:
+    """What a report says of the run: its settings, images and library versions."""
+    method, training = run.config.method, run.config.training
+    fields = {**dataclasses.asdict(method), **dataclasses.asdict(training)}
+    return {
+        "preset": run.config.preset,
+        "training images": str(len(run.train)),
+        "held-out images": str(len(run.held_out)),
+        **{name: str(value) for name, value in fields.items() if value is not None},
+        **{f"{name} version": version for name, version in run.libraries.items()},
+    }

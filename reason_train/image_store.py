@@ -1,0 +1,68 @@
+"""Training images decoded once, kept in memory up to a bound, and read ahead by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.image import InputFormat, load_image
+
+READERS = 2
+AHEAD = 2
+"""Batches that are read while one is trained on."""
+
+
+class ImageStore:
+    """Images by their position in a list, at the size of the graph's input.
+
+    The first images that fit into `memory_mib` stay decoded; the others are read again each time. Which ones stay
+    changes speed only, never a pixel.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, input_format: InputFormat, memory_mib: int = 4096) -> None:
+        self.paths, self.input_format = tuple(paths), input_format
+        bytes_each = input_format.height_px * input_format.width_px * input_format.channels
+        self._keep = max(0, memory_mib) * 2**20 // bytes_each
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, C) uint8.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        image = load_image(self.paths[index], input_format=self.input_format)
+        if len(self._kept) < self._keep:
+            self._kept[index] = image
+        return image
+
+    def batches(self, orders: Iterable[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:
+        """(N, H, W, C) uint8 for each list of positions, in order, read `AHEAD` batches before they are asked for.
+
+        Raises:
+            ImageError: A file cannot be read.
+        """
+        remaining = iter(orders)
+        with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as readers:
+            waiting: list[list[Future[NDArray[np.uint8]]]] = []
+            for order in remaining:
+                waiting.append([readers.submit(self.__getitem__, index) for index in order])
+                if len(waiting) > AHEAD:
+                    yield np.stack([future.result() for future in waiting.pop(0)])
+            for futures in waiting:
+                yield np.stack([future.result() for future in futures])
+
+
+def all_images(store: ImageStore, *, batch_size: int = 16) -> Iterator[NDArray[np.uint8]]:
+    """Every image once, in order, in batches."""
+    return store.batches(range(i, min(i + batch_size, len(store))) for i in range(0, len(store), batch_size))

@@ -1,0 +1,70 @@
+"""Published REASON checkpoints (`.pth`) become runs that can be evaluated and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reason_runtime.errors import ConfigurationError, RunError
+from reason_train.config import TeacherName
+from reason_train.model import ReasonModel
+from reason_train.presets import Choices, resolve
+from reason_train.run import MODEL, Run, library_versions, write_run, write_tensors
+from reason_train.teacher_weights import load_teacher, read_checkpoint
+
+PARTS = {"lns_layer": "suppression", "bottleneck": "bottleneck", "decoder": "student"}
+"""Key of the published dict -> part of the model."""
+
+
+def import_checkpoint(checkpoint: Path, *, teacher: TeacherName, out: Path, teacher_weights: Path | None = None) -> Run:
+    """Write a run from a published checkpoint; it has no threshold until it is calibrated.
+
+    Args:
+        checkpoint: A dict of `lns_layer`, `bottleneck` and `decoder`; keys with `memory` in them are dropped.
+        teacher: The teacher it was trained with.
+        out: The run folder to make.
+        teacher_weights: File in place of the published ImageNet weights.
+
+    Raises:
+        RunError: Not such a checkpoint, tensors of another network, or `out` is not empty.
+        ConfigurationError: The teacher is one that no published checkpoint has.
+    """
+    if teacher.startswith("efficientnet_lite"):
+        raise ConfigurationError(
+            f"{teacher}: published checkpoints have ResNet teachers; name the one it was trained with"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: exists; choose another --out")
+    content = read_checkpoint(checkpoint)
+    config = resolve(Choices(teacher=teacher, preset="paper"), dataset="mvtec", bf16_is_fast=False)
+    model = ReasonModel(config.method, teacher=load_teacher(teacher, weights=teacher_weights))
+    for key, part in PARTS.items():
+        state = content.get(key)
+        if not isinstance(state, dict):
+            raise RunError(f"{checkpoint}: has no {key}; expected a dict of {', '.join(PARTS)}")
+        _fill(model.get_submodule(part), state, where=f"{checkpoint}: {key}")
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(
+        config=config, dataset="", train=(), held_out=(), libraries=library_versions(), imported_from=checkpoint.name
+    )
+    write_run(out, run)
+    write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": checkpoint.name})
+    return run
+
+
+def _fill(module: nn.Module, state: dict[object, object], *, where: str) -> None:
+    """Load one part strictly, naming the first tensor that does not fit."""
+    found = {str(key): value for key, value in state.items() if "memory" not in str(key)}
+    own = module.state_dict()
+    for name in [*own, *found]:
+        value = found.get(name)
+        if name not in own:
+            raise RunError(f"{where}: has an unknown tensor {name}; is it another teacher's checkpoint?")
+        if not isinstance(value, Tensor) or value.shape != own[name].shape:
+            what = "is missing" if value is None else "has another shape"
+            raise RunError(f"{where}: tensor {name} {what}; is it another teacher's checkpoint?")
+        if not torch.isfinite(value.float()).all():
+            raise RunError(f"{where}: tensor {name} holds values that are not finite")
+    module.load_state_dict(found)

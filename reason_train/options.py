@@ -1,0 +1,67 @@
+"""The options of `reason-train`; settings left out come from the preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reason_train.config import Method, Preset, SuppressionTarget, TeacherName
+
+_PRESET = "the preset's"
+
+Data = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="Data set: a category folder, or a root with --category.")
+]
+Category = Annotated[str | None, typer.Option(help="Category inside a root of several.")]
+Dataset = Annotated[
+    Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"] | None,
+    typer.Option(help="Layout of the data set.", show_default="recognised by its folders"),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; cuda is never replaced by cpu.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `reason-train fit` wrote.")]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="RUN", help="Run folder to make.")]
+TeacherWeights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="State dict for the teacher.", show_default="the published ImageNet weights"),
+]
+TeacherOption = Annotated[TeacherName, typer.Option(help="Frozen ImageNet network.")]
+PresetOption = Annotated[
+    Preset | None,
+    typer.Option(help="Settings to start from.", show_default="edge for EfficientNet-Lite, paper for ResNets"),
+]
+MethodOption = Annotated[
+    Method | None, typer.Option(help="reason, or rd4ad: no suppression, no noise.", show_default=_PRESET)
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=_PRESET)]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps, in place of epochs.", show_default=_PRESET)]
+BatchSize = Annotated[int | None, typer.Option(min=2, help="Images a step.", show_default=_PRESET)]
+LearningRate = Annotated[float | None, typer.Option(help="Of bottleneck and student.", show_default=_PRESET)]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of the square input, px, a multiple of 32.", show_default="256")
+]
+CropFrom = Annotated[
+    int | None, typer.Option(help="Resize to this side, px, then crop the centre.", show_default="no crop")
+]
+Target = Annotated[
+    SuppressionTarget | None, typer.Option(help="What suppressed features must equal.", show_default=_PRESET)
+]
+SuppressionWeight = Annotated[float | None, typer.Option(help="lambda of the loss.", show_default=_PRESET)]
+NoiseStd = Annotated[float | None, typer.Option(help="Deviation of the latent noise.", show_default=_PRESET)]
+HeldOut = Annotated[float | None, typer.Option(help="Share of good images kept for calibration.", show_default=_PRESET)]
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--no-bf16", help="Train networks in bf16.", show_default="where it is fast")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.", show_default=_PRESET)]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN.")]
+CacheMib = Annotated[int, typer.Option(min=0, help="Bound on decoded images in memory, MiB.")]
+CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Least time between two checkpoints, s.")]
+FalseRejectRate = Annotated[float, typer.Option(help="Wanted share of good parts that are rejected, 0..1.")]
+RequireBound = Annotated[
+    bool, typer.Option("--require-bound", help="Exit 1 where the images are too few to promise the rate.")
+]
+Report = Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML page with curves and pictures here.")]

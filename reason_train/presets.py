@@ -1,0 +1,125 @@
+"""Which settings a run starts from: this project's for edge teachers, or the published ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from reason_runtime.errors import ConfigurationError
+from reason_train.config import (
+    PAPER_TEACHER,
+    Config,
+    Method,
+    MethodConfig,
+    Preset,
+    SuppressionTarget,
+    TeacherName,
+    TrainingConfig,
+)
+
+PAPER_EPOCHS = {"carpet": 10, "leather": 10, "wood": 100, "hazelnut": 100, "oct2017": 20}
+"""MVTec AD categories that do not train for 200 epochs, and OCT2017. Source: the paper's released scripts."""
+PAPER_EPOCHS_ELSE = 200
+OCT2017_SUPPRESSION_WEIGHT = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the user asked for; None where nothing was said."""
+
+    teacher: TeacherName = "efficientnet_lite0"
+    preset: Preset | None = None
+    method: Method | None = None
+    image_size_px: int | None = None
+    crop_from_px: int | None = None
+    suppression_target: SuppressionTarget | None = None
+    suppression_weight: float | None = None
+    noise_std: float | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    held_out_share: float | None = None
+    bf16: bool | None = None
+    seed: int | None = None
+
+
+def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
+    """The configuration of a run: a preset's settings with the user's choices on top.
+
+    Without a preset, edge teachers start from `edge` and ResNets from `paper`.
+
+    Args:
+        choices: The command line.
+        dataset: Category, or layout where there is none; the paper's epochs and lambda depend on it.
+        bf16_is_fast: Whether the device multiplies in bf16 by itself; `edge` then trains in it.
+
+    Raises:
+        ConfigurationError: A setting is out of its range, or both epochs and steps are given.
+    """
+    if choices.epochs is not None and choices.steps is not None:
+        raise ConfigurationError("--epochs and --steps are both given; choose one")
+    edge = choices.teacher.startswith("efficientnet_lite")
+    preset: Preset = choices.preset or ("edge" if edge else "paper")
+    method, training = (_edge if preset == "edge" else _paper)(choices, dataset=dataset)
+    method = dataclasses.replace(method, **_given(choices, MethodConfig))
+    if preset == "edge" and choices.bf16 is None:
+        training = dataclasses.replace(training, bf16=bf16_is_fast)
+    changes = _given(choices, TrainingConfig)
+    if choices.epochs is not None:
+        changes["steps"] = None
+    if choices.steps is not None:
+        changes["epochs"] = None
+    training = dataclasses.replace(training, **changes)
+    reference = _paper(choices, dataset=dataset)
+    return Config(preset=preset, method=method, training=training, departures=_departures(method, training, reference))
+
+
+def _given(choices: Choices, kind: type[MethodConfig] | type[TrainingConfig]) -> dict[str, object]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in dataclasses.asdict(choices).items() if name in names and value is not None}
+
+
+def _paper(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConfig]:
+    """The published method and training, with whatever teacher was chosen."""
+    weight = OCT2017_SUPPRESSION_WEIGHT if dataset == "oct2017" else 0.01
+    return (
+        MethodConfig(teacher=choices.teacher, suppression_target="student", suppression_weight=weight),
+        TrainingConfig(epochs=PAPER_EPOCHS.get(dataset, PAPER_EPOCHS_ELSE), held_out_share=0.0),
+    )
+
+
+def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConfig]:
+    """This project's settings for small teachers; `docs/ablation.md` shows what each one brings."""
+    return (
+        MethodConfig(
+            teacher=choices.teacher,
+            method="rd4ad",
+            scale_features=True,
+            easy_share=0.9,
+            easy_gradient=0.1,
+            map_damping=1.0,
+        ),
+        TrainingConfig(
+            epochs=50,
+            batch_size=8,
+            optimizer="adamw",
+            learning_rate=0.003,
+            suppression_learning_rate=0.003,
+            schedule="cosine",
+            seed=0,
+        ),
+    )
+
+
+def _departures(
+    method: MethodConfig, training: TrainingConfig, reference: tuple[MethodConfig, TrainingConfig]
+) -> tuple[str, ...]:
+    """Every way in which a run is not the published one, in words."""
+    said = [] if method.teacher == PAPER_TEACHER else [f"teacher {method.teacher} in place of {PAPER_TEACHER}"]
+    for ours, theirs in zip((method, training), reference, strict=True):
+        for field in dataclasses.fields(ours):
+            mine, published = getattr(ours, field.name), getattr(theirs, field.name)
+            if mine != published and field.name != "seed":
+                said.append(f"{field.name} {mine} in place of {published}")
+    return tuple(said)

@@ -1,0 +1,149 @@
+"""A training run on disk.
+
+```
+RUN/
+  run.json                what was asked for: configuration, images, library versions
+  log.jsonl               one line a logged step
+  checkpoint.safetensors  where training stands: trained tensors, optimiser, step (until training is done)
+  model.safetensors       the finished model, teacher included
+  calibration.npz         held-out good images and their scores
+  calibration.json        the threshold from them
+```
+Files appear whole or not at all. Nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reason_runtime.atomic import replacing, write_text
+from reason_runtime.errors import RunError
+from reason_train.config import Config, MethodConfig, TrainingConfig
+
+T = TypeVar("T")
+FORMAT = 1
+RUN, LOG, CHECKPOINT, MODEL = "run.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
+CALIBRATION, THRESHOLD = "calibration.npz", "calibration.json"
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEntry:
+    """One image of a run by what it is, wherever it lies."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a run was asked to do; written once, before training."""
+
+    config: Config
+    dataset: str
+    train: tuple[ImageEntry, ...]
+    held_out: tuple[ImageEntry, ...]
+    libraries: dict[str, str]
+    imported_from: str | None = None
+
+    @property
+    def images_sha256(self) -> str | None:
+        """SHA-256 over names and contents of the training images; None for an imported checkpoint."""
+        if not self.train:
+            return None
+        lines = "".join(f"{entry.sha256}  {entry.name}\n" for entry in self.train)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def describe_images(paths: Sequence[Path], *, root: Path) -> tuple[ImageEntry, ...]:
+    """Name below `root` and SHA-256 of each file."""
+    return tuple(
+        ImageEntry(name=path.relative_to(root).as_posix(), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in paths
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write `run.json`.
+
+    Raises:
+        ReasonError: The system refused to write.
+    """
+    write_text(folder / RUN, json.dumps({"format": FORMAT, **dataclasses.asdict(run)}, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> Run:
+    """Read `run.json`.
+
+    Raises:
+        RunError: No run there, of another format, or not as this version writes it.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        raise RunError(f"{folder}: is not a run (no {RUN} in it); expected what `reason-train fit --out` writes")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content.pop("format")
+        if found != FORMAT:
+            raise RunError(f"{path}: run format {found}, this version reads {FORMAT}; train again")
+        config = content.pop("config")
+        return Run(
+            config=Config(
+                preset=config["preset"],
+                method=_read(MethodConfig, config["method"]),
+                training=_read(TrainingConfig, config["training"]),
+                departures=tuple(config["departures"]),
+            ),
+            train=tuple(ImageEntry(**entry) for entry in content.pop("train")),
+            held_out=tuple(ImageEntry(**entry) for entry in content.pop("held_out")),
+            **content,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: is not a run description of this version ({error}); train again") from error
+
+
+def _read(kind: type[T], values: dict[str, object]) -> T:
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], *, facts: dict[str, str]) -> None:
+    """Write tensors and a few facts to a safetensors file.
+
+    Raises:
+        ReasonError: The system refused to write; the old file is kept.
+    """
+    with replacing(path) as beside:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, facts)
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and facts of a safetensors file.
+
+    Raises:
+        RunError: The file is missing or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read as a safetensors file ({error})") from error

@@ -1,0 +1,85 @@
+"""A finished run's model, and what it says of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reason_runtime.errors import RunError
+from reason_runtime.image import InputFormat, square_format
+from reason_train.config import MethodConfig
+from reason_train.image_store import ImageStore, all_images
+from reason_train.model import ReasonModel, build_model
+from reason_train.run import MODEL, Run, read_run, read_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Raw scores and maps of N images."""
+
+    scores: NDArray[np.float32]
+    """(N,)"""
+    maps: NDArray[np.float32] | None
+    """(N, S, S); none where they were not asked for."""
+
+
+def input_format(method: MethodConfig) -> InputFormat:
+    """What images become before the graph."""
+    return square_format(method.image_size_px, resize_px=method.crop_from_px)
+
+
+def load_run(folder: Path) -> tuple[Run, ReasonModel]:
+    """A finished run and its model, in evaluation mode on the CPU.
+
+    Raises:
+        RunError: No run there, training is not finished, or the tensors do not fit or are not finite.
+    """
+    run = read_run(folder)
+    path = folder / MODEL
+    if not path.is_file():
+        raise RunError(f"{folder}: training is not finished (no {MODEL}); continue it with reason-train fit --resume")
+    model = build_model(run.config.method)
+    tensors, _ = read_tensors(path)
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            raise RunError(f"{path}: tensor {name} is missing or of another shape; train again")
+        if not torch.isfinite(tensors[name].float()).all():
+            raise RunError(f"{path}: tensor {name} holds values that are not finite; train again")
+    model.load_state_dict({name: tensors[name] for name in own})
+    return run, model.eval()
+
+
+@torch.no_grad()
+def judge(
+    model: ReasonModel,
+    store: ImageStore,
+    *,
+    device: torch.device,
+    keep_maps: bool = True,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Judgement:
+    """Scores and maps of every image of a store, float32 throughout.
+
+    Raises:
+        ImageError: An image cannot be read.
+        RunError: A score is not finite.
+    """
+    model = model.to(device).eval()
+    scores, maps = [], []
+    for batch in all_images(store):
+        anomaly_map, score = model(torch.from_numpy(batch).to(device))
+        scores.append(score.cpu().numpy())
+        if keep_maps:
+            maps.append(anomaly_map.cpu().numpy())
+        progress(len(batch))
+    joined = np.concatenate(scores)
+    if not np.isfinite(joined).all():
+        where = store.paths[int(np.flatnonzero(~np.isfinite(joined))[0])]
+        raise RunError(f"{where}: the model's score is not finite; train again")
+    return Judgement(scores=joined, maps=np.concatenate(maps) if keep_maps else None)
