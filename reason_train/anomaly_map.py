@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
-BLUR_SIGMA_PX = 4.0
+BLUR_SIGMA_PX = 4.0  # the reference's
 SMALLEST_NORM = 1e-8
 
 
@@ -26,56 +26,58 @@ def interpolation_matrix(size_px: int, side: int) -> NDArray[np.float64]:
     return matrix
 
 
-def map_matrix(size_px: int, side: int) -> NDArray[np.float64]:
+def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> NDArray[np.float64]:
     """(size_px, side) matrix A = G U: aligned-corner upsampling, then scipy's Gaussian blur, along one axis.
 
     Upsampling, the sum over scales and the blur are linear and separable, so the final map is exactly
     sum_k A_k D_k A_k^T with D_k the distance of scale k.
     """
-    return gaussian_filter1d(interpolation_matrix(size_px, side), BLUR_SIGMA_PX, axis=0, mode="reflect", truncate=4.0)
+    interpolation = interpolation_matrix(size_px, side)
+    blurred: NDArray[np.float64] = gaussian_filter1d(interpolation, sigma_px, axis=0, mode="reflect", truncate=4.0)
+    return blurred
 
 
 class MapHead(nn.Module):
-    """Distance per scale, upsampled, summed and blurred in one expression; the score is its maximum.
+    """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its maximum.
 
-    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is
-    (|t||g| - t.g) / (|t||g| + k mean|t|^2), the mean taken over the image's positions: where the teacher sees almost
-    nothing, the direction of its feature is noise, and such positions then count less.
+    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (|t||g| - t.g) / (|t||g| + k p), p the
+    mean of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature
+    is noise, and such positions then count less. `weight_k` and `power_k` are 1 until training measures them.
 
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.
 
     Source: REASON, IEEE TCSVT 2025 (damping 0, weights 1, maximum).
-    Departure: `damping` and `weights` are this project's, for the edge teachers.
+    Departure: Damping and weights are this project's, for the edge teachers.
     """
 
     def __init__(
-        self, *, size_px: int, sides: Sequence[int], damping: float = 0.0, weights: Sequence[float] | None = None
+        self, *, size_px: int, sides: Sequence[int], damping: float = 0.0, sigma_px: float = BLUR_SIGMA_PX
     ) -> None:
         super().__init__()
         self.size_px, self.damping = size_px, damping
-        self.register_buffer("weights", torch.tensor(weights or [1.0] * len(sides), dtype=torch.float32))
         for k, side in enumerate(sides):
-            matrix = torch.from_numpy(map_matrix(size_px, side)).float()
+            matrix = torch.from_numpy(map_matrix(size_px, side, sigma_px=sigma_px)).float()
             self.register_buffer(f"matrix_{k}", matrix, persistent=False)
+            self.register_buffer(f"power_{k}", torch.ones(()))
+            self.register_buffer(f"weight_{k}", torch.ones(()))
 
-    def distance(self, *, teacher: Tensor, student: Tensor) -> Tensor:
-        """(N, C, h, w) features of one scale to their (N, h, w) distance, float32."""
+    def distance(self, k: int, *, teacher: Tensor, student: Tensor) -> Tensor:
+        """(N, C, h, w) features of scale k to their (N, h, w) distance, float32, not weighted."""
         teacher, student = teacher.float(), student.float()
-        squared = teacher.square().sum(1)  # (N, h, w)
-        norms = (squared.sqrt() * student.square().sum(1).sqrt()).clamp_min(SMALLEST_NORM)
+        norms = (teacher.square().sum(1) * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)
         gap = norms - (teacher * student).sum(1)
         if self.damping == 0:
             return gap / norms
-        return gap / (norms + self.damping * squared.mean((1, 2), keepdim=True))
+        return gap / (norms + self.damping * self.get_buffer(f"power_{k}"))
 
     def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features over scales, finest first, to the map (N, S, S) and the score (N,), both in raw units."""
-        anomaly_map = torch.zeros(())
+        maps = []
         for k, (t, g) in enumerate(zip(teacher, student, strict=True)):
             matrix = self.get_buffer(f"matrix_{k}")  # (S, h)
-            distance = self.distance(teacher=t, student=g) * self.weights[k]  # (N, h, h)
+            distance = self.distance(k, teacher=t, student=g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
             half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
-            blurred = matrix @ half.transpose(1, 2)  # (N, S, S): A D A^T
-            anomaly_map = blurred if k == 0 else anomaly_map + blurred
+            maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
+        anomaly_map = sum(maps[1:], start=maps[0])
         return anomaly_map, anomaly_map.amax((1, 2))

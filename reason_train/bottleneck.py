@@ -61,4 +61,5 @@ class ResNetBottleneck(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Suppressed features, finest first, to the embedding (N, 512 * expansion, H3 / 2, W3 / 2)."""
-        return self.bn_layer(self.mmf(features))
+        embedding: Tensor = self.bn_layer(self.mmf(features))
+        return embedding

@@ -117,6 +117,7 @@ def evaluate(
     facts = {"run": str(run_folder), "data": found.name, **result.evaluation.to_json()}
     if report is not None:
         from reason_train.report import write_report
+        from reason_train.trained import input_format
 
         page = write_report(
             report,
@@ -126,6 +127,8 @@ def evaluate(
             scores=result.judgement.scores,
             threshold=read_threshold(run_folder),
             maps=result.judgement.maps,
+            masks=result.masks,
+            input_format=input_format(result.run.config.method),
             settings=report_settings(result.run),
         )
         facts["report"] = str(page)

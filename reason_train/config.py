@@ -14,6 +14,7 @@ Method = Literal["reason", "rd4ad"]
 SuppressionTarget = Literal["teacher", "student"]
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]
+NoisePlace = Literal["stem", "features"]
 Preset = Literal["edge", "paper"]
 
 TEACHER_NAMES: tuple[TeacherName, ...] = get_args(TeacherName)
@@ -45,18 +46,20 @@ class MethodConfig:
     """alpha of L_block. Source: the paper."""
     noise_std: float = 0.015
     """Standard deviation of the latent noise. Source: the paper."""
-    noise_relative: bool = False
-    """Whether `noise_std` is in units of each stem channel's own deviation on the training images."""
-    scale_features: bool = False
-    """Whether teacher features are divided by their deviation per channel on the training images."""
+    noise_at: NoisePlace = "stem"
+    """Where latent noise is added: the stem's output, as published, or the tapped features themselves."""
+    whitening: float | None = None
+    """Power of the inverse correlation matrix that features are multiplied with, 0 = scaling only; none: raw."""
     easy_share: float = 0.0
     """Share of positions whose gradient is scaled by `easy_gradient`; 0 = the paper's loss."""
     easy_gradient: float = 1.0
     """Factor on the gradient of easy positions."""
     map_damping: float = 0.0
     """k of the damped cosine, 0 = the paper's map."""
-    map_weights: tuple[float, ...] | None = None
-    """Weight of each scale's map, finest first; none: 1 each, the paper's sum."""
+    map_normalised: bool = False
+    """Whether each scale's map is divided by its typical maximum on training images before the sum."""
+    map_sigma_px: float = 4.0
+    """Of the Gaussian blur, px of the map. Source: the reference."""
 
     def __post_init__(self) -> None:
         _require(self.teacher in TEACHER_NAMES, f"teacher {self.teacher!r} is not one of {', '.join(TEACHER_NAMES)}")

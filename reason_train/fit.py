@@ -13,18 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from reason_runtime.errors import TrainingError
 from reason_train.checkpoint import Log, StepReport, load_checkpoint, save_checkpoint
 from reason_train.config import Config, TrainingConfig
+from reason_train.feature_cache import FeatureCache
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.run import CHECKPOINT, LOG, MODEL, write_tensors
-from reason_train.step import Losses, training_losses
-
-SCALING_IMAGES = 256
-"""At most so many training images, evenly spaced, decide the scale of the features."""
+from reason_train.step import Losses, TeacherView, training_losses, view_features, view_images
+from reason_train.whitening import measure_features, measure_maps
 
 
 def total_steps(training: TrainingConfig, *, images: int) -> int:
@@ -45,6 +44,7 @@ def fit(
     run: Path,
     device: torch.device,
     resume: bool = False,
+    cache_mib: int = 4096,
     checkpoint_seconds: float = 60.0,
     report: Callable[[StepReport], None] = lambda _: None,
 ) -> None:
@@ -57,6 +57,7 @@ def fit(
         run: An existing run folder.
         device: Where to train.
         resume: Continue from the checkpoint there, if there is one.
+        cache_mib: Bound on teacher features kept in memory, MiB.
         checkpoint_seconds: Least time between two checkpoints.
         report: Called after every step.
 
@@ -65,24 +66,21 @@ def fit(
         RunError: The checkpoint does not fit.
         ImageError: A training image cannot be read.
     """
-    model = model.to(device, memory_format=torch.channels_last).train()
+    _to_device(model, device)
     steps = total_steps(config.training, images=len(store))
     optimizer = _optimizer(model, config.training)
-    done, noise_unit = 0, torch.ones(1, device=device)
+    done = 0
     if resume and (run / CHECKPOINT).is_file():
         done = load_checkpoint(run / CHECKPOINT, model, optimizer)
-    elif config.method.scale_features:
-        _measure_scales(model, store, device)
-    if config.method.noise_relative:
-        noise_unit = _stem_deviation(model, store, device)
+    else:
+        measure_features(model.eval(), store, device=device)
+    model.train()
     log = Log(run / LOG, done=done)
-    started, saved = time.monotonic(), time.monotonic()
-    orders = (batch_order(config.training, step=step, images=len(store)) for step in range(done, steps))
-    for step, batch in enumerate(store.batches(orders), start=done):
+    started = saved = time.monotonic()
+    views = _views(model, config, store, device=device, steps=range(done, steps), cache_mib=cache_mib)
+    for step, view in zip(range(done, steps), views, strict=True):
         rate = _set_learning_rates(optimizer, config.training, step=step, steps=steps)
-        images = torch.from_numpy(batch).to(device, non_blocking=True)
-        noise = seeded("noise", config.training.seed, step)
-        losses = training_losses(model, images, config, noise=noise, noise_unit=noise_unit, progress=step / steps)
+        losses = training_losses(model, view, config, progress=step / steps)
         _step(losses, optimizer, step=step, run=run)
         line = StepReport(
             step=step + 1,
@@ -100,10 +98,27 @@ def fit(
             log.flush()
             saved = time.monotonic()
     log.close()
+    measure_maps(model.eval(), store, device=device)
     _check_finite(model, run)
     write_tensors(run / MODEL, model.state_dict(), facts={"steps": str(steps)})
     (run / CHECKPOINT).unlink(missing_ok=True)
-    model.eval()
+
+
+def _views(
+    model: ReasonModel, config: Config, store: ImageStore, *, device: torch.device, steps: range, cache_mib: int
+) -> Iterator[TeacherView]:
+    """What each step trains on. Clean teacher features are computed once where nothing changes them and they fit."""
+    orders = (batch_order(config.training, step=step, images=len(store)) for step in steps)
+    noises = (seeded("noise", config.training.seed, step) for step in steps)
+    fixed = config.method.noise_at == "features" or config.method.method == "rd4ad"
+    if fixed and FeatureCache.mib(model, store, config) <= cache_mib:
+        cache = FeatureCache(model, store, config, device=device)
+        for order, noise in zip(orders, noises, strict=True):
+            yield view_features(cache[order], config, noise=noise)
+        return
+    for batch, noise in zip(store.batches(orders), noises, strict=True):
+        images = torch.from_numpy(batch).to(device, non_blocking=True)
+        yield view_images(model, images, config, noise=noise)
 
 
 def seeded(purpose: str, seed: int, number: int) -> Generator:
@@ -120,7 +135,7 @@ def batch_order(training: TrainingConfig, *, step: int, images: int) -> Sequence
 
 
 def _optimizer(model: ReasonModel, training: TrainingConfig) -> torch.optim.Optimizer:
-    groups = [
+    groups: list[dict[str, object]] = [
         {"params": [*model.bottleneck.parameters(), *model.student.parameters()], "lr": training.learning_rate},
         {
             "params": list(model.suppression.parameters()) if model.suppression else [],
@@ -148,7 +163,7 @@ def _step(losses: Losses, optimizer: torch.optim.Optimizer, *, step: int, run: P
             "resume it with a lower --learning-rate in a new run, or check the images"
         )
     optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
+    torch.autograd.backward(losses.total)
     optimizer.step()
 
 
@@ -158,29 +173,7 @@ def _check_finite(model: ReasonModel, run: Path) -> None:
             raise TrainingError(f"{run}: {name} is not finite after the last step; the last good checkpoint is kept")
 
 
-@torch.no_grad()
-def _measure_scales(model: ReasonModel, store: ImageStore, device: torch.device) -> None:
-    """Set `scale_k` to 1 / standard deviation of each channel over positions and images; the mean is not removed."""
-    moments: list[tuple[Tensor, Tensor]] = []
-    for batch in _sample(store):
-        features = model.stages(model.stem(torch.from_numpy(batch).to(device)))
-        new = [(f.double().mean((0, 2, 3)), f.double().square().mean((0, 2, 3))) for f in features]
-        weight = len(batch) / min(len(store), SCALING_IMAGES)
-        new = [(weight * first, weight * second) for first, second in new]
-        moments = [(a + c, b + d) for (a, b), (c, d) in zip(moments, new, strict=True)] if moments else new
-    for k, (first, second) in enumerate(moments):
-        deviation = (second - first.square()).clamp_min(1e-12).sqrt()
-        model.get_buffer(f"scale_{k}").copy_((1 / deviation.clamp_min(1e-3)).view(1, -1, 1, 1))
-
-
-@torch.no_grad()
-def _stem_deviation(model: ReasonModel, store: ImageStore, device: torch.device) -> Tensor:
-    """(1, C, 1, 1) standard deviation of the stem's channels on training images."""
-    values = [model.stem(torch.from_numpy(batch).to(device)).transpose(0, 1).flatten(1) for batch in _sample(store, 32)]
-    return torch.cat(values, dim=1).std(dim=1).view(1, -1, 1, 1)
-
-
-def _sample(store: ImageStore, most: int = SCALING_IMAGES) -> Iterator[np.ndarray]:
-    """At most `most` images, evenly spaced over the list, in batches."""
-    chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).astype(int)).tolist()
-    return store.batches(chosen[i : i + 16] for i in range(0, len(chosen), 16))
+def _to_device(model: ReasonModel, device: torch.device) -> None:
+    """Move the model; convolution weights channels last, which CPUs and GPUs multiply faster."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)

@@ -69,21 +69,22 @@ def block_loss(distances: Sequence[Tensor], *, block_share: float = BLOCK_SHARE)
     return torch.stack(sums).sum() / blocks
 
 
-def hard_position_loss(distances: Sequence[Tensor], *, easy_share: float, easy_gradient: float) -> Tensor:
-    """Mean over positions and scales of the distance, with the gradient of the easiest positions scaled down.
+def mine_hard_positions(*, teacher: Tensor, student: Tensor, easy_share: float, easy_gradient: float) -> Tensor:
+    """The student's features unchanged in value, with the gradient of the easiest positions scaled down.
 
-    The value is the plain mean; only the gradient changes. Background that is already rebuilt then no longer steers
-    the student, as in STPM-style and EfficientAD hard mining.
+    Background that is already rebuilt then no longer steers the student.
 
     Args:
-        distances: Per scale (N, h, w).
-        easy_share: Share of positions, by distance within the batch, that count as easy.
-        easy_gradient: Factor on their gradient, 1 = plain mean.
+        teacher: (N, C, H, W) features of one scale.
+        student: Same shape.
+        easy_share: Share of positions, by distance within the batch, that count as easy; 0 changes nothing.
+        easy_gradient: Factor on their gradient.
+
+    Source: hard mining as in EfficientAD, arXiv:2303.14535, section 3.2, softened: easy positions keep a share.
+    Departure: Not in REASON; `--preset paper` does not use it.
     """
-    losses = []
-    for distance in distances:
-        flat = distance.flatten()
-        limit = flat.detach().kthvalue(max(1, int(easy_share * flat.numel()))).values
-        factor = torch.where(flat.detach() > limit, 1.0, easy_gradient)
-        losses.append((factor * flat + (1 - factor) * flat.detach()).mean())
-    return torch.stack(losses).mean()
+    with torch.no_grad():
+        distance = cosine_distance(teacher=teacher, student=student)
+        limit = distance.flatten().float().quantile(easy_share)
+        factor = torch.where(distance >= limit, 1.0, easy_gradient).unsqueeze(1).to(student.dtype)
+    return factor * student + ((1 - factor) * student).detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -20,8 +21,8 @@ from reason_train.teacher import Teacher, build_teacher, normalise
 class ReasonModel(nn.Module):
     """REASON, or RD4AD where there is no suppression: images in, anomaly map and score out.
 
-    `features` runs the frozen teacher, `rebuild` the trained rest, `forward` both and the map head. Teacher features
-    are multiplied by `scale_k`, ones unless training measured the channels' deviations.
+    `features` runs the frozen teacher, `rebuild` the trained rest, `forward` both and the map head. With whitening,
+    teacher features go through one fixed 1x1 convolution per scale (`whiten_k`), measured before training.
 
     Source: REASON, IEEE TCSVT 2025.
     """
@@ -32,14 +33,14 @@ class ReasonModel(nn.Module):
         channels = teacher.shape.channels
         self.suppression = Suppression(channels) if method.method == "reason" else None
         self.bottleneck, self.student = _trained_parts(method.teacher, channels)
-        for k, width in enumerate(channels):
-            self.register_buffer(f"scale_{k}", torch.ones(1, width, 1, 1))
-        size = method.image_size_px
+        if method.whitening is not None:
+            for k, width in enumerate(channels):
+                self.register_buffer(f"whiten_{k}", torch.eye(width).view(width, width, 1, 1))
         self.head = MapHead(
-            size_px=size,
-            sides=[size // stride for stride in teacher.shape.strides],
+            size_px=method.image_size_px,
+            sides=[method.image_size_px // stride for stride in teacher.shape.strides],
             damping=method.map_damping,
-            weights=method.map_weights,
+            sigma_px=method.map_sigma_px,
         )
 
     def train(self, mode: bool = True) -> ReasonModel:
@@ -53,27 +54,38 @@ class ReasonModel(nn.Module):
         return self.teacher.stem(normalise(images, mean=self.teacher.mean, std=self.teacher.std))
 
     def stages(self, stem: Tensor) -> list[Tensor]:
-        """The stem's output to scaled teacher features, finest first."""
-        return [f * self.get_buffer(f"scale_{k}") for k, f in enumerate(self.teacher.stages(stem))]
+        """The stem's output to teacher features, whitened where configured, finest first."""
+        features = self.teacher.stages(stem)
+        if self.method.whitening is None:
+            return features
+        return [F.conv2d(feature, self.get_buffer(f"whiten_{k}")) for k, feature in enumerate(features)]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """uint8 (N, H, W, C) images to teacher features over scales, finest first."""
+        return self.stages(self.stem(images))
 
     def suppress(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Teacher features to suppressed features phi; unchanged without suppression layers."""
-        return list(features) if self.suppression is None else self.suppression(features)
+        if self.suppression is None:
+            return list(features)
+        suppressed: list[Tensor] = self.suppression(features)
+        return suppressed
 
     def rebuild(self, suppressed: Sequence[Tensor]) -> list[Tensor]:
         """Suppressed features to the student's, through the embedding."""
-        return self.student(self.bottleneck(suppressed))
+        rebuilt: list[Tensor] = self.student(self.bottleneck(suppressed))
+        return rebuilt
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (N, H, W, C) images to the float32 map (N, S, S) and score (N,), raw units."""
-        features = self.stages(self.stem(images))
-        return self.head(features, self.rebuild(self.suppress(features)))
+        features = self.features(images)
+        anomaly_map, score = self.head(features, self.rebuild(self.suppress(features)))
+        return anomaly_map, score
 
 
 def _trained_parts(teacher: TeacherName, channels: Sequence[int]) -> tuple[nn.Module, nn.Module]:
     if teacher.startswith("efficientnet_lite"):
-        bottleneck = LiteBottleneck(channels)
-        return bottleneck, LiteStudent(channels, embedding_channels=bottleneck.channels)
+        return LiteBottleneck(channels), LiteStudent(channels)
     width = 128 if teacher == "wide_resnet50_2" else 64
     if teacher == "resnet18":
         return (

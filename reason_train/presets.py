@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 from reason_runtime.errors import ConfigurationError
 from reason_train.config import (
@@ -17,6 +18,7 @@ from reason_train.config import (
     TrainingConfig,
 )
 
+Settings = TypeVar("Settings", bound=MethodConfig | TrainingConfig)
 PAPER_EPOCHS = {"carpet": 10, "leather": 10, "wood": 100, "hazelnut": 100, "oct2017": 20}
 """MVTec AD categories that do not train for 200 epochs, and OCT2017. Source: the paper's released scripts."""
 PAPER_EPOCHS_ELSE = 200
@@ -62,17 +64,21 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
     edge = choices.teacher.startswith("efficientnet_lite")
     preset: Preset = choices.preset or ("edge" if edge else "paper")
     method, training = (_edge if preset == "edge" else _paper)(choices, dataset=dataset)
-    method = dataclasses.replace(method, **_given(choices, MethodConfig))
+    method = _changed(method, _given(choices, MethodConfig))
     if preset == "edge" and choices.bf16 is None:
-        training = dataclasses.replace(training, bf16=bf16_is_fast)
+        training = _changed(training, {"bf16": bf16_is_fast})
     changes = _given(choices, TrainingConfig)
     if choices.epochs is not None:
         changes["steps"] = None
     if choices.steps is not None:
         changes["epochs"] = None
-    training = dataclasses.replace(training, **changes)
+    training = _changed(training, changes)
     reference = _paper(choices, dataset=dataset)
     return Config(preset=preset, method=method, training=training, departures=_departures(method, training, reference))
+
+
+def _changed(config: Settings, changes: dict[str, object]) -> Settings:
+    return dataclasses.replace(config, **changes)
 
 
 def _given(choices: Choices, kind: type[MethodConfig] | type[TrainingConfig]) -> dict[str, object]:
@@ -94,14 +100,18 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
     return (
         MethodConfig(
             teacher=choices.teacher,
-            method="rd4ad",
-            scale_features=True,
+            noise_at="features",
+            noise_std=2.0,
+            whitening=0.5,
             easy_share=0.9,
             easy_gradient=0.1,
-            map_damping=1.0,
+            map_damping=0.3,
+            map_normalised=True,
+            map_sigma_px=3.0,
+            method="rd4ad",
         ),
         TrainingConfig(
-            epochs=50,
+            epochs=70,
             batch_size=8,
             optimizer="adamw",
             learning_rate=0.003,
@@ -117,9 +127,10 @@ def _departures(
 ) -> tuple[str, ...]:
     """Every way in which a run is not the published one, in words."""
     said = [] if method.teacher == PAPER_TEACHER else [f"teacher {method.teacher} in place of {PAPER_TEACHER}"]
-    for ours, theirs in zip((method, training), reference, strict=True):
-        for field in dataclasses.fields(ours):
-            mine, published = getattr(ours, field.name), getattr(theirs, field.name)
-            if mine != published and field.name != "seed":
-                said.append(f"{field.name} {mine} in place of {published}")
+    for ours, theirs in (
+        (dataclasses.asdict(method), dataclasses.asdict(reference[0])),
+        (dataclasses.asdict(training), dataclasses.asdict(reference[1])),
+    ):
+        changed = [name for name in ours if ours[name] != theirs[name] and name != "seed"]
+        said += [f"{name} {ours[name]} in place of {theirs[name]}" for name in changed]
     return tuple(said)

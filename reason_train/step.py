@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from reason_train.config import Config
-from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, hard_position_loss
+from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
 from reason_train.model import ReasonModel
-from reason_train.synthesis import synthesise
+from reason_train.synthesis import synthesise, synthesise_in_features
+
+MINING_RAMP = 0.3
+"""Share of the training over which hard mining sets in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,62 +26,74 @@ class Losses:
     suppression: Tensor
 
 
-def training_losses(
-    model: ReasonModel,
-    images: Tensor,
-    config: Config,
-    *,
-    noise: Generator,
-    noise_unit: Tensor,
-    progress: float,
-) -> Losses:
-    """One batch's loss: L_KD + lambda L_supp, networks in bf16 autocast where configured, the loss in float32.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherView:
+    """Features over scales, finest first, of one batch."""
+
+    clean: Sequence[Tensor]
+    """What the student must rebuild."""
+    seen: Sequence[Tensor]
+    """What the trained part is given: the same, with latent noise in half of the samples where the method has it."""
+
+
+@torch.no_grad()
+def view_images(model: ReasonModel, images: Tensor, config: Config, *, noise: Generator) -> TeacherView:
+    """The teacher's features of a batch, with latent noise at the stem where the method puts it there.
+
+    The stem runs once and the stages on 1.5 batches: the half without noise is the same in both.
+
+    Args:
+        model: Its teacher is run.
+        images: (N, H, W, C) uint8.
+        config: The run's.
+        noise: On the CPU.
+    """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.training.bf16):
+        stem = model.stem(images)
+        if config.method.noise_at == "features" or config.method.method == "rd4ad":
+            return view_features(model.stages(stem), config, noise=noise)
+        half = synthesise(stem, std=config.method.noise_std, generator=noise)
+        both = model.stages(torch.cat([stem, half.stem]))
+    clean = [feature[: len(stem)] for feature in both]
+    seen = [feature.index_copy(0, half.indices, noisy[len(stem) :]) for feature, noisy in zip(clean, both, strict=True)]
+    return TeacherView(clean=clean, seen=seen)
+
+
+def view_features(clean: Sequence[Tensor], config: Config, *, noise: Generator) -> TeacherView:
+    """Clean features, for example kept from an earlier epoch, with latent noise where the method has it."""
+    if config.method.method == "rd4ad":
+        return TeacherView(clean=clean, seen=clean)
+    seen = synthesise_in_features(clean, std=config.method.noise_std, generator=noise)
+    return TeacherView(clean=clean, seen=seen)
+
+
+def training_losses(model: ReasonModel, view: TeacherView, config: Config, *, progress: float) -> Losses:
+    """One batch's loss L_KD + lambda L_supp; networks in bf16 autocast where configured, the loss in float32.
 
     Args:
         model: In training mode.
-        images: (N, H, W, C) uint8.
+        view: The batch as the teacher sees it.
         config: The run's.
-        noise: For the latent noise; on the CPU.
-        noise_unit: What one unit of `noise_std` is, in the stem's units; broadcasts to (N, C, H, W).
-        progress: Share of the training that is done, 0..1; hard mining is ramped in over the first 30 %.
+        progress: Share of the training that is done, 0..1; hard mining sets in over the first 30 %.
 
     Source: REASON, IEEE TCSVT 2025.
     """
-    method = config.method
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.training.bf16):
-        clean, seen = _teacher_features(model, images, config, noise=noise, noise_unit=noise_unit)
-        suppressed = model.suppress(seen)
+    method, clean = config.method, view.clean
+    with torch.autocast(clean[0].device.type, torch.bfloat16, enabled=config.training.bf16):
+        suppressed = model.suppress(view.seen)
         rebuilt = model.rebuild(suppressed)
-    distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, rebuilt, strict=True)]
-    distillation = global_cosine_loss(targets=clean, rebuilt=rebuilt)
+    mined = rebuilt
     if method.easy_share > 0:
-        gradient = 1 - (1 - method.easy_gradient) * min(1.0, progress / 0.3)
-        mined = hard_position_loss(distances, easy_share=method.easy_share, easy_gradient=gradient)
-        distillation = distillation + method.block_weight * mined
-    else:
-        distillation = distillation + method.block_weight * block_loss(distances)
+        share = method.easy_share * min(1.0, progress / MINING_RAMP)
+        mined = [
+            mine_hard_positions(teacher=t, student=g, easy_share=share, easy_gradient=method.easy_gradient)
+            for t, g in zip(clean, rebuilt, strict=True)
+        ]
+    distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, mined, strict=True)]
+    distillation = global_cosine_loss(targets=clean, rebuilt=mined) + method.block_weight * block_loss(distances)
     if model.suppression is None:
         return Losses(total=distillation, distillation=distillation, suppression=torch.zeros(()))
     targets = clean if method.suppression_target == "teacher" else rebuilt
     suppression = global_cosine_loss(targets=targets, rebuilt=suppressed)
     total = distillation + method.suppression_weight * suppression
     return Losses(total=total, distillation=distillation, suppression=suppression)
-
-
-@torch.no_grad()
-def _teacher_features(
-    model: ReasonModel, images: Tensor, config: Config, *, noise: Generator, noise_unit: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Clean features of the batch, and what the trained part sees: the same with half of the batch noisy.
-
-    The stem runs once and the stages on 1.5 batches: the half without noise is the same in both.
-    """
-    stem = model.stem(images)
-    if model.suppression is None:
-        clean = model.stages(stem)
-        return clean, clean
-    half = synthesise(stem, std=config.method.noise_std * noise_unit, generator=noise)
-    both = model.stages(torch.cat([stem, half.stem]))
-    clean = [feature[: len(stem)] for feature in both]
-    seen = [feature.index_copy(0, half.indices, noisy[len(stem) :]) for feature, noisy in zip(clean, both, strict=True)]
-    return clean, seen

@@ -35,7 +35,8 @@ class UpBasicBlock(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """(N, C, H, W) to (N, planes, H, W), or twice the side where the block upsamples."""
         rebuilt = self.relu(self.bn1(self.conv1(feature)))
-        return self.relu(self.bn2(self.conv2(rebuilt)) + self.upsample(feature))
+        out: Tensor = self.relu(self.bn2(self.conv2(rebuilt)) + self.upsample(feature))
+        return out
 
 
 class UpBottleneck(nn.Module):
@@ -62,7 +63,8 @@ class UpBottleneck(nn.Module):
         """(N, C, H, W) to (N, 4 * planes, H, W), or twice the side where the block upsamples."""
         rebuilt = self.relu(self.bn1(self.conv1(feature)))
         rebuilt = self.relu(self.bn2(self.conv2(rebuilt)))
-        return self.relu(self.bn3(self.conv3(rebuilt)) + self.downsample(feature))
+        out: Tensor = self.relu(self.bn3(self.conv3(rebuilt)) + self.downsample(feature))
+        return out
 
 
 class ResNetStudent(nn.Module):

@@ -23,7 +23,8 @@ class SuppressionLayer(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        return self.proj(feature)
+        suppressed: Tensor = self.proj(feature)
+        return suppressed
 
 
 class Suppression(nn.Module):

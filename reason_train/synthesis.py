@@ -1,10 +1,12 @@
-"""Latent anomaly feature synthesis (LAFS): noise on one rectangle of the stem's output, training only."""
+"""Latent anomaly feature synthesis (LAFS): noise on a region of the teacher's features, training only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 SMALLEST_RATIO, LARGEST_RATIO = 0.01, 0.5
@@ -74,3 +76,44 @@ def synthesise(stem: Tensor, *, std: float | Tensor, generator: Generator) -> No
     area = noisy[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     area += (noise.to(stem.device) * std).to(stem.dtype)
     return NoisyHalf(indices=indices.to(stem.device), stem=noisy)
+
+
+def synthesise_in_features(features: Sequence[Tensor], *, std: float, generator: Generator) -> list[Tensor]:
+    """Adds noise to a smooth random region of the tapped features of half of the batch, the same region at every scale.
+
+    The region is where a random field, upsampled from 3 to 8 values a side, is above its own 80 to 98 % quantile. The
+    noise is N(0, (u std)^2) with u ~ U(0.3, 1) per sample.
+
+    Args:
+        features: Over scales, finest first, (N, C, h, w) each, in units of their own deviation (whitened).
+        std: Largest standard deviation of the noise.
+        generator: On the CPU.
+
+    Returns:
+        Copies; the first floor(N / 2) samples are noisy.
+
+    Departure: REASON adds noise to the stem's output and runs the teacher again. Here the teacher runs once, so that
+    its clean features can be kept from epoch to epoch; the noise reaches what the student sees without being smoothed
+    by the teacher's layers. `--preset paper` does not use it.
+    """
+    noisy_samples = len(features[0]) // 2
+    side = features[0].shape[-1]
+    regions = torch.stack([draw_region(side, generator) for _ in range(noisy_samples)])  # (n, 1, side, side)
+    strength = std * (0.3 + 0.7 * torch.rand((noisy_samples, 1, 1, 1), generator=generator))
+    seen = []
+    for feature in features:
+        region = F.adaptive_max_pool2d(regions, feature.shape[-2:])
+        noise = torch.randn((noisy_samples, *feature.shape[1:]), generator=generator) * strength * region
+        noisy = feature.clone()
+        noisy[:noisy_samples] += noise.to(feature)
+        seen.append(noisy)
+    return seen
+
+
+def draw_region(side: int, generator: Generator) -> Tensor:
+    """(1, side, side) float32 of 0 and 1: one or a few smooth blobs that cover 2 to 20 % of the map."""
+    coarse = _integer(3, 9, generator)
+    field = torch.randn((1, 1, coarse, coarse), generator=generator)
+    smooth = F.interpolate(field, size=(side, side), mode="bicubic", align_corners=False)[0]
+    quantile = 0.8 + 0.18 * float(torch.rand((), generator=generator))
+    return (smooth > smooth.quantile(quantile)).float()

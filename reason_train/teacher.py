@@ -27,7 +27,13 @@ class TeacherShape:
 
 def timm_network(name: TeacherName) -> nn.Module:
     """The whole EfficientNet-Lite classifier without weights."""
-    return timm.create_model(f"tf_{name}", pretrained=False)
+    network: nn.Module = timm.create_model(f"tf_{name}", pretrained=False)
+    return network
+
+
+def _output_channels(stage: nn.Module) -> int:
+    convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[-1].out_channels
 
 
 class ResNetTeacher(nn.Module):
@@ -37,6 +43,9 @@ class ResNetTeacher(nn.Module):
 
     Source: REASON, IEEE TCSVT 2025; RD4AD, arXiv:2201.10703.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: TeacherName) -> None:
         super().__init__()
@@ -50,7 +59,8 @@ class ResNetTeacher(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to (N, 64, H/4, W/4)."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return out
 
     def stages(self, stem: Tensor) -> list[Tensor]:
         """The stem's output to the features of all scales, finest first."""
@@ -69,19 +79,23 @@ class LiteTeacher(nn.Module):
     Source: EfficientNet-Lite (TensorFlow model garden), as timm's `tf_efficientnet_lite*` builds it.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: TeacherName) -> None:
         super().__init__()
         network = timm_network(name)
-        self.conv_stem, self.bn1 = network.conv_stem, network.bn1
-        self.blocks = network.blocks[:5]
-        channels = tuple(int(network.feature_info[i]["num_chs"]) for i in (2, 3))
+        self.conv_stem, self.bn1 = network.get_submodule("conv_stem"), network.get_submodule("bn1")
+        self.blocks = nn.Sequential(*list(network.get_submodule("blocks").children())[:5])
+        channels = tuple(_output_channels(self.blocks[stage]) for stage in (2, 4))
         self.shape = TeacherShape(channels=channels, strides=(8, 16))
         self.register_buffer("mean", torch.full((1, 3, 1, 1), LITE_MEAN), persistent=False)
         self.register_buffer("std", torch.full((1, 3, 1, 1), LITE_STD), persistent=False)
 
     def stem(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to (N, 32, H/2, W/2)."""
-        return self.bn1(self.conv_stem(images))
+        out: Tensor = self.bn1(self.conv_stem(images))
+        return out
 
     def stages(self, stem: Tensor) -> list[Tensor]:
         """The stem's output to the features of all scales, finest first."""

@@ -125,6 +125,7 @@ def train(
             run=out,
             device=device,
             resume=resume,
+            cache_mib=cache_mib,
             checkpoint_seconds=checkpoint_seconds,
             report=report,
         )

@@ -1,0 +1,85 @@
+"""Teacher features made comparable over channels: measured once on training images, then fixed.
+
+A plain cosine is ruled by the few channels, and the few directions among correlated channels, in which the teacher
+varies most. Dividing by each channel's deviation evens out the channels; multiplying by a power of the inverse
+correlation matrix evens out the directions, so that a small, unusual change is no longer lost beside a large, usual
+one. The mean stays: without it a flat background has features near zero, whose direction is noise.
+
+Departure: Not in REASON; `--preset paper` does not use it. `docs/ablation.md` shows what it brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reason_train.image_store import ImageStore
+from reason_train.model import ReasonModel
+
+MEASURED_IMAGES = 256
+"""At most so many training images, evenly spaced over the list, are measured."""
+SHRINKAGE = 0.05
+"""Share of the identity in the correlation matrix, so that directions never seen are not blown up."""
+SMALLEST_DEVIATION = 1e-4
+
+
+def whitening_matrix(features: Tensor, *, power: float) -> Tensor:
+    """(C, C) matrix R^(-power / 2) diag(1 / deviation), float32; R is the shrunk correlation matrix.
+
+    Args:
+        features: (N, C, h, w) of one scale, any float type.
+        power: 0 divides by the deviations only, 1 whitens fully.
+    """
+    positions = features.double().transpose(0, 1).flatten(1)  # (C, N h w)
+    deviation = positions.std(dim=1).clamp_min(SMALLEST_DEVIATION)
+    standardised = (positions - positions.mean(dim=1, keepdim=True)) / deviation[:, None]
+    correlation = standardised @ standardised.T / positions.shape[1]
+    identity = torch.eye(len(correlation), dtype=torch.float64)
+    values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * correlation + SHRINKAGE * identity)
+    matrix: Tensor = (vectors * values.pow(-power / 2)) @ vectors.T / deviation
+    return matrix.float()
+
+
+@torch.no_grad()
+def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.device) -> None:
+    """Set the model's `whiten_k` and the head's `power_k` from training images, where its method uses them."""
+    power = model.method.whitening
+    if power is None and model.method.map_damping == 0:
+        return
+    batches = [model.teacher.stages(model.stem(batch)) for batch in sample_batches(store, device)]
+    for k, parts in enumerate(zip(*batches, strict=True)):
+        features = torch.cat([part.float().cpu() for part in parts])
+        if power is not None:
+            matrix = whitening_matrix(features, power=power)
+            model.get_buffer(f"whiten_{k}").copy_(matrix[:, :, None, None])
+            features = torch.nn.functional.conv2d(features, matrix[:, :, None, None])
+        model.head.get_buffer(f"power_{k}").copy_(features.square().sum(1).mean())
+
+
+@torch.no_grad()
+def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device) -> None:
+    """Set the head's `weight_k` to 1 / the typical maximum of each scale's map on training images.
+
+    A scale whose distances are small everywhere then counts as much as one whose distances are large.
+    """
+    if not model.method.map_normalised:
+        return
+    peaks: list[list[Tensor]] = []
+    for batch in sample_batches(store, device):
+        features = model.features(batch)
+        rebuilt = model.rebuild(model.suppress(features))
+        pairs = enumerate(zip(features, rebuilt, strict=True))
+        peaks.append([model.head.distance(k, teacher=t, student=g).amax((1, 2)) for k, (t, g) in pairs])
+    for k, parts in enumerate(zip(*peaks, strict=True)):
+        model.head.get_buffer(f"weight_{k}").copy_(1 / torch.cat(parts).mean().clamp_min(1e-6))
+
+
+def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:
+    """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device."""
+    chosen: NDArray[np.int64] = np.unique(np.linspace(0, len(store) - 1, min(MEASURED_IMAGES, len(store))).astype(int))
+    for batch in store.batches(chosen[i : i + 16].tolist() for i in range(0, len(chosen), 16)):
+        yield torch.from_numpy(batch).to(device)
