@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,5 +108,5 @@ def read_held_out(folder: Path) -> HeldOut | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return HeldOut(names=tuple(arrays["names"].tolist()), images=arrays["images"], scores=arrays["scores"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error

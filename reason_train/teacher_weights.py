@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import struct
 import urllib.error
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from torch import Tensor
 from reason_runtime.errors import ConfigurationError, RunError
 from reason_train.config import TeacherName
 from reason_train.teacher import LiteTeacher, Teacher, build_teacher, timm_network
+
+_NOT_A_CHECKPOINT = (
+    *(RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError),
+    *(LookupError, TypeError, AttributeError, struct.error),  # how text and noise fail inside the unpickler
+)
 
 
 def load_teacher(name: TeacherName, *, weights: Path | None = None) -> Teacher:
@@ -44,10 +50,14 @@ def load_teacher(name: TeacherName, *, weights: Path | None = None) -> Teacher:
 def fill_teacher(teacher: Teacher, state: dict[str, Tensor], *, source: str) -> None:
     """Put the tensors that the teacher has into it; those of the unused stages and the classifier are left out.
 
+    Batch norm's counters of training steps may be missing: files from before PyTorch 0.4.1 lack them, and a frozen
+    network does not read them.
+
     Raises:
         RunError: A tensor is missing, of another shape, or not finite.
     """
-    for key, own in teacher.state_dict().items():
+    expected = {key: own for key, own in teacher.state_dict().items() if not key.endswith(".num_batches_tracked")}
+    for key, own in expected.items():
         found = state.get(key)
         if found is None or found.shape != own.shape:
             what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
@@ -56,7 +66,7 @@ def fill_teacher(teacher: Teacher, state: dict[str, Tensor], *, source: str) -> 
             )
         if not torch.isfinite(found.float()).all():
             raise RunError(f"{source}: tensor {key} holds values that are not finite; take another file")
-    teacher.load_state_dict({key: state[key] for key in teacher.state_dict()})
+    teacher.load_state_dict({key: state[key] for key in expected}, strict=False)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -81,7 +91,7 @@ def read_checkpoint(path: Path) -> dict[str, object]:
         raise RunError(f"{path}: no such file; expected a PyTorch checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+    except _NOT_A_CHECKPOINT as error:
         raise RunError(f"{path}: cannot be read as a PyTorch checkpoint of tensors ({_first_line(error)})") from error
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds a {type(content).__name__}; expected a dict of tensors")
