@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reason_runtime.atomic import replacing, write_text
-from reason_runtime.errors import RunError
+from reason_runtime.atomic import reason, replacing, write_text
+from reason_runtime.errors import ImageError, RunError
 from reason_train.config import Config, MethodConfig, TrainingConfig
 
 T = TypeVar("T")
@@ -68,11 +68,19 @@ class Run:
 
 
 def describe_images(paths: Sequence[Path], *, root: Path) -> tuple[ImageEntry, ...]:
-    """Name below `root` and SHA-256 of each file."""
-    return tuple(
-        ImageEntry(name=path.relative_to(root).as_posix(), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in paths
-    )
+    """Name below `root` and SHA-256 of each file.
+
+    Raises:
+        ImageError: A file cannot be read.
+    """
+    return tuple(ImageEntry(name=path.relative_to(root).as_posix(), sha256=_sha256(path)) for path in paths)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def library_versions() -> dict[str, str]:

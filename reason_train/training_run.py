@@ -22,7 +22,19 @@ from reason_train.fit import fit, total_steps
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.presets import Choices, resolve
-from reason_train.run import MODEL, RUN, THRESHOLD, Run, describe_images, library_versions, read_run, write_run
+from reason_train.run import (
+    CALIBRATION,
+    CHECKPOINT,
+    LOG,
+    MODEL,
+    RUN,
+    THRESHOLD,
+    Run,
+    describe_images,
+    library_versions,
+    read_run,
+    write_run,
+)
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import input_format, load_run
 
@@ -153,7 +165,7 @@ def _limited_batch(config: Config, *, images: int) -> Config:
 def _prepare(out: Path, run: Run, *, resume: bool) -> None:
     """Make the run folder, or check that the one there is this run, unfinished."""
     if not (out / RUN).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
             raise RunError(f"{out}: exists and is not a run; choose another --out")
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -165,6 +177,7 @@ def _prepare(out: Path, run: Run, *, resume: bool) -> None:
         raise RunError(f"{out}: a run is there already; continue it with --resume or choose another --out")
     if (out / MODEL).exists() and ((out / THRESHOLD).exists() or not run.held_out):
         raise RunError(f"{out}: training is finished; evaluate or export it, or choose another --out")
+    _remove_unfinished(out)
     found = read_run(out)
     for name, ours, theirs in (
         ("settings", run.config, found.config),
@@ -173,3 +186,11 @@ def _prepare(out: Path, run: Run, *, resume: bool) -> None:
     ):
         if ours != theirs:
             raise RunError(f"{out}: was started with other {name}; give the same options and images, or another --out")
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what a killed process was writing: hidden files beside the run's own, as `atomic.replacing` names them."""
+    for name in (RUN, LOG, CHECKPOINT, MODEL, CALIBRATION, THRESHOLD):
+        stem, suffix = name.split(".")
+        for path in out.glob(f".{stem}.*.{suffix}"):
+            path.unlink(missing_ok=True)
