@@ -87,4 +87,4 @@ def mine_hard_positions(*, teacher: Tensor, student: Tensor, easy_share: float, 
         distance = cosine_distance(teacher=teacher, student=student)
         limit = distance.flatten().float().quantile(easy_share)
         factor = torch.where(distance >= limit, 1.0, easy_gradient).unsqueeze(1).to(student.dtype)
-    return factor * student + ((1 - factor) * student).detach()
+    return student.detach() + factor * (student - student.detach())  # the difference is 0, so the value is exact
