@@ -28,5 +28,6 @@ def find_device(name: DeviceName) -> torch.device:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether bf16 is in hardware: tensor cores on a GPU, AMX or AVX-512 BF16 on a CPU; elsewhere it is slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported())  # PyTorch has no public question for it
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    supported: bool = torch.cpu._is_avx512_bf16_supported()  # PyTorch has no public question for it
+    return supported

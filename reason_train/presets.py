@@ -78,7 +78,7 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
 
 
 def _changed(config: Settings, changes: dict[str, object]) -> Settings:
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]  # names and values of these very fields
 
 
 def _given(choices: Choices, kind: type[MethodConfig] | type[TrainingConfig]) -> dict[str, object]:

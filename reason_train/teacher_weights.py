@@ -54,9 +54,14 @@ def fill_teacher(teacher: Teacher, state: dict[str, Tensor], *, source: str) -> 
     network does not read them.
 
     Raises:
-        RunError: A tensor is missing, of another shape, or not finite.
+        RunError: A tensor is missing, of another shape, or not finite, or a stage has more than the teacher's.
     """
-    expected = {key: own for key, own in teacher.state_dict().items() if not key.endswith(".num_batches_tracked")}
+    tensors = teacher.state_dict()
+    stages = {key.split(".")[0] for key in tensors} - {"blocks"}  # a Lite network's were compared before
+    for key in state:
+        if key not in tensors and key.split(".")[0] in stages:
+            raise RunError(f"{source}: has a tensor {key}, the teacher has none; is it a deeper network's?")
+    expected = {key: own for key, own in tensors.items() if not key.endswith(".num_batches_tracked")}
     for key, own in expected.items():
         found = state.get(key)
         if found is None or found.shape != own.shape:
@@ -116,7 +121,7 @@ def _packaged_file(name: TeacherName) -> Path:
 def _in_timm_names(state: dict[str, Tensor], *, name: TeacherName, path: Path) -> dict[str, Tensor]:
     """The published file has timm's tensors, in timm's order, under other names; one in timm's names stays as it is."""
     keys = list(timm_network(name).state_dict())
-    if set(keys) <= set(state):
+    if set(keys) == set(state):
         return state
     if len(state) != len(keys):
         raise RunError(f"{path}: has {len(state)} tensors, {name} has {len(keys)}; is it another network's?")
