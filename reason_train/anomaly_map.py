@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 BLUR_SIGMA_PX = 4.0  # the reference's
 SMALLEST_NORM = 1e-8
+SCORE_CELL_PX = 4
+"""Side of the cells that a score from the highest part of the map is taken over."""
 
 
 def interpolation_matrix(size_px: int, side: int) -> NDArray[np.float64]:
@@ -38,7 +41,7 @@ def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> N
 
 
 class MapHead(nn.Module):
-    """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its maximum.
+    """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its highest part.
 
     Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (|t||g| - t.g) / (|t||g| + k p), p the
     mean of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature
@@ -47,15 +50,25 @@ class MapHead(nn.Module):
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.
 
+    The score is the map's maximum when `score_share` is 0, else the mean of that share of the map, its highest 4 x 4
+    cells: the blurred map hardly changes inside a cell, and sorting 4096 values costs what sorting 65536 does not.
+
     Source: REASON, IEEE TCSVT 2025 (damping 0, weights 1, maximum).
-    Departure: Damping and weights are this project's, for the edge teachers.
+    Departure: Damping, weights and the mean of the highest part are this project's, for the edge teachers.
     """
 
     def __init__(
-        self, *, size_px: int, sides: Sequence[int], damping: float = 0.0, sigma_px: float = BLUR_SIGMA_PX
+        self,
+        *,
+        size_px: int,
+        sides: Sequence[int],
+        damping: float = 0.0,
+        sigma_px: float = BLUR_SIGMA_PX,
+        score_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.size_px, self.damping = size_px, damping
+        self.score_cells = round(score_share * (size_px // SCORE_CELL_PX) ** 2)
         for k, side in enumerate(sides):
             matrix = torch.from_numpy(map_matrix(size_px, side, sigma_px=sigma_px)).float()
             self.register_buffer(f"matrix_{k}", matrix, persistent=False)
@@ -80,4 +93,7 @@ class MapHead(nn.Module):
             half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
             maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
         anomaly_map = sum(maps[1:], start=maps[0])
-        return anomaly_map, anomaly_map.amax((1, 2))
+        if self.score_cells <= 1:
+            return anomaly_map, anomaly_map.amax((1, 2))
+        cells = F.avg_pool2d(anomaly_map.unsqueeze(1), SCORE_CELL_PX).flatten(1)  # (N, (S / 4)^2)
+        return anomaly_map, cells.topk(self.score_cells, dim=1).values.mean(1)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reason_runtime.atomic import write_text
-from reason_runtime.errors import RunError
+from reason_runtime.atomic import reason, write_text
+from reason_runtime.errors import ReasonError, RunError, TrainingError
 from reason_train.model import ReasonModel
 from reason_train.run import read_tensors, write_tensors
 
@@ -33,11 +33,18 @@ def save_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optim
     """Write all that the next step depends on.
 
     Raises:
+        TrainingError: A tensor is not finite: such a state is no good one, and the old checkpoint is kept.
         ReasonError: The system refused to write; the old checkpoint is kept.
     """
     tensors = {f"model.{name}": tensor for name, tensor in _trained(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingError(
+                f"{path.parent}: {name} is not finite after step {step}; the last good checkpoint is kept, "
+                "start a new run with a lower --learning-rate, or check the images"
+            )
     write_tensors(path, tensors, facts={"step": str(step)})
 
 
@@ -70,7 +77,10 @@ def _trained(model: ReasonModel) -> dict[str, Tensor]:
 
 
 class Log:
-    """JSON lines. On resume the lines after the checkpoint are dropped, since those steps are done again."""
+    """JSON lines. On resume the lines after the checkpoint are dropped, since those steps are done again.
+
+    Each line is handed to the system as it is written, so that a killed process loses none before its checkpoint.
+    """
 
     def __init__(self, path: Path, *, done: int) -> None:
         kept = []
@@ -78,18 +88,27 @@ class Log:
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
         write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
 
     def write(self, line: StepReport) -> None:
-        """Append one line; it is on the disk after the next `flush`."""
-        self._file.write(json.dumps(asdict(line)) + "\n")
+        """Append one line.
+
+        Raises:
+            ReasonError: The system refused to write.
+        """
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(line)) + "\n")
+        except OSError as error:
+            raise ReasonError(
+                f"{self._path}: could not be written ({reason(error)}); make room and --resume"
+            ) from error
 
     def flush(self) -> None:
-        """Put all lines on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Put all lines on the disk, so that a power cut cannot undo them."""
+        with self._path.open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Flush and close."""
+        """Put all lines on the disk."""
         self.flush()
-        self._file.close()

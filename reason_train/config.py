@@ -61,6 +61,9 @@ class MethodConfig:
     map_sigma_px: float = 4.0
     """Of the Gaussian blur, px of the map. Source: the reference."""
 
+    score_share: float = 0.0
+    """Share of the map, its highest part, whose mean is the score; 0 = the maximum, as published."""
+
     def __post_init__(self) -> None:
         _require(self.teacher in TEACHER_NAMES, f"teacher {self.teacher!r} is not one of {', '.join(TEACHER_NAMES)}")
         _require(self.method in get_args(Method), f"method {self.method!r} is not one of reason, rd4ad")
@@ -73,6 +76,7 @@ class MethodConfig:
             f"crop from {self.crop_from_px} px is smaller than the image size {self.image_size_px} px",
         )
         _require(0 <= self.easy_share < 1, f"easy share {self.easy_share} is not in [0, 1)")
+        _require(0 <= self.score_share < 1, f"score share {self.score_share} is not in [0, 1)")
         _require(self.noise_std > 0, f"noise deviation {self.noise_std} is not positive")
 
 

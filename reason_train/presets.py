@@ -108,6 +108,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
             map_damping=0.3,
             map_normalised=True,
             map_sigma_px=3.0,
+            score_share=0.005,
             method="rd4ad",
         ),
         TrainingConfig(

@@ -1,0 +1,103 @@
+"""Baseline: a memory of teacher patches, judged by the distance to the nearest one (as in PatchCore, without a coreset).
+
+    python benchmarks/nearest_neighbour.py --data DIR [--patches 20000] [--seed 0] [--out FILE.json]
+
+Uses the very features that the student of the same teacher is trained on: both scales divided by their deviation per
+channel, averaged over 3 x 3 neighbours, the coarse one upsampled, concatenated. The memory is a random sample of
+patches of the good training images; no test image and no held-out image enters it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from reason_train.config import MethodConfig, TeacherName
+from reason_train.datasets import load_dataset, read_masks, require_test
+from reason_train.evaluation import evaluate_scores
+from reason_train.image_store import ImageStore, all_images
+from reason_train.model import ReasonModel
+from reason_train.run import library_versions
+from reason_train.teacher_weights import load_teacher
+from reason_train.trained import input_format
+from reason_train.training_run import split
+
+
+@torch.no_grad()
+def patches(
+    model: ReasonModel, store: ImageStore, deviations: list[Tensor] | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """(images, side, side, C) patch vectors of every image, and the deviations they were divided by."""
+    parts = [model.teacher.stages(model.stem(torch.from_numpy(batch))) for batch in all_images(store)]
+    scales = [torch.cat(scale) for scale in zip(*parts, strict=True)]
+    if deviations is None:
+        deviations = [scale.std((0, 2, 3), keepdim=True).clamp_min(1e-4) for scale in scales]
+    side = scales[0].shape[-1]
+    smooth = [F.avg_pool2d(s / d, 3, stride=1, padding=1) for s, d in zip(scales, deviations, strict=True)]
+    grown = [F.interpolate(s, size=(side, side), mode="bilinear", align_corners=False) for s in smooth]
+    return torch.cat(grown, dim=1).permute(0, 2, 3, 1), deviations
+
+
+@torch.no_grad()
+def nearest_distance(queries: Tensor, memory: Tensor) -> Tensor:
+    """Euclidean distance of each query to its nearest memory vector."""
+    return torch.cat([torch.cdist(chunk, memory).amin(1) for chunk in queries.split(1024)])
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Data set folder.")],
+    teacher: Annotated[TeacherName, typer.Option(help="Teacher.")] = "efficientnet_lite0",
+    category: Annotated[str | None, typer.Option(help="Category inside a root of several.")] = None,
+    patches_kept: Annotated[int, typer.Option("--patches", help="Size of the memory.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the split.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON result to write.", show_default="stdout")] = None,
+) -> None:
+    """Judge a data set's test images by nearest neighbours."""
+    dataset = load_dataset(data, category=category)
+    method = MethodConfig(teacher=teacher, method="rd4ad")
+    model = ReasonModel(method, teacher=load_teacher(teacher)).eval()
+    form, samples = input_format(method), require_test(dataset)
+    train = split(dataset, held_out_share=0.2, seed=seed).train
+    started = time.perf_counter()
+    vectors, deviations = patches(model, ImageStore(train, input_format=form))
+    flat = vectors.flatten(0, 2)
+    chosen = np.random.default_rng(seed).choice(len(flat), min(patches_kept, len(flat)), replace=False)
+    memory = flat[torch.from_numpy(np.sort(chosen))]
+    built = time.perf_counter() - started
+    queries, _ = patches(model, ImageStore([s.path for s in samples], input_format=form), deviations)
+    distances = torch.stack([nearest_distance(image.flatten(0, 1), memory) for image in queries])
+    side = queries.shape[1]
+    maps = F.interpolate(distances.view(-1, 1, side, side), size=(method.image_size_px,) * 2, mode="bilinear")[:, 0]
+    blurred = np.stack([gaussian_filter(image, 4.0) for image in maps.numpy()])
+    masks = read_masks(samples, size_px=method.image_size_px)
+    evaluation = evaluate_scores(
+        samples, distances.amax(1).numpy(), maps=blurred if masks is not None else None, masks=masks
+    )
+    facts = evaluation.to_json()
+    result = {
+        "data": dataset.name,
+        "method": "nearest neighbour",
+        "teacher": teacher,
+        "patches": len(memory),
+        "memory_mib": memory.numel() * 4 / 2**20,
+        "seed": seed,
+        "seconds": built,
+        **{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro", "f1_max")},
+        "libraries": library_versions(),
+        "command": f"python benchmarks/nearest_neighbour.py --data {data.name} --patches {patches_kept} --seed {seed}",
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="") if out is None else out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
