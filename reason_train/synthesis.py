@@ -97,6 +97,8 @@ def synthesise_in_features(features: Sequence[Tensor], *, std: float, generator:
     by the teacher's layers. `--preset paper` does not use it.
     """
     noisy_samples = len(features[0]) // 2
+    if noisy_samples == 0:  # the last batch of an epoch may be one image
+        return [feature.clone() for feature in features]
     side = features[0].shape[-1]
     regions = torch.stack([draw_region(side, generator) for _ in range(noisy_samples)])  # (n, 1, side, side)
     strength = std * (0.3 + 0.7 * torch.rand((noisy_samples, 1, 1, 1), generator=generator))
