@@ -100,9 +100,7 @@ class Log:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(line)) + "\n")
         except OSError as error:
-            raise ReasonError(
-                f"{self._path}: could not be written ({reason(error)}); make room and --resume"
-            ) from error
+            raise ReasonError(f"{self._path}: cannot be written ({reason(error)}); make room and --resume") from error
 
     def flush(self) -> None:
         """Put all lines on the disk, so that a power cut cannot undo them."""
