@@ -1,4 +1,4 @@
-"""Baseline: a memory of teacher patches, judged by the distance to the nearest one (as in PatchCore, without a coreset).
+"""Baseline: a memory of teacher patches, judged by the distance to the nearest one (PatchCore without its coreset).
 
     python benchmarks/nearest_neighbour.py --data DIR [--patches 20000] [--seed 0] [--out FILE.json]
 

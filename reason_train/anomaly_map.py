@@ -50,6 +50,8 @@ class MapHead(nn.Module):
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.
 
+    With a region, the map is multiplied with the constant `region`, 1 where defects count and 0 elsewhere.
+
     The score is the map's maximum when `score_share` is 0, else the mean of that share of the map, its highest 4 x 4
     cells: the blurred map hardly changes inside a cell, and sorting 4096 values costs what sorting 65536 does not.
 
@@ -65,9 +67,13 @@ class MapHead(nn.Module):
         damping: float = 0.0,
         sigma_px: float = BLUR_SIGMA_PX,
         score_share: float = 0.0,
+        has_region: bool = False,
     ) -> None:
         super().__init__()
         self.size_px, self.damping = size_px, damping
+        if has_region:
+            self.register_buffer("region", torch.ones(size_px, size_px))
+        self.has_region = has_region
         self.score_cells = round(score_share * (size_px // SCORE_CELL_PX) ** 2)
         for k, side in enumerate(sides):
             matrix = torch.from_numpy(map_matrix(size_px, side, sigma_px=sigma_px)).float()
@@ -93,6 +99,8 @@ class MapHead(nn.Module):
             half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
             maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
         anomaly_map = sum(maps[1:], start=maps[0])
+        if self.has_region:
+            anomaly_map = anomaly_map * self.get_buffer("region")
         if self.score_cells <= 1:
             return anomaly_map, anomaly_map.amax((1, 2))
         cells = F.avg_pool2d(anomaly_map.unsqueeze(1), SCORE_CELL_PX).flatten(1)  # (N, (S / 4)^2)

@@ -40,6 +40,8 @@ def fit(
     suppression_weight: options.SuppressionWeight = None,
     noise_std: options.NoiseStd = None,
     held_out: options.HeldOut = None,
+    roi: options.RoiOption = None,
+    ignore_mask: options.IgnoreMask = None,
     bf16: options.Bf16 = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
@@ -53,6 +55,7 @@ def fit(
     from reason_train.device import find_device
     from reason_train.presets import Choices
     from reason_train.progress import training_bar
+    from reason_train.region import mask_sha256, parse_roi
     from reason_train.training_run import train
 
     # fmt: off
@@ -60,7 +63,8 @@ def fit(
         teacher=teacher, preset=preset, method=method, image_size_px=image_size, crop_from_px=crop_from,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,
-        bf16=bf16, seed=seed,
+        bf16=bf16, seed=seed, roi=parse_roi(roi) if roi is not None else None,
+        ignore_mask_sha256=mask_sha256(ignore_mask) if ignore_mask is not None else None,
     )
     # fmt: on
     where = find_device(device)
@@ -72,6 +76,7 @@ def fit(
             out=out,
             device=where,
             teacher_weights=teacher_weights,
+            ignore_mask=ignore_mask,
             resume=resume,
             cache_mib=cache_mib,
             checkpoint_seconds=checkpoint_seconds,

@@ -64,6 +64,16 @@ class MethodConfig:
     score_share: float = 0.0
     """Share of the map, its highest part, whose mean is the score; 0 = the maximum, as published."""
 
+    roi: tuple[float, float, float, float] | None = None
+    """Rectangle outside of which the map is 0: left, top, width, height as shares of the image; none: all of it."""
+    ignore_mask_sha256: str | None = None
+    """Of the image that says where the map is 0; none: nowhere."""
+
+    @property
+    def has_region(self) -> bool:
+        """Whether part of the map does not count."""
+        return self.roi is not None or self.ignore_mask_sha256 is not None
+
     def __post_init__(self) -> None:
         _require(self.teacher in TEACHER_NAMES, f"teacher {self.teacher!r} is not one of {', '.join(TEACHER_NAMES)}")
         _require(self.method in get_args(Method), f"method {self.method!r} is not one of reason, rd4ad")

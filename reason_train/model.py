@@ -42,6 +42,7 @@ class ReasonModel(nn.Module):
             damping=method.map_damping,
             sigma_px=method.map_sigma_px,
             score_share=method.score_share,
+            has_region=method.has_region,
         )
 
     def train(self, mode: bool = True) -> ReasonModel:

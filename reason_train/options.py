@@ -57,6 +57,15 @@ Bf16 = Annotated[
     bool | None, typer.Option("--bf16/--no-bf16", help="Train networks in bf16.", show_default="where it is fast")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.", show_default=_PRESET)]
+RoiOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEFT,TOP,WIDTH,HEIGHT", help="Where defects count, as shares of the image.", show_default="all"
+    ),
+]
+IgnoreMask = Annotated[
+    Path | None, typer.Option(metavar="IMAGE", help="White where defects do not count.", show_default="nowhere")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN.")]
 CacheMib = Annotated[int, typer.Option(min=0, help="Bound on decoded images in memory, MiB.")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Least time between two checkpoints, s.")]

@@ -42,6 +42,8 @@ class Choices:
     batch_size: int | None = None
     learning_rate: float | None = None
     held_out_share: float | None = None
+    roi: tuple[float, float, float, float] | None = None
+    ignore_mask_sha256: str | None = None
     bf16: bool | None = None
     seed: int | None = None
 

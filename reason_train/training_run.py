@@ -22,6 +22,7 @@ from reason_train.fit import fit, total_steps
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.presets import Choices, resolve
+from reason_train.region import counted_region
 from reason_train.run import (
     CALIBRATION,
     CHECKPOINT,
@@ -86,6 +87,7 @@ def train(
     out: Path,
     device: torch.device,
     teacher_weights: Path | None = None,
+    ignore_mask: Path | None = None,
     resume: bool = False,
     cache_mib: int = 4096,
     checkpoint_seconds: float = 60.0,
@@ -100,6 +102,7 @@ def train(
         out: New folder, or that of an unfinished run with `resume`.
         device: Where to train.
         teacher_weights: File in place of the published weights.
+        ignore_mask: Image, white where defects do not count; needs `choices.ignore_mask_sha256`.
         resume: Continue what is in `out`.
         cache_mib: Bound on decoded training images kept in memory, MiB.
         checkpoint_seconds: Least time between two checkpoints.
@@ -129,6 +132,7 @@ def train(
     else:
         torch.manual_seed(config.training.seed)
         model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher, weights=teacher_weights))
+        _set_region(model, ignore_mask)
         store = ImageStore(parts.train, input_format=input_format(config.method), memory_mib=cache_mib)
         fit(
             model,
@@ -153,6 +157,13 @@ def train(
             false_reject_rate=DEFAULT_FALSE_REJECT_RATE,
         )
     return Finished(run=run, steps=steps, threshold=threshold)
+
+
+def _set_region(model: ReasonModel, ignore_mask: Path | None) -> None:
+    method = model.method
+    region = counted_region(roi=method.roi, ignore_mask=ignore_mask, input_format=input_format(method))
+    if region is not None:
+        model.head.get_buffer("region").copy_(torch.from_numpy(region))
 
 
 def _limited_batch(config: Config, *, images: int) -> Config:

@@ -1,0 +1,91 @@
+"""Where defects count: a rectangle, a mask of what to ignore, or both, as a constant factor on the anomaly map."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import InputFormat, load_image, resize_image
+
+Roi = tuple[float, float, float, float]
+"""Left, top, width, height, as shares of the whole image's width and height."""
+
+
+def parse_roi(text: str) -> Roi:
+    """`LEFT,TOP,WIDTH,HEIGHT`, each a share of the whole image.
+
+    Raises:
+        ConfigurationError: Not four numbers, or not inside the image.
+    """
+    try:
+        left, top, width, height = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigurationError(f"--roi {text}: expected LEFT,TOP,WIDTH,HEIGHT, such as 0.1,0.1,0.8,0.8") from error
+    check_roi((left, top, width, height))
+    return left, top, width, height
+
+
+def check_roi(roi: Roi) -> None:
+    """Check that a rectangle lies inside the image.
+
+    Raises:
+        ConfigurationError: It does not, or it is empty.
+    """
+    left, top, width, height = roi
+    if not (0 <= left < left + width <= 1 and 0 <= top < top + height <= 1):
+        raise ConfigurationError(f"region {roi}: expected shares of the image, left + width <= 1 and top + height <= 1")
+
+
+def mask_sha256(path: Path) -> str:
+    """SHA-256 of an ignore mask's file.
+
+    Raises:
+        ConfigurationError: There is no such file.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: no such file; expected an image, white where defects do not count")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def counted_region(
+    *, roi: Roi | None, ignore_mask: Path | None, input_format: InputFormat
+) -> NDArray[np.float32] | None:
+    """1 where the map counts and 0 where it does not, after the same resize and crop as images; None: everywhere.
+
+    Args:
+        roi: Rectangle that counts.
+        ignore_mask: Image of any size, white (128 or more) where defects do not count.
+        input_format: Sizes; the map is as large as the graph's input.
+
+    Returns:
+        (S, S) float32.
+
+    Raises:
+        ImageError: The mask cannot be read.
+        ConfigurationError: Nothing is left that counts.
+    """
+    if roi is None and ignore_mask is None:
+        return None
+    form = InputFormat(
+        height_px=input_format.height_px,
+        width_px=input_format.width_px,
+        channels=1,
+        resize_height_px=input_format.resize_height_px,
+        resize_width_px=input_format.resize_width_px,
+    )
+    height, width = form.resize_height_px, form.resize_width_px
+    counted = np.ones((form.height_px, form.width_px), np.bool_)
+    if roi is not None:
+        inside = np.zeros((height, width, 1), np.uint8)
+        rows = slice(round(roi[1] * height), round((roi[1] + roi[3]) * height))
+        inside[rows, round(roi[0] * width) : round((roi[0] + roi[2]) * width)] = 255
+        counted &= resize_image(inside, input_format=form)[:, :, 0] >= 128
+    if ignore_mask is not None:
+        counted &= load_image(ignore_mask, input_format=form)[:, :, 0] < 128
+    if not counted.any():
+        raise ConfigurationError("the region of interest and the ignore mask leave no pixel that counts")
+    return counted.astype(np.float32)
