@@ -127,9 +127,7 @@ def train(
     _prepare(out, run, resume=resume)
     steps = total_steps(config.training, images=len(parts.train))
     announce(config, steps)
-    if (out / MODEL).exists():  # stopped between training and calibration
-        _, model = load_run(out)
-    else:
+    if not (out / MODEL).exists():  # it does where a run was stopped between training and calibration
         torch.manual_seed(config.training.seed)
         model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher, weights=teacher_weights))
         _set_region(model, ignore_mask)
@@ -147,6 +145,7 @@ def train(
         )
     threshold = None
     if parts.held_out:
+        _, model = load_run(out)  # as on disk: in another memory layout convolutions round differently
         held_out = ImageStore(parts.held_out, input_format=input_format(config.method))
         threshold = calibrate(
             out,
