@@ -1,0 +1,45 @@
+"""One small training and its bundle, made once for all tests that need a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands import call
+from tests.pictures import parts_with_defects
+
+
+def pytest_configure() -> None:
+    """One thread for PyTorch, here and in processes that tests start: on 64-pixel images a second one only waits."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+TRAINING = ("--steps", 6, "--batch-size", 3, "--image-size", 64, "--method", "reason", "--seed", 3, "--device", "cpu")
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten good training images of 64 x 64 pixels; four good and four defective test images with masks."""
+    return parts_with_defects(tmp_path_factory.mktemp("data") / "stripes", images=10)
+
+
+@pytest.fixture(scope="session")
+def finished_run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that `fit` made of `parts`: EfficientNet-Lite0, six steps, two images held out."""
+    out = tmp_path_factory.mktemp("run") / "stripes"
+    done = call("reason-train", "fit", "--data", parts, "--out", out, *TRAINING, "--json")
+    assert done.status == 0, done.log
+    assert json.loads(done.output)["steps"] == 6
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of that run. Read-only: tests that change one copy it."""
+    out = tmp_path_factory.mktemp("bundle") / "stripes"
+    done = call("reason-export", "onnx", finished_run, "--out", out)
+    assert done.status == 0, done.log
+    return out

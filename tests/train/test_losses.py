@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reason_train.config import Config, MethodConfig, SuppressionTarget, TrainingConfig
+from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
+from reason_train.step import training_losses, view_images
+from tests.filled_model import filled_model
+from tests.golden_weights import GOLDEN, features
+
+TOLERANCE = 1e-5  # sums of up to 260,000 float32 values, in another order than the reference's
+
+
+def golden_features() -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    teacher, student, suppressed = ([torch.from_numpy(scale) for scale in scales] for scales in features(1))
+    return teacher, student, suppressed
+
+
+def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+    return [cosine_distance(teacher=t, student=g) for t, g in zip(teacher, student, strict=True)]
+
+
+def slow_block_loss(scales: list[Tensor], *, share: float) -> float:
+    """As METHOD describes it: cut, take each block's mean over pixels and batch, add, divide by the count."""
+    means = []
+    for distance in scales:
+        _, height, width = distance.shape
+        side = max(1, int(min(height, width) * share))
+        for top, left in itertools.product(range(0, height, side), range(0, width, side)):
+            means.append(distance[:, top : top + side, left : left + side].double().mean().item())
+    return sum(means) / len(means)
+
+
+def test_every_term_has_the_reference_value() -> None:
+    teacher, student, suppressed = golden_features()
+    maps = distances(teacher, student)
+    ours = {
+        "global_cosine": global_cosine_loss(targets=teacher, rebuilt=student),
+        "block_0625": block_loss(maps),
+        "block_125": block_loss(maps, block_share=0.125),
+        "block_20": block_loss(maps, block_share=0.2),
+        "suppression_to_student": global_cosine_loss(targets=student, rebuilt=suppressed),
+        "suppression_to_teacher": global_cosine_loss(targets=teacher, rebuilt=suppressed),
+    }
+    golden = np.load(GOLDEN / "losses_seed1.npz")
+    assert {name: pytest.approx(float(golden[name]), abs=TOLERANCE) for name in ours} == {
+        name: float(value) for name, value in ours.items()
+    }
+
+
+@pytest.mark.parametrize("share", [0.0625, 0.125, 0.2, 0.3, 1.0])
+@pytest.mark.parametrize("sides", [(64, 32, 16), (56, 28, 14), (31, 17, 5)], ids=["256 px", "224 px", "odd"])
+def test_block_loss_is_that_of_a_loop_over_blocks(sides: tuple[int, ...], share: float) -> None:
+    random = torch.Generator().manual_seed(sides[0])
+    scales = [torch.rand((3, side, side), generator=random) for side in sides]
+    assert float(block_loss(scales, block_share=share)) == pytest.approx(slow_block_loss(scales, share=share), abs=1e-6)
+
+
+def test_block_loss_of_maps_that_are_not_square_cuts_by_the_shorter_side() -> None:
+    scales = [torch.rand((2, 12, 40), generator=torch.Generator().manual_seed(4))]
+    assert float(block_loss(scales, block_share=0.25)) == pytest.approx(slow_block_loss(scales, share=0.25), abs=1e-6)
+
+
+def test_block_loss_by_hand() -> None:
+    coarse = torch.full((1, 2, 2), 0.5)  # side 1: four blocks of 0.5
+    fine = torch.zeros((1, 4, 4))
+    fine[0, :2, :2] = 1.0  # side 2: four blocks, one of them 1
+    assert float(block_loss([fine, coarse], block_share=0.5)) == pytest.approx((1.0 + 4 * 0.5) / 8)
+
+
+def test_equal_features_are_at_distance_0_opposite_ones_at_2_and_right_angles_at_1() -> None:
+    teacher = torch.randn((2, 8, 3, 5), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(cosine_distance(teacher=teacher, student=teacher), torch.zeros(2, 3, 5))
+    torch.testing.assert_close(cosine_distance(teacher=teacher, student=-teacher), torch.full((2, 3, 5), 2.0))
+    turned = torch.cat([-teacher[:, 4:], teacher[:, :4]], dim=1)
+    torch.testing.assert_close(cosine_distance(teacher=teacher, student=turned), torch.ones(2, 3, 5))
+
+
+def test_distance_depends_on_directions_only() -> None:
+    random = torch.Generator().manual_seed(1)
+    teacher, student = (torch.randn((2, 8, 4, 4), generator=random) for _ in range(2))
+    scaled = cosine_distance(teacher=teacher * 37.5, student=student * 0.003)
+    torch.testing.assert_close(scaled, cosine_distance(teacher=teacher, student=student), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_distance_is_float32_whatever_comes_in(dtype: torch.dtype) -> None:
+    feature = torch.randn((1, 64, 2, 2), generator=torch.Generator().manual_seed(2)).to(dtype)
+    found = cosine_distance(teacher=feature, student=feature)
+    assert found.dtype == torch.float32
+    assert found.abs().max() < 1e-6  # computed in bf16 itself it would be some 4e-3 off
+
+
+def test_features_of_different_shapes_have_no_distance() -> None:
+    with pytest.raises(ValueError, match=r"teacher features are \(1, 8, 4, 4\), student features \(1, 8, 2, 2\)"):
+        cosine_distance(teacher=torch.ones(1, 8, 4, 4), student=torch.ones(1, 8, 2, 2))
+
+
+def test_global_loss_is_a_sum_over_scales_of_batch_means_by_hand() -> None:
+    first = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(2, 1, 1, 2)  # two samples of one scale
+    turned = torch.tensor([[0.0, 5.0], [0.0, 1.0]]).view(2, 1, 1, 2)  # at a right angle, and in the same direction
+    second = torch.tensor([[1.0], [1.0]]).view(2, 1, 1, 1)
+    assert float(global_cosine_loss(targets=[first, second], rebuilt=[turned, -second])) == pytest.approx(0.5 + 2.0)
+
+
+def hard_and_easy() -> tuple[Tensor, Tensor]:
+    """Ten positions of one sample; the student is further off from left to right."""
+    teacher = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 10)
+    angle = torch.linspace(0.1, 1.5, 10)
+    student = torch.stack([angle.cos(), angle.sin()]).view(1, 2, 1, 10).clone().requires_grad_()
+    return teacher, student
+
+
+def test_mining_keeps_every_value() -> None:
+    random = torch.Generator().manual_seed(6)
+    teacher = torch.randn((2, 16, 8, 8), generator=random)
+    for dtype in (torch.float32, torch.bfloat16):
+        student = torch.randn((2, 16, 8, 8), generator=random).to(dtype)
+        mined = mine_hard_positions(teacher=teacher, student=student, easy_share=0.9, easy_gradient=0.1)
+        assert torch.equal(mined, student)
+
+
+def test_mining_scales_the_gradient_of_the_easy_share_only() -> None:
+    teacher, student = hard_and_easy()
+    plain = torch.autograd.grad(cosine_distance(teacher=teacher, student=student).sum(), student)[0]
+    mined = mine_hard_positions(teacher=teacher, student=student, easy_share=0.7, easy_gradient=0.1)
+    gradient = torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
+    factor = torch.tensor([0.1] * 7 + [1.0] * 3)
+    torch.testing.assert_close(gradient, plain * factor, atol=1e-7, rtol=1e-5)
+
+
+def test_an_easy_share_of_none_changes_no_gradient() -> None:
+    teacher, student = hard_and_easy()
+    plain = torch.autograd.grad(cosine_distance(teacher=teacher, student=student).sum(), student)[0]
+    mined = mine_hard_positions(teacher=teacher, student=student, easy_share=0.0, easy_gradient=0.1)
+    gradient = torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
+    torch.testing.assert_close(gradient, plain)
+
+
+@pytest.mark.parametrize("lam", ["001", "02"])
+def test_the_golden_total_is_the_sum_that_the_method_describes(lam: str) -> None:
+    teacher, student, suppressed = golden_features()
+    total = (
+        global_cosine_loss(targets=teacher, rebuilt=student)
+        + 0.2 * block_loss(distances(teacher, student))
+        + {"001": 0.01, "02": 0.2}[lam] * global_cosine_loss(targets=student, rebuilt=suppressed)
+    )
+    golden = np.load(GOLDEN / "losses_seed1.npz")
+    assert float(total) == pytest.approx(float(golden[f"total_lam_{lam}"]), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("target", ["teacher", "student"])
+@torch.no_grad()
+def test_training_adds_up_the_terms_with_the_configured_weights_and_target(target: SuppressionTarget) -> None:
+    method = MethodConfig(teacher="resnet18", image_size_px=64, suppression_target=target, suppression_weight=0.2)
+    config = Config(preset="paper", method=method, training=TrainingConfig(epochs=1))
+    model = filled_model(method)
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    view = view_images(model, images, config, noise=torch.Generator().manual_seed(2))
+    suppressed = model.suppress(view.seen)
+    student = model.rebuild(suppressed)
+    distillation = global_cosine_loss(targets=view.clean, rebuilt=student)
+    distillation = distillation + 0.2 * block_loss(distances(list(view.clean), student))
+    wanted = view.clean if target == "teacher" else student
+    suppression = global_cosine_loss(targets=wanted, rebuilt=suppressed)
+    losses = training_losses(model, view, config, progress=0.5)
+    torch.testing.assert_close(losses.distillation, distillation)
+    torch.testing.assert_close(losses.suppression, suppression)
+    torch.testing.assert_close(losses.total, distillation + 0.2 * suppression)
+
+
+@pytest.mark.parametrize("target", ["teacher", "student"])
+def test_only_the_student_as_target_is_pulled_towards_the_suppressed_features(target: SuppressionTarget) -> None:
+    method = MethodConfig(
+        teacher="resnet18", image_size_px=64, suppression_target=target, suppression_weight=1.0, block_weight=0.0
+    )
+    config = Config(preset="paper", method=method, training=TrainingConfig(epochs=1))
+    model = filled_model(method)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    view = view_images(model, images, config, noise=torch.Generator().manual_seed(2))
+    losses = training_losses(model, view, config, progress=0.5)
+    last = model.student.get_submodule("layer3")[-1].bn2.weight  # after the suppression layers
+    gradient = torch.autograd.grad(losses.suppression, last, allow_unused=True)[0]
+    assert (gradient is None) == (target == "teacher")
+
+
+@torch.no_grad()
+def test_without_suppression_layers_the_loss_is_distillation_alone() -> None:
+    method = MethodConfig(teacher="resnet18", image_size_px=64, method="rd4ad")
+    config = Config(preset="paper", method=method, training=TrainingConfig(epochs=1))
+    model = filled_model(method)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    view = view_images(model, images, config, noise=torch.Generator().manual_seed(2))
+    losses = training_losses(model, view, config, progress=0.5)
+    assert all(seen is clean for seen, clean in zip(view.seen, view.clean, strict=True))
+    assert float(losses.total) == float(losses.distillation)
+    assert float(losses.suppression) == 0

@@ -1,0 +1,218 @@
+"""A training that is stopped anywhere and resumed gives what an uninterrupted one gives, bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from reason_runtime.errors import RunError
+from reason_train.checkpoint import StepReport
+from reason_train.datasets import load_dataset
+from reason_train.run import CHECKPOINT, LOG, MODEL, RUN, read_tensors
+from reason_train.training_run import train
+from tests.pictures import good_parts
+from tests.train.trainings import CPU, assert_different_training, assert_same_training, small_choices, small_training
+
+STEPS = 6
+KILLS = 8
+LONGEST_S = 120.0
+
+
+class Stopped(Exception):
+    """What ends a training in these tests, as Ctrl-C would."""
+
+
+def stop_after(step: int) -> Callable[[StepReport], None]:
+    def report(line: StepReport) -> None:
+        if line.step == step:
+            raise Stopped
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return good_parts(tmp_path_factory.mktemp("resume") / "stripes", images=9)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    small_training(data, out)
+    return out
+
+
+def test_equal_seeds_give_equal_trainings_and_others_do_not(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    small_training(data, tmp_path / "again", checkpoint_seconds=0.0)  # saving changes nothing
+    assert_same_training(tmp_path / "again", uninterrupted)
+    small_training(data, tmp_path / "other", seed=4)
+    assert_different_training(tmp_path / "other", uninterrupted)
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, STEPS])
+def test_a_stopped_training_resumes_bit_for_bit(step: int, data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(step))
+    assert (run / CHECKPOINT).exists() == (step > 1)
+    small_training(data, run, resume=True)
+    assert_same_training(run, uninterrupted)
+    assert not (run / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "rd4ad"}, {"bf16": True}, {"preset": "paper", "held_out_share": 0.2}, {"cache_mib": 0}],
+    ids=["rd4ad", "bf16", "paper", "nothing cached"],
+)
+def test_other_settings_resume_bit_for_bit_too(changes: dict[str, object], data: Path, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    small_training(data, whole, steps=4, **changes)
+    with pytest.raises(Stopped):
+        small_training(data, run, steps=4, **changes, checkpoint_seconds=0.0, report=stop_after(3))
+    small_training(data, run, steps=4, **changes, resume=True)
+    assert_same_training(run, whole)
+
+
+def test_a_training_stopped_before_its_calibration_calibrates(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").unlink()
+    small_training(data, tmp_path / "run", resume=True)
+    assert_same_training(tmp_path / "run", uninterrupted)
+
+
+def test_resume_starts_a_run_that_is_not_there(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    small_training(data, tmp_path / "run", resume=True)
+    assert_same_training(tmp_path / "run", uninterrupted)
+
+
+def test_files_left_half_written_are_removed(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".run.0123abcd.json").write_text("{")  # killed while the very first file was written
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(2))
+    (run / ".checkpoint.0123abcd.safetensors").write_bytes(b"half")
+    small_training(data, run, resume=True)
+    assert_same_training(run, uninterrupted)
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_that_is_there_is_continued_only_on_request(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(2))
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(RunError, match="a run is there already; continue it with --resume or choose another --out"):
+        small_training(data, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_finished_run_is_not_trained_again(data: Path, uninterrupted: Path) -> None:
+    with pytest.raises(RunError, match="training is finished; evaluate or export it, or choose another --out"):
+        small_training(data, uninterrupted, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"seed": 4}, "other settings"), ({"steps": 7}, "other settings"), ({"batch_size": 2}, "other settings")],
+)
+def test_another_run_is_not_continued(changes: dict[str, object], message: str, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, report=stop_after(1))
+    with pytest.raises(RunError, match=f"was started with {message}; give the same options and images"):
+        small_training(data, run, resume=True, **changes)
+
+
+def test_changed_images_are_noticed(tmp_path: Path) -> None:
+    data, run = good_parts(tmp_path / "stripes", images=6), tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, report=stop_after(1))
+    entries = json.loads((run / RUN).read_text())["train"]
+    path = data / entries[0]["name"]
+    shutil.copyfile(data / entries[1]["name"], path)
+    with pytest.raises(RunError, match="was started with other training images"):
+        small_training(data, run, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors", None], ids=["empty", "text", "cut"])
+def test_a_broken_checkpoint_is_refused_by_name(content: bytes | None, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(3))
+    found = (run / CHECKPOINT).read_bytes()
+    (run / CHECKPOINT).write_bytes(found[: len(found) // 2] if content is None else content)
+    with pytest.raises(RunError, match=f"{CHECKPOINT}: cannot be read as a safetensors file"):
+        small_training(data, run, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "text", '{"format": 2}'])
+def test_a_broken_run_description_is_refused_by_name(content: str, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / RUN).write_text(content)
+    with pytest.raises(RunError, match=f"{RUN}: .*train again"):
+        small_training(data, run, resume=True)
+
+
+def kill_at_random(start: Callable[[], BaseProcess], run: Path, *, seed: int, whole_s: float) -> tuple[int, int]:
+    """Start, kill and start again; how often it was killed, and how often with a checkpoint there already.
+
+    The moments are spread over the time that the whole training takes. After `KILLS` it may finish.
+    """
+    moments, killed, with_checkpoint = random.Random(seed), 0, 0
+    deadline = time.monotonic() + LONGEST_S
+    while True:
+        process = start()
+        process.start()
+        if killed < KILLS:
+            process.join(moments.uniform(0.2, 0.9) * whole_s)
+        else:
+            process.join(max(1.0, deadline - time.monotonic()))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            return killed, with_checkpoint
+        process.kill()  # SIGKILL
+        process.join()
+        assert time.monotonic() < deadline
+        killed += 1
+        with_checkpoint += (run / CHECKPOINT).exists()
+        for path in run.glob("[!.]*.safetensors"):
+            read_tensors(path)  # whole, whenever it is seen
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_killed_at_random_moments_until_done(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["reason_train.training_run"])
+    data = load_dataset(good_parts(tmp_path / "stripes", images=9))
+    choices = small_choices(steps=40)
+
+    def start(run: Path) -> BaseProcess:
+        options = {"out": run, "device": CPU, "resume": True, "checkpoint_seconds": 0.0}
+        return processes.Process(target=train, args=(data, choices), kwargs=options)
+
+    whole = start(tmp_path / "whole")
+    started = time.monotonic()
+    whole.start()
+    whole.join(LONGEST_S)
+    whole_s = time.monotonic() - started
+    assert whole.exitcode == 0
+    run = tmp_path / "run"
+    killed, with_checkpoint = kill_at_random(lambda: start(run), run, seed=seed, whole_s=whole_s)
+    assert killed >= 1, f"seed {seed}"
+    assert with_checkpoint >= 1, f"seed {seed}"
+    assert_same_training(tmp_path / "run", tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(os.listdir(tmp_path / "whole"))
+    assert {LOG, MODEL, RUN} <= set(os.listdir(tmp_path / "run"))
