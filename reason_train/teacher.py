@@ -114,5 +114,5 @@ def build_teacher(name: TeacherName) -> Teacher:
 
 def normalise(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (N, H, W, C) images, C = 3 (RGB) or 1 (grey), to the teacher's float32 (N, 3, H, W) input."""
-    channels_first = images.permute(0, 3, 1, 2).float() / 255
+    channels_first = images.float().permute(0, 3, 1, 2) / 255  # cast first: TensorRT transposes no uint8
     return (channels_first - mean) / std  # one grey channel broadcasts to three
