@@ -33,9 +33,11 @@ def fit(
     epochs: options.Epochs = None,
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,
+    views: options.Views = None,
     learning_rate: options.LearningRate = None,
     image_size: options.ImageSize = None,
     crop_from: options.CropFrom = None,
+    suppression_layers: options.SuppressionLayers = None,
     suppression_target: options.Target = None,
     suppression_weight: options.SuppressionWeight = None,
     noise_std: options.NoiseStd = None,
@@ -61,6 +63,7 @@ def fit(
     # fmt: off
     choices = Choices(
         teacher=teacher, preset=preset, method=method, image_size_px=image_size, crop_from_px=crop_from,
+        suppression_layers=suppression_layers, views=views,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,
         bf16=bf16, seed=seed, roi=parse_roi(roi) if roi is not None else None,

@@ -33,7 +33,9 @@ class MethodConfig:
     teacher: TeacherName
     """Frozen ImageNet network."""
     method: Method = "reason"
-    """`reason` has suppression layers and latent noise; `rd4ad` has neither (RD4AD, CVPR 2022)."""
+    """`reason` has latent noise and, by `suppression_layers`, suppression; `rd4ad` has neither (RD4AD, CVPR 2022)."""
+    suppression_layers: bool = True
+    """Whether `reason` has its suppression layers (ASL), as published."""
     image_size_px: int = 256
     """Side of the square graph input. Source: the reference."""
     crop_from_px: int | None = None
@@ -70,6 +72,11 @@ class MethodConfig:
     """Of the image that says where the map is 0; none: nowhere."""
 
     @property
+    def has_suppression(self) -> bool:
+        """Whether there are suppression layers."""
+        return self.method == "reason" and self.suppression_layers
+
+    @property
     def has_region(self) -> bool:
         """Whether part of the map does not count."""
         return self.roi is not None or self.ignore_mask_sha256 is not None
@@ -98,6 +105,14 @@ class TrainingConfig:
     """Passes over the training images; exactly one of `epochs` and `steps` is set."""
     steps: int | None = None
     """Optimiser steps."""
+    least_steps: int | None = None
+    """`epochs` is raised to at least so many steps; small sets need the updates."""
+    most_steps: int | None = None
+    """`epochs` is cut to at most so many steps."""
+    views: int = 0
+    """Slightly changed views of every training image, made once; 0: the images alone, as published."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
     batch_size: int = 16
     """Images a step. Source: the paper."""
     optimizer: Optimizer = "adam"
@@ -123,6 +138,7 @@ class TrainingConfig:
         _require((self.epochs is None) != (self.steps is None), "exactly one of epochs and steps must be given")
         _require((self.epochs or self.steps or 0) > 0, "epochs and steps must be positive")
         _require(self.batch_size >= 2, f"batch size {self.batch_size} is below 2: half of a batch gets the noise")
+        _require(0 <= self.views <= 100, f"{self.views} views an image are not between 0 and 100")
         _require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
         _require(0 <= self.held_out_share <= 0.5, f"held-out share {self.held_out_share} is not in [0, 0.5]")
 

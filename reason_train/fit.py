@@ -27,8 +27,16 @@ from reason_train.whitening import measure_features, measure_maps
 
 
 def total_steps(training: TrainingConfig, *, images: int) -> int:
-    """Optimiser steps of a whole run."""
-    return training.steps or (training.epochs or 0) * steps_per_epoch(training, images=images)
+    """Optimiser steps of a whole run.
+
+    Args:
+        training: With `steps`, or with `epochs` and perhaps a least and a most number of steps.
+        images: Training images, without their views.
+    """
+    if training.steps is not None:
+        return training.steps
+    steps = (training.epochs or 0) * steps_per_epoch(training, images=images)
+    return min(max(steps, training.least_steps or 0), training.most_steps or steps)
 
 
 def steps_per_epoch(training: TrainingConfig, *, images: int) -> int:
@@ -67,7 +75,7 @@ def fit(
         ImageError: A training image cannot be read.
     """
     _to_device(model, device)
-    steps = total_steps(config.training, images=len(store))
+    steps = total_steps(config.training, images=len(store.paths))
     optimizer = _optimizer(model, config.training)
     done = 0
     if resume and (run / CHECKPOINT).is_file():
@@ -84,7 +92,7 @@ def fit(
         _step(losses, optimizer, step=step, run=run)
         line = StepReport(
             step=step + 1,
-            epoch=step // steps_per_epoch(config.training, images=len(store)) + 1,
+            epoch=step // steps_per_epoch(config.training, images=len(store.paths)) + 1,
             loss=losses.total.item(),
             distillation=losses.distillation.item(),
             suppression=losses.suppression.item(),
@@ -128,7 +136,7 @@ def seeded(purpose: str, seed: int, number: int) -> Generator:
 
 
 def batch_order(training: TrainingConfig, *, step: int, images: int) -> Sequence[int]:
-    """Which images the given step trains on: a new shuffle each epoch, every image once."""
+    """What the given step trains on: a new shuffle of images and views each round, each of them once."""
     epoch, position = divmod(step, steps_per_epoch(training, images=images))
     order = torch.randperm(images, generator=seeded("order", training.seed, epoch)).tolist()
     return order[position * training.batch_size : (position + 1) * training.batch_size]
@@ -145,12 +153,13 @@ def _optimizer(model: ReasonModel, training: TrainingConfig) -> torch.optim.Opti
     groups = [{**group, "initial_lr": group["lr"]} for group in groups if group["params"]]
     betas = (training.beta1, training.beta2)
     if training.optimizer == "adam":
-        return torch.optim.Adam(groups, betas=betas)
-    return torch.optim.AdamW(groups, betas=betas, weight_decay=0.0)
+        return torch.optim.Adam(groups, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True)
 
 
 def _set_learning_rates(optimizer: torch.optim.Optimizer, training: TrainingConfig, *, step: int, steps: int) -> float:
     factor = 1.0 if training.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
+    factor *= min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return training.learning_rate * factor

@@ -31,7 +31,7 @@ class ReasonModel(nn.Module):
         super().__init__()
         self.method, self.teacher = method, teacher
         channels = teacher.shape.channels
-        self.suppression = Suppression(channels) if method.method == "reason" else None
+        self.suppression = Suppression(channels) if method.has_suppression else None
         self.bottleneck, self.student = _trained_parts(method.teacher, channels)
         if method.whitening is not None:
             for k, width in enumerate(channels):

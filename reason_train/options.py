@@ -47,6 +47,13 @@ ImageSize = Annotated[
 CropFrom = Annotated[
     int | None, typer.Option(help="Resize to this side, px, then crop the centre.", show_default="no crop")
 ]
+SuppressionLayers = Annotated[
+    bool | None,
+    typer.Option("--suppression-layers/--no-suppression-layers", help="Put them into `reason`.", show_default=_PRESET),
+]
+Views = Annotated[
+    int | None, typer.Option(min=0, help="Slightly changed views of each training image.", show_default=_PRESET)
+]
 Target = Annotated[
     SuppressionTarget | None, typer.Option(help="What suppressed features must equal.", show_default=_PRESET)
 ]

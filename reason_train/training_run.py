@@ -131,7 +131,13 @@ def train(
         torch.manual_seed(config.training.seed)
         model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher, weights=teacher_weights))
         _set_region(model, ignore_mask)
-        store = ImageStore(parts.train, input_format=input_format(config.method), memory_mib=cache_mib)
+        store = ImageStore(
+            parts.train,
+            input_format=input_format(config.method),
+            memory_mib=cache_mib,
+            views=config.training.views,
+            seed=config.training.seed,
+        )
         fit(
             model,
             config,
