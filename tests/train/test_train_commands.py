@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reason_train.calibrate import read_held_out
+from reason_train.run import CALIBRATION, RUN
+from tests.commands import Done, call
+from tests.pictures import good_parts, good_picture, save
+
+SMALL = ("--steps", 1, "--batch-size", 2, "--image-size", 64, "--device", "cpu")
+
+
+def fit(data: Path, out: Path, *more: object) -> Done:
+    return call("reason-train", "fit", "--data", data, "--out", out, *SMALL, *more)
+
+
+@pytest.fixture
+def run_copy(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run_copy"))
+
+
+def test_fit_prints_what_it_made(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=5)
+    done = fit(data, tmp_path / "run")
+    assert done.status == 0, done.log
+    assert f"{tmp_path / 'run'}: 1 steps on 4 good images in " in done.output
+    assert "false rejects: at most 95.00% with 95 % confidence; promising 1.00% takes 299 good images" in done.output
+
+
+def test_fit_prints_json(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=5)
+    done = fit(data, tmp_path / "run", "--json")
+    facts = json.loads(done.output)
+    assert (facts["run"], facts["images"], facts["held_out"], facts["steps"]) == (str(tmp_path / "run"), 4, 1, 1)
+    assert facts["threshold"]["images"] == 1
+
+
+def test_fit_says_how_to_get_a_threshold_where_nothing_was_held_out(tmp_path: Path) -> None:
+    done = fit(good_parts(tmp_path / "stripes", images=4), tmp_path / "run", "--held-out", 0)
+    assert "no threshold: set one with reason-train calibrate RUN --data DIR" in done.output
+
+
+def test_fit_with_the_papers_preset_says_that_the_teacher_is_another(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=4)
+    done = fit(data, tmp_path / "run", "--preset", "paper", "--teacher", "efficientnet_lite0")
+    assert done.status == 0, done.log
+    assert "not the published method: teacher efficientnet_lite0 in place of wide_resnet50_2" in done.log
+    departures = json.loads((tmp_path / "run" / RUN).read_text())["config"]["departures"]
+    assert "teacher efficientnet_lite0 in place of wide_resnet50_2" in departures
+
+
+def test_a_category_is_chosen_inside_a_root_of_several(tmp_path: Path) -> None:
+    for name in ("bottle", "screw"):
+        good_parts(tmp_path / "root" / name, images=4)
+    done = fit(tmp_path / "root", tmp_path / "run", "--category", "screw")
+    assert done.status == 0, done.log
+    assert json.loads((tmp_path / "run" / RUN).read_text())["dataset"].endswith("screw")
+
+
+def test_a_missing_choice_of_category_names_those_there_are(tmp_path: Path) -> None:
+    for name in ("bottle", "screw"):
+        good_parts(tmp_path / "root" / name, images=2)
+    for more in ((), ("--category", "nut")):
+        error = fit(tmp_path / "root", tmp_path / "run", *more).error
+        assert "bottle" in error
+        assert "screw" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folders", [(), ("train/good",), ("train",), ("test/good", "train/good")])
+def test_a_folder_without_good_images_is_one_clear_line(folders: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in folders:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    assert str(tmp_path / "data") in fit(tmp_path / "data", tmp_path / "run").error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'none'}" in fit(tmp_path / "none", tmp_path / "run").error
+
+
+def test_an_unreadable_image_is_one_clear_line(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=4)
+    (data / "train" / "good" / "zzz.png").write_text("not an image")
+    assert "zzz.png" in fit(data, tmp_path / "run", "--held-out", 0).error
+
+
+def test_a_folder_in_use_is_kept(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=4)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert "exists and is not a run; choose another --out" in fit(data, tmp_path / "run").error
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    assert "exists and is not a run" in fit(data, tmp_path / "file").error
+
+
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert fit(good_parts(tmp_path / "stripes", images=4), tmp_path / "run").status == 0
+
+
+def test_a_run_is_not_overwritten(finished_run: Path, parts: Path) -> None:
+    assert "a run is there already; continue it with --resume" in fit(parts, finished_run).error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", 1), "--epochs and --steps are both given; choose one"),
+        (("--image-size", 100), "image size 100 px is not a multiple of 32"),
+        (("--learning-rate", -1), "learning rate -1.0 is not positive"),
+        (("--held-out", 2), "held-out share 2.0 is not in [0, 0.5]"),
+        (("--noise-std", 0), "noise deviation 0.0 is not positive"),
+        (("--crop-from", 32), "crop from 32 px is smaller than the image size 64 px"),
+        (("--teacher-weights", "none.pth"), "none.pth: no such file"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_clear_line(
+    options: tuple[object, ...], message: str, parts: Path, tmp_path: Path
+) -> None:
+    assert message in fit(parts, tmp_path / "run", *options).error
+
+
+@pytest.mark.parametrize("options", [("--teacher", "vgg"), ("--steps", 0), ("--batch-size", 1), ("--device", "tpu")])
+def test_wrong_usage_is_status_2(options: tuple[object, ...], parts: Path, tmp_path: Path) -> None:
+    assert fit(parts, tmp_path / "run", *options).status == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("command", ["fit", "evaluate", "calibrate"])
+def test_cuda_without_a_gpu_is_one_clear_line(command: str, finished_run: Path, parts: Path, tmp_path: Path) -> None:
+    place = ("--out", tmp_path / "run") if command == "fit" else (finished_run,)
+    done = call("reason-train", command, *place, "--data", parts, "--device", "cuda")
+    assert "--device cuda: PyTorch finds no CUDA GPU" in done.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_prints_every_figure(finished_run: Path, parts: Path) -> None:
+    done = call("reason-train", "evaluate", finished_run, "--data", parts, "--device", "cpu", "--json")
+    assert done.status == 0, done.log
+    facts = json.loads(done.output)
+    for name in ("image_auroc", "pixel_auroc", "aupro", "aupro_per_image", "f1_max"):
+        assert 0 <= facts[name] <= 1
+    assert (facts["good"], facts["defective"], set(facts["per_defect"])) == (4, 4, {"hole"})
+    assert facts["image_auroc"] > 0.9  # black holes in stripes: anything that learned at all sees them
+
+
+def test_evaluate_without_masks_says_so(finished_run: Path, parts: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(parts, tmp_path / "stripes", ignore=shutil.ignore_patterns("ground_truth"))
+    done = call("reason-train", "evaluate", finished_run, "--data", data, "--device", "cpu")
+    assert "pixel AUROC          no masks" in done.output
+    assert "defect hole" in done.output
+
+
+def test_evaluate_writes_a_page(finished_run: Path, parts: Path, tmp_path: Path) -> None:
+    arguments = (finished_run, "--data", parts, "--device", "cpu", "--report", tmp_path / "report", "--json")
+    done = call("reason-train", "evaluate", *arguments)
+    assert Path(json.loads(done.output)["report"]).is_file()
+
+
+def test_evaluate_without_defective_images_is_one_clear_line(finished_run: Path, tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=3)
+    assert "test" in call("reason-train", "evaluate", finished_run, "--data", data).error
+
+
+def test_evaluate_of_no_run_is_one_clear_line(parts: Path, tmp_path: Path) -> None:
+    error = call("reason-train", "evaluate", tmp_path, "--data", parts).error
+    assert f"{tmp_path}: is not a run (no run.json in it)" in error
+
+
+def calibrate(run: Path, data: Path, *more: object) -> Done:
+    return call("reason-train", "calibrate", run, "--data", data, "--device", "cpu", *more)
+
+
+def test_calibrate_leaves_out_what_was_trained_on_by_content(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "renamed"))
+    folder = data / "train" / "good"
+    for path in list(folder.iterdir()):
+        path.rename(folder / f"other_{path.name}")
+    new = [save(folder / f"new_{i}.png", good_picture(500 + i)) for i in range(3)]
+    done = calibrate(run_copy, data, "--json")
+    assert done.status == 0, done.log
+    assert json.loads(done.output)["images"] == 2 + len(new)  # two of the ten were held out of training
+    held_out = read_held_out(run_copy)
+    assert held_out is not None
+    assert {f"train/good/{path.name}" for path in new} < set(held_out.names)
+
+
+def test_calibrating_on_the_same_images_gives_the_threshold_of_fit(run_copy: Path, parts: Path) -> None:
+    before = (run_copy / "calibration.json").read_text()
+    assert calibrate(run_copy, parts).status == 0
+    assert (run_copy / "calibration.json").read_text() == before
+
+
+def test_calibrate_refuses_when_all_images_were_trained_on(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "trained"))
+    for entry in json.loads((run_copy / RUN).read_text())["held_out"]:
+        (data / entry["name"]).unlink()
+    before = (run_copy / "calibration.json").read_text()
+    assert "all 8 good images were trained on" in calibrate(run_copy, data).error
+    assert (run_copy / "calibration.json").read_text() == before
+
+
+@pytest.mark.parametrize(("rate", "status"), [(0.01, 1), (0.9, 0)])
+def test_a_bound_that_is_missed_is_status_1_on_request(rate: float, status: int, run_copy: Path, parts: Path) -> None:
+    arguments = ("--false-reject-rate", rate)
+    assert calibrate(run_copy, parts, *arguments).status == 0
+    done = calibrate(run_copy, parts, *arguments, "--require-bound", "--json")
+    assert done.status == status
+    facts = json.loads(done.output)
+    assert facts["bound_kept"] == (status == 0)
+    if status:
+        assert "the wanted false-reject rate cannot be promised with these images" in done.error
+        assert facts["images_needed"] == 299
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, "nan"])
+def test_a_rate_that_is_none_is_one_clear_line(rate: object, run_copy: Path, parts: Path) -> None:
+    assert "expected between 0 and 1" in calibrate(run_copy, parts, "--false-reject-rate", rate).error
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", None], ids=["empty", "text", "changed byte"])
+def test_held_out_images_that_cannot_be_read_are_one_clear_line(
+    content: bytes | None, run_copy: Path, tmp_path: Path
+) -> None:
+    path = run_copy / CALIBRATION
+    if content is None:
+        changed = bytearray(path.read_bytes())
+        changed[len(changed) // 2] ^= 0xFF
+        content = bytes(changed)
+    path.write_bytes(content)
+    done = call("reason-export", "onnx", run_copy, "--out", tmp_path / "bundle")
+    assert f"{path}: cannot be read" in done.error
+    assert "calibrate again" in done.error
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "null", '{"value": 1}'])
+def test_a_threshold_that_cannot_be_read_is_one_clear_line(content: str, run_copy: Path, tmp_path: Path) -> None:
+    (run_copy / "calibration.json").write_text(content)
+    done = call("reason-export", "onnx", run_copy, "--out", tmp_path / "bundle")
+    assert "calibration.json: is not a threshold of this version" in done.error
+
+
+def test_held_out_scores_are_those_of_the_model(finished_run: Path) -> None:
+    from reason_train.trained import load_run
+
+    held_out = read_held_out(finished_run)
+    assert held_out is not None
+    _, model = load_run(finished_run)
+    with torch.no_grad():
+        scores = model(torch.from_numpy(held_out.images))[1].numpy()
+    np.testing.assert_allclose(scores, held_out.scores, rtol=1e-5)
