@@ -24,6 +24,7 @@ TRAIN_SHARE = 0.62
 """Share of a texture's width that training crops come from."""
 
 Grey = NDArray[np.uint8]
+Picture = NDArray[np.uint8]
 
 
 def write_dataset(
@@ -54,9 +55,10 @@ def write_dataset(
             _write(folder / "ground_truth" / defect / f"{k:03}_mask.png", np.where(mask, 255, 0).astype(np.uint8))
 
 
-def paint(image: Grey, defect: Defect, *, random: np.random.Generator) -> tuple[Grey, NDArray[np.bool_]]:
-    """A defect of random place, size and strength on a copy of a grey image, and its mask."""
-    shape = _scratch(image.shape, random) if defect == "scratch" else _blob(image.shape, random)
+def paint(image: Picture, defect: Defect, *, random: np.random.Generator) -> tuple[Picture, NDArray[np.bool_]]:
+    """A defect of random place, size and strength on a copy of an image, (H, W) or (H, W, 3), and its mask (H, W)."""
+    area = _scratch(image.shape, random) if defect == "scratch" else _blob(image.shape, random)
+    shape = area if image.ndim == 2 else area[:, :, None]
     picture = image.astype(np.float64)
     if defect == "scratch":
         painted = picture + shape * random.choice([-1, 1]) * random.uniform(40, 90)
@@ -65,9 +67,9 @@ def paint(image: Grey, defect: Defect, *, random: np.random.Generator) -> tuple[
     elif defect == "hole":
         painted = picture * (1 - shape) + shape * random.uniform(10, 40)
     else:
-        moved = np.rot90(np.roll(picture, random.integers(30, 90, 2), (0, 1)))
+        moved = np.roll(picture, random.integers(30, 90, 2), (0, 1))[::-1, ::-1]
         painted = picture * (1 - shape) + shape * moved
-    return np.clip(np.round(painted), 0, 255).astype(np.uint8), shape > 0.5
+    return np.clip(np.round(painted), 0, 255).astype(np.uint8), area > 0.5
 
 
 def _crop(area: Grey, random: np.random.Generator) -> Grey:

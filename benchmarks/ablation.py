@@ -1,0 +1,166 @@
+"""What each default setting brings: the default with one thing changed, on data that the final tables do not use.
+
+    python benchmarks/ablation.py --data SHARED [--steps 600] [--seeds 2] [--out benchmarks/results/ablation.json]
+
+Judged on: the half of the screw test images whose name has an even CRC-32; defects painted on held-out good `alien`
+images; the painted textures `brick` and `gravel`. The other half of the screw images is left for the final table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from painted import DEFECTS, paint, write_dataset
+from PIL import Image
+
+from reason_train.config import Config, MethodConfig, TrainingConfig
+from reason_train.datasets import DataSet, Sample, load_dataset, read_masks
+from reason_train.evaluation import evaluate_scores
+from reason_train.fit import fit
+from reason_train.image_store import ImageStore
+from reason_train.model import ReasonModel
+from reason_train.presets import Choices, resolve
+from reason_train.run import library_versions
+from reason_train.teacher_weights import load_teacher
+from reason_train.trained import input_format, judge
+from reason_train.training_run import split
+
+Change = tuple[dict[str, object], dict[str, object]]
+"""Changes to the method's settings, and to the training's."""
+
+VARIANTS: dict[str, Change] = {
+    "default": ({}, {}),
+    "rd4ad: no latent noise": ({"method": "rd4ad"}, {}),
+    "with published suppression layers, lambda 0.01": ({"suppression_layers": True}, {}),
+    "with published suppression layers, lambda 0.1": ({"suppression_layers": True, "suppression_weight": 0.1}, {}),
+    "published noise and suppression: stem, 0.015": (
+        {"suppression_layers": True, "noise_at": "stem", "noise_std": 0.015},
+        {},
+    ),
+    "noise at the stem, 0.3": ({"noise_at": "stem", "noise_std": 0.3}, {}),
+    "features divided by deviation only": ({"whitening": 0.0}, {}),
+    "features fully whitened": ({"whitening": 1.0}, {}),
+    "no hard mining": ({"easy_share": 0.0}, {}),
+    "plain cosine map": ({"map_damping": 0.0}, {}),
+    "damping 1": ({"map_damping": 1.0}, {}),
+    "scales not normalised": ({"map_normalised": False}, {}),
+    "score: maximum": ({"score_share": 0.0}, {}),
+    "no views": ({}, {"views": 0}),
+    "batch 8, half the steps": ({}, {"batch_size": 8, "halved": True}),
+    "batch 2, twice the steps": ({}, {"batch_size": 2, "doubled": True}),
+}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with `screw` and `alien`.")],
+    steps: Annotated[int, typer.Option(help="Training steps of every variant.")] = 600,
+    seeds: Annotated[int, typer.Option(help="Runs a variant.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all four")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
+    out: Annotated[Path, typer.Option(help="JSON result; rows already in it are kept.")] = Path("ablation.json"),
+) -> None:
+    """Train every variant on every set."""
+    rows = json.loads(out.read_text())["rows"] if out.is_file() else []
+    done = {(row["data"], row["variant"], row["seed"]) for row in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in _sets(data, Path(folder)).items():
+            if only and name not in only:
+                continue
+            dataset, samples = make()
+            for seed in range(seeds):
+                for title in variant or VARIANTS:
+                    if (name, title, seed) in done:
+                        continue
+                    figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
+                    rows.append({"data": name, "variant": title, "seed": seed, "steps": steps, **figures})
+                    command = f"python benchmarks/ablation.py --data SHARED --steps {steps} --seeds {seeds}"
+                    content = {"command": command, "libraries": library_versions(), "rows": rows}
+                    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                    print(name, title, seed, figures, flush=True)
+
+
+def _run(
+    dataset: DataSet, samples: tuple[Sample, ...], title: str, *, seed: int, steps: int, folder: Path
+) -> dict[str, object]:
+    config = _configured(title, seed=seed, steps=steps)
+    torch.manual_seed(seed)
+    model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher))
+    form = input_format(config.method)
+    train = split(dataset, held_out_share=0.2, seed=0).train
+    store = ImageStore(train, input_format=form, views=config.training.views, seed=seed)
+    run = folder / "run"
+    run.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    fit(model, config, store=store, run=run, device=torch.device("cpu"), checkpoint_seconds=1e9)
+    seconds = time.perf_counter() - started
+    shown = ImageStore([sample.path for sample in samples], input_format=form)
+    judged = judge(model, shown, device=torch.device("cpu"))
+    masks = read_masks(samples, size_px=config.method.image_size_px)
+    facts = evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks).to_json()
+    return {**{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro")}, "seconds": seconds}
+
+
+def _configured(title: str, *, seed: int, steps: int) -> Config:
+    method_changes, training_changes = VARIANTS[title]
+    config = resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=True)
+    changes = dict(training_changes)
+    if changes.pop("halved", False):
+        changes["steps"] = steps // 2
+    if changes.pop("doubled", False):
+        changes["steps"] = steps * 2
+    method: MethodConfig = dataclasses.replace(config.method, **method_changes)
+    training: TrainingConfig = dataclasses.replace(config.training, **changes)
+    return dataclasses.replace(config, method=method, training=training)
+
+
+def _sets(data: Path, folder: Path) -> dict[str, Callable[[], tuple[DataSet, tuple[Sample, ...]]]]:
+    return {
+        "screw, choosing half": lambda: _choosing_half(data / "screw"),
+        "alien, painted": lambda: _painted_held_out(data / "alien", folder / "alien"),
+        "brick, painted": lambda: _texture("brick", folder),
+        "gravel, painted": lambda: _texture("gravel", folder),
+    }
+
+
+def _choosing_half(root: Path) -> tuple[DataSet, tuple[Sample, ...]]:
+    dataset = load_dataset(root)
+    return dataset, tuple(sample for sample in dataset.test if zlib.crc32(sample.path.name.encode()) % 2 == 0)
+
+
+def _texture(texture: str, folder: Path) -> tuple[DataSet, tuple[Sample, ...]]:
+    write_dataset(folder / texture, texture)
+    dataset = load_dataset(folder / texture)
+    return dataset, dataset.test
+
+
+def _painted_held_out(root: Path, folder: Path, *, copies: int = 5) -> tuple[DataSet, tuple[Sample, ...]]:
+    """Held-out good images as they are, and each with painted defects of several kinds."""
+    dataset = load_dataset(root)
+    random = np.random.default_rng(0)
+    samples = []
+    for path in split(dataset, held_out_share=0.2, seed=0).held_out:
+        samples.append(Sample(path=path, anomalous=False, defect="good"))
+        image = np.asarray(Image.open(path).convert("RGB"))
+        for copy in range(copies):
+            defect = DEFECTS[copy % len(DEFECTS)]
+            painted, mask = paint(image, defect, random=random)
+            paths = folder / f"{path.stem}_{copy}.png", folder / f"{path.stem}_{copy}_mask.png"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(painted).save(paths[0])
+            Image.fromarray(mask).save(paths[1])
+            samples.append(Sample(path=paths[0], anomalous=True, defect=defect, mask_path=paths[1]))
+    return dataset, tuple(samples)
+
+
+if __name__ == "__main__":
+    typer.run(main)
