@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
 from reason_export.onnx_graph import export_graph
 from reason_runtime.backends.onnxruntime import open_session
+from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, write_bundle
 from reason_runtime.errors import DataError
 from reason_runtime.golden import Golden
@@ -72,6 +73,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundl
         manifest = dataclasses.replace(
             manifest,
             score_statistics=_statistics(scores),
+            blind_limits=limits_from(images),
             thresholds={
                 "fp32": threshold_for(scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source)
             },

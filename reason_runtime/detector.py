@@ -70,7 +70,9 @@ class Result:
         return self.decision != "OK"
 
 
-class _Verdict(NamedTuple):
+class Verdict(NamedTuple):
+    """Score, decision, and why the decision is UNKNOWN; None where it is not."""
+
     score: float
     decision: Decision
     reason: str | None
@@ -115,7 +117,7 @@ class Detector:
         form = self.bundle.manifest.input
         prepared = [resize_image(as_image(image, input_format=form), input_format=form) for image in images]
         outputs = self.session.run(np.stack(prepared))
-        judged = [self._judge(score, map_) for score, map_ in zip(outputs.score, outputs.anomaly_map, strict=True)]
+        judged = [self.judge(score, map_) for score, map_ in zip(outputs.score, outputs.anomaly_map, strict=True)]
         latency_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(images)
         return tuple(
             Result(
@@ -130,13 +132,14 @@ class Detector:
             for verdict, anomaly_map in zip(judged, outputs.anomaly_map, strict=True)
         )
 
-    def _judge(self, score: np.float32, anomaly_map: NDArray[np.float32]) -> _Verdict:
+    def judge(self, score: np.float32 | float, anomaly_map: NDArray[np.float32]) -> Verdict:
+        """The decision for one output of the model; UNKNOWN where it is not finite or no threshold is known."""
         # the map too: OpenVINO's maximum skips NaN and gives the lowest float
         if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
-            return _Verdict(float("nan"), "UNKNOWN", NOT_FINITE)
+            return Verdict(float("nan"), "UNKNOWN", NOT_FINITE)
         if self.limit.value is None:
-            return _Verdict(float(score), "UNKNOWN", self.limit.hint)
-        return _Verdict(float(score), "NG" if float(score) >= self.limit.value else "OK", None)
+            return Verdict(float(score), "UNKNOWN", self.limit.hint)
+        return Verdict(float(score), "NG" if float(score) >= self.limit.value else "OK", None)
 
 
 def load(

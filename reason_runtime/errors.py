@@ -6,6 +6,8 @@ ReasonError
 |- ImageError           one image cannot be read, or is refused (size, type)
 |- BundleError          a bundle is missing, changed, of another version, or does not fit
 |- BackendError         an inference library is missing, refuses the model, or fails while running
+|- SourceError          a camera, a stream or a file gives no frames
+|- SinkError            results cannot be handed to a file, a broker or a PLC
 |- RunError             a training run folder or a checkpoint is missing or does not fit
 |- TrainingError        training cannot go on (non-finite loss)
 `- ParityError          an exported artefact does not give what the trained model gives
@@ -36,6 +38,14 @@ class BundleError(ReasonError):
 
 class BackendError(ReasonError):
     """An inference library is missing, refuses the model, or failed while running it."""
+
+
+class SourceError(ReasonError):
+    """A camera, a stream or a file gives no frames; a live one may come back."""
+
+
+class SinkError(ReasonError):
+    """Results cannot be handed on at the moment: disk full, broker or port not there."""
 
 
 class RunError(ReasonError):

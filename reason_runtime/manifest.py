@@ -13,6 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
+from reason_runtime.blind import BlindLimits
 from reason_runtime.choices import PRECISIONS, Precision
 from reason_runtime.errors import BundleError, ConfigurationError
 from reason_runtime.image import InputFormat
@@ -119,6 +120,7 @@ class Manifest:
         method: What was trained.
         training: Where the weights come from.
         score_statistics: None where no held-out good image was at hand.
+        blind_limits: What a camera that sees gives; None where no held-out good image was at hand.
         thresholds: By the precision whose own scores they were chosen on; may be empty.
         files: By name; filled in when a bundle is written.
         content_sha256: Over the canonical spelling of all the rest; filled in when a bundle is written.
@@ -132,6 +134,7 @@ class Manifest:
     method: MethodSettings
     training: TrainingProvenance
     score_statistics: ScoreStatistics | None = None
+    blind_limits: BlindLimits | None = None
     thresholds: dict[Precision, Threshold] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
     content_sha256: str = ""
@@ -170,7 +173,7 @@ def from_json(text: str, *, where: str) -> Manifest:
         if found != FORMAT_VERSION:
             raise BundleError(f"{where}: bundle format {found}, this version reads {FORMAT_VERSION}; export again")
     fields = _fields(Manifest, value, where=f"{where}: ")
-    statistics = fields.value("score_statistics")
+    statistics, limits = fields.value("score_statistics"), fields.value("blind_limits")
     manifest = Manifest(
         name=fields.text("name"),
         created=fields.text("created"),
@@ -179,6 +182,7 @@ def from_json(text: str, *, where: str) -> Manifest:
         method=_read_method(fields.value("method"), where=fields.place("method")),
         training=_read_training(fields.value("training"), where=fields.place("training")),
         score_statistics=None if statistics is None else _read_statistics(statistics, fields.place("score_statistics")),
+        blind_limits=None if limits is None else _read_blind_limits(limits, fields.place("blind_limits")),
         thresholds=_read_thresholds(fields.objects("thresholds"), where=fields.place("thresholds")),
         files=_read_files(fields.objects("files"), where=fields.place("files")),
         content_sha256=fields.text("content_sha256"),
@@ -239,6 +243,19 @@ def _read_statistics(value: Json, where: str) -> ScoreStatistics:
         std=fields.number("std"),
         minimum=fields.number("minimum"),
         maximum=fields.number("maximum"),
+    )
+
+
+def _read_blind_limits(value: Json, where: str) -> BlindLimits:
+    fields = _fields(BlindLimits, value, where=where)
+    return BlindLimits(
+        mean_low=fields.number("mean_low"),
+        mean_high=fields.number("mean_high"),
+        black_share_high=fields.number("black_share_high"),
+        saturated_share_high=fields.number("saturated_share_high"),
+        sharpness_low=fields.number("sharpness_low"),
+        repeats=fields.boolean("repeats"),
+        images=fields.integer("images"),
     )
 
 

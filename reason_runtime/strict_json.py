@@ -63,6 +63,13 @@ class Fields:
             raise _wrong(self.place(key), value, "a finite number")
         return float(value)
 
+    def boolean(self, key: str) -> bool:
+        """True or false."""
+        value = self._values[key]
+        if not isinstance(value, bool):
+            raise _wrong(self.place(key), value, "true or false")
+        return value
+
     def objects(self, key: str) -> dict[str, Json]:
         """An object whose keys are free."""
         return as_object(self._values[key], where=self.place(key))

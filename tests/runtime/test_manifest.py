@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from reason_runtime.blind import BlindLimits
 from reason_runtime.errors import BundleError
 from reason_runtime.manifest import (
     FileEntry,
@@ -22,6 +23,15 @@ FULL = replace(
     make_manifest(),
     files={"model.onnx": FileEntry(sha256="ab" * 32, size_bytes=7)},
     score_statistics=ScoreStatistics(images=9, mean=0.25, std=0.125, minimum=0.1, maximum=1e-7 + 0.5),
+    blind_limits=BlindLimits(
+        mean_low=20.5,
+        mean_high=240.0,
+        black_share_high=0.625,
+        saturated_share_high=0.1,
+        sharpness_low=3.25,
+        repeats=False,
+        images=9,
+    ),
 )
 
 
@@ -65,6 +75,7 @@ def test_the_content_hash_does_not_depend_on_the_order_of_keys() -> None:
         ("method",),
         ("training",),
         ("score_statistics",),
+        ("blind_limits",),
         ("thresholds", "fp32"),
         ("files", "model.onnx"),
     ],

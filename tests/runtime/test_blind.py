@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reason_runtime.blind import blindness, limits_from, measure_sight
+from reason_runtime.errors import DataError
+from tests.pictures import good_picture
+
+GOOD = np.stack([good_picture(number) for number in range(12)])
+LIMITS = limits_from(GOOD)
+
+
+def why(image: NDArray[np.uint8]) -> str | None:
+    return blindness(image[None], LIMITS)
+
+
+def test_measures_of_a_picture_computed_by_hand() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, 2:] = 255
+    sight = measure_sight(image)
+    assert (sight.mean, sight.black_share, sight.saturated_share) == (127.5, 0.5, 0.5)
+    # rows alike; columns 0 0 255 255 with the mirrored border give 0, 255, -255, 0
+    assert sight.sharpness == pytest.approx(2 * 255**2 / 4)
+    assert measure_sight(np.full((16, 16, 1), 7, np.uint8)).sharpness == 0
+
+
+@pytest.mark.parametrize("number", range(100, 130))
+def test_further_good_pictures_are_seen(number: int) -> None:
+    assert why(good_picture(number)) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((64, 64, 3), np.uint8), "too dark"),
+        (np.full((64, 64, 3), 255, np.uint8), "too bright"),
+        ((good_picture(5) * 0.2).astype(np.uint8), "too dark"),
+        (np.clip(good_picture(5) * 1.6, 0, 255).astype(np.uint8), "saturated"),
+        (np.full((64, 64, 3), 127, np.uint8), "out of focus"),
+        (cv2.GaussianBlur(good_picture(5), (0, 0), 6), "out of focus"),
+        (
+            np.where(np.arange(64)[:, None, None] < 52, 0, np.minimum(good_picture(5) * 2, 240)).astype(np.uint8),
+            "dark|covered",
+        ),
+    ],
+    ids=["lamp off", "glare", "lamp weak", "overexposed", "cap with a glow", "defocus", "half covered"],
+)
+def test_what_a_blind_camera_gives_is_refused_with_its_reason(image: NDArray[np.uint8], reason: str) -> None:
+    found = why(image)
+    assert found is not None
+    assert any(word in found for word in reason.split("|"))
+
+
+def test_one_blind_tile_among_seeing_ones_is_enough() -> None:
+    tiles = np.stack([GOOD[0], np.zeros_like(GOOD[0]), GOOD[1]])
+    assert "too dark" in (blindness(tiles, LIMITS) or "")
+
+
+def test_identical_good_images_allow_identical_frames() -> None:
+    assert not LIMITS.repeats
+    assert limits_from(np.concatenate([GOOD, GOOD[:1]])).repeats
+
+
+def test_limits_from_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="at least one good image"):
+        limits_from(GOOD[:0])
+
+
+def test_a_real_bundle_carries_limits_that_its_good_parts_meet(exported_bundle: Path, parts: Path) -> None:
+    from reason_runtime.bundle import open_bundle
+    from reason_runtime.image import list_images, load_image
+
+    manifest = open_bundle(exported_bundle).manifest
+    assert manifest.blind_limits is not None
+    images = [load_image(path, input_format=manifest.input) for path in list_images(parts / "test" / "good")]
+    assert blindness(np.stack(images), manifest.blind_limits) is None
+    assert blindness(np.zeros_like(images[0])[None], manifest.blind_limits) is not None
