@@ -107,6 +107,8 @@ def broken(parity: Parity, tolerance: Tolerance) -> list[str]:
         for name, value, limit in gates
         if limit is not None and not value <= limit
     ]
+    if not np.isfinite(parity.score_difference_max):
+        found.append("a score is not finite")
     if not np.isfinite(parity.map_difference_max):
         found.append("the map holds values that are not finite")
     elif tolerance.sqnr_db is not None and parity.sqnr_db is not None and parity.sqnr_db < tolerance.sqnr_db:
