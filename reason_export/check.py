@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reason_export.parity import TOLERANCES, Parity, broken, compare
 from reason_runtime.atomic import write_text
 from reason_runtime.bundle import Bundle
-from reason_runtime.choices import Backend, Device, Precision
+from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.strict_json import Json
@@ -57,8 +57,10 @@ def check_bundle(
     *,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
-    device: Device = "cpu",
+    device: Device | None = None,
     threads: int | None = None,
+    provider: Provider | None = None,
+    cuda_graph: bool = False,
 ) -> Check:
     """Run the golden images and compare; the result is written to `checks/<backend>_<precision>.json`.
 
@@ -67,7 +69,15 @@ def check_bundle(
         BackendError: The backend cannot run it.
         ReasonError: The result could not be written.
     """
-    session = open_session(bundle, backend=backend, precision=precision, device=device, threads=threads)
+    session = open_session(
+        bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+    )
     golden = bundle.golden()
     outputs = run_each(session, golden.images)
     parity = compare(

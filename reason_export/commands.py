@@ -12,9 +12,11 @@ from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BackendOption,
     BundleArgument,
+    CudaGraphOption,
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    ProviderOption,
     ThreadsOption,
 )
 
@@ -72,8 +74,10 @@ def check(
     bundle: BundleArgument,
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "fp32",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what a backend gives with what the trained model gave. Exit 1 beyond the tolerance."""
@@ -81,7 +85,15 @@ def check(
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import ParityError
 
-    result = check_bundle(open_bundle(bundle), backend=backend, precision=precision, device=device, threads=threads)
+    result = check_bundle(
+        open_bundle(bundle),
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+    )
     if as_json:
         print(json.dumps(result.to_json()))
     else:

@@ -12,9 +12,11 @@ from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BackendOption,
     BundleArgument,
+    CudaGraphOption,
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    ProviderOption,
     ThreadsOption,
 )
 
@@ -26,8 +28,10 @@ def latency(
     bundle: BundleArgument,
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "fp32",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     warm_up: Annotated[int, typer.Option(min=0, help="Calls that are not counted.")] = 10,
     minimum_count: Annotated[int, typer.Option(min=1, help="Counted calls, at least.")] = 100,
     minimum_seconds: Annotated[float, typer.Option(min=0, help="Seconds of counted calls, at least.")] = 5.0,
@@ -37,7 +41,15 @@ def latency(
     from reason_runtime.bench import LatencyPlan, measure_latency
     from reason_runtime.detector import load
 
-    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads)
+    detector = load(
+        bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+    )
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
     found = measure_latency(detector, plan=plan)
     if as_json:

@@ -13,9 +13,11 @@ from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BackendOption,
     BundleArgument,
+    CudaGraphOption,
     DeviceOption,
     JsonOption,
     PrecisionOption,
+    ProviderOption,
     ThreadsOption,
     ThresholdOption,
 )
@@ -33,8 +35,10 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_DIR...", help="Images and folders of images.")],
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "fp32",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     threshold: ThresholdOption = None,
     save_maps: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write every image with its heat map into this folder.")
@@ -52,7 +56,16 @@ def predict(
     from reason_runtime.save_maps import MapWriter
 
     found = expand(images)
-    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads, threshold=threshold)
+    detector = load(
+        bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+        threshold=threshold,
+    )
     _hint(detector)
     writer = MapWriter(detector, folder=save_maps, sources=images, scale=map_scale) if save_maps else None
     failed = 0
@@ -71,8 +84,10 @@ def inspect(
     source: Annotated[str, typer.Option(metavar="URI", help="Folder of images or video file.")],
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "fp32",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     threshold: ThresholdOption = None,
 ) -> None:
     """Judge every frame of a source: JSON lines, then pace and latency on stderr."""
@@ -80,7 +95,16 @@ def inspect(
     from reason_runtime.inspect import PaceMeter
     from reason_runtime.inspect import inspect as inspect_source
 
-    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads, threshold=threshold)
+    detector = load(
+        bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+        threshold=threshold,
+    )
     _hint(detector)
     meter = PaceMeter()
     for number, judgement in enumerate(inspect_source(detector, source)):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.bundle import Bundle, open_bundle
-from reason_runtime.choices import Backend, Device, Precision
+from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
 from reason_runtime.session import Session, open_session
@@ -147,8 +147,10 @@ def load(
     *,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
-    device: Device = "cpu",
+    device: Device | None = None,
     threads: int | None = None,
+    provider: Provider | None = None,
+    cuda_graph: bool = False,
     threshold: float | None = None,
 ) -> Detector:
     """Open and verify a bundle and load its model.
@@ -157,8 +159,10 @@ def load(
         bundle: The folder.
         backend: The inference library; it must be installed.
         precision: Of the model; each has its own threshold.
-        device: Where it runs. What is asked for is what runs, or it is an error.
+        device: See `reason_runtime.session.open_session`, also for the next three.
         threads: Of the inference library on CPU; None leaves the choice to it.
+        provider: ONNX Runtime's execution provider.
+        cuda_graph: Whether TensorRT replays a recorded run.
         threshold: In raw score units, instead of the bundle's.
 
     Raises:
@@ -168,7 +172,15 @@ def load(
     """
     opened = open_bundle(bundle)
     limit = decision_limit(opened, precision=precision, threshold=threshold)
-    session = open_session(opened, backend=backend, precision=precision, device=device, threads=threads)
+    session = open_session(
+        opened,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+    )
     return Detector(bundle=opened, session=session, limit=limit)
 
 

@@ -7,12 +7,19 @@ from typing import Annotated
 
 import typer
 
-from reason_runtime.choices import Backend, Device, Precision
+from reason_runtime.choices import Backend, Device, Precision, Provider
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `reason-export onnx` wrote.")]
 BackendOption = Annotated[Backend, typer.Option(help="Inference library.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the layers before the map head; bf16 needs openvino.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where the model runs; what is asked for is never replaced.")]
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option(help="Where the model runs; what is asked for is never replaced.", show_default="the backend's"),
+]
+ProviderOption = Annotated[
+    Provider | None, typer.Option(help="ONNX Runtime's execution provider.", show_default="the device's own")
+]
+CudaGraphOption = Annotated[bool, typer.Option("--cuda-graph", help="Let TensorRT replay a recorded run.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads of the library on CPU.", show_default="chosen by the library")
 ]

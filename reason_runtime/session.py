@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.bundle import Bundle
-from reason_runtime.choices import BACKENDS, DEVICES, PRECISIONS, Backend, Device, Precision
+from reason_runtime.choices import (
+    BACKENDS,
+    BUILDERS,
+    DEVICES,
+    PRECISIONS,
+    PROVIDERS,
+    Backend,
+    Device,
+    Precision,
+    Provider,
+)
 from reason_runtime.errors import ConfigurationError
 
 
@@ -58,8 +68,10 @@ def open_session(
     *,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
-    device: Device = "cpu",
+    device: Device | None = None,
     threads: int | None = None,
+    provider: Provider | None = None,
+    cuda_graph: bool = False,
 ) -> Session:
     """Load a bundle's model.
 
@@ -67,27 +79,52 @@ def open_session(
         bundle: As opened.
         backend: The inference library; it must be installed.
         precision: fp32 and bf16 read `model.onnx`, the others their own file.
-        device: Where it runs. What is asked for is what runs, or it is an error.
+        device: Where it runs; None: where the backend and provider do, cpu where they leave it open. What is asked for
+            is what runs, or it is an error.
         threads: Of the library, on CPU; None leaves the choice to it.
+        provider: ONNX Runtime's execution provider; None: the device's own.
+        cuda_graph: Whether TensorRT records a run once and replays it, which saves the launching of its kernels.
 
     Raises:
-        ConfigurationError: An unknown backend, precision or device, or fewer than one thread.
+        ConfigurationError: An unknown word, fewer than one thread, or an option that the backend does not have.
         BundleError: The bundle has no model for the precision.
         BackendError: The library is missing, twice installed, or cannot do what was asked for.
     """
-    for name, value, known in (
-        ("backend", backend, BACKENDS),
-        ("precision", precision, PRECISIONS),
-        ("device", device, DEVICES),
-    ):
-        if value not in known:
-            raise ConfigurationError(f"{name} {value!r} is not known; expected one of {', '.join(known)}")
-    if threads is not None and threads < 1:
-        raise ConfigurationError(f"{threads} threads cannot work; expected 1 or more")
+    _check_words(backend=backend, precision=precision, device=device, provider=provider)
+    _check_options(backend, threads=threads, provider=provider, cuda_graph=cuda_graph)
+    if backend == "tensorrt" or backend == "tensorrt_rtx":
+        from reason_runtime.backends.tensorrt import open_session as open_tensorrt
+
+        return open_tensorrt(
+            bundle, backend=backend, precision=precision, device=device or "cuda", cuda_graph=cuda_graph
+        )
+    device = device or ("cpu" if provider in (None, "cpu") else "cuda")
     if backend == "openvino":
         from reason_runtime.backends.openvino import open_session as open_openvino
 
         return open_openvino(bundle, precision=precision, device=device, threads=threads)
     from reason_runtime.backends.onnxruntime import open_session as open_onnxruntime
 
-    return open_onnxruntime(bundle, precision=precision, device=device, threads=threads)
+    return open_onnxruntime(bundle, precision=precision, device=device, threads=threads, provider=provider)
+
+
+def _check_words(*, backend: str, precision: str, device: str | None, provider: str | None) -> None:
+    for name, value, known in (
+        ("backend", backend, BACKENDS),
+        ("precision", precision, PRECISIONS),
+        ("device", device, DEVICES),
+        ("provider", provider, PROVIDERS),
+    ):
+        if value is not None and value not in known:
+            raise ConfigurationError(f"{name} {value!r} is not known; expected one of {', '.join(known)}")
+
+
+def _check_options(backend: Backend, *, threads: int | None, provider: Provider | None, cuda_graph: bool) -> None:
+    if threads is not None and threads < 1:
+        raise ConfigurationError(f"{threads} threads cannot work; expected 1 or more")
+    if threads is not None and backend in BUILDERS:
+        raise ConfigurationError(f"threads are an option of backends that run on a CPU, not of {backend}")
+    if provider is not None and backend != "onnxruntime":
+        raise ConfigurationError(f"a provider is an option of onnxruntime, not of {backend}")
+    if cuda_graph and backend not in BUILDERS:
+        raise ConfigurationError(f"CUDA graphs are an option of {' and '.join(BUILDERS)}, not of {backend}")

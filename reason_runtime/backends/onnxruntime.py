@@ -1,4 +1,8 @@
-"""ONNX Runtime, on CPU or CUDA."""
+"""ONNX Runtime with its CPU, CUDA or TensorRT provider.
+
+It replaces a provider that does not start by the CPU without a word. Here the provider asked for is the one in use for
+every node, or it is an error.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.backends.onnxruntime_binding import BoundRuns
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
-from reason_runtime.choices import Device, Precision
-from reason_runtime.errors import BackendError
+from reason_runtime.cache import cache_folder
+from reason_runtime.choices import Device, Precision, Provider
+from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
 
@@ -23,9 +29,15 @@ if TYPE_CHECKING:
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _EXTRAS: dict[Device, str] = {"cpu": "cpu", "cuda": "gpu"}
-_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# TF32 would give fp32 runs the mantissa of half precision
-_OPTIONS: dict[Device, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_DEVICES: dict[Provider, Device] = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would give fp32 runs the mantissa of half precision
+# without its flag this provider computes the graph's half-precision or quantised layers in float32
+_TENSORRT_FLAGS: dict[Precision, dict[str, str]] = {"fp16": {"trt_fp16_enable": "1"}, "int8": {"trt_int8_enable": "1"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,60 +50,100 @@ class OnnxRuntimeSession:
     manifest: Manifest
     model: Path
     session: ort.InferenceSession
+    bound: BoundRuns | None
     failures: tuple[type[Exception], ...]
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See `Session.run`."""
         check_batch(images, self.manifest)
         try:
+            if self.bound is not None:
+                return self.bound.run(images)
             anomaly_map, score = self.session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(images)})
         except self.failures as error:
             raise BackendError(f"{self.model}: ONNX Runtime failed on a batch of {len(images)} ({error})") from error
         return Outputs(anomaly_map=anomaly_map, score=score)
 
 
-def open_session(bundle: Bundle, *, precision: Precision, device: Device, threads: int | None) -> OnnxRuntimeSession:
+def open_session(
+    bundle: Bundle, *, precision: Precision, device: Device, threads: int | None, provider: Provider | None = None
+) -> OnnxRuntimeSession:
     """Load a bundle's model; see `reason_runtime.session.open_session`.
 
     Raises:
+        ConfigurationError: The provider does not run on the device.
         BundleError: The bundle has no model for the precision, or the model is not what the manifest says.
-        BackendError: ONNX Runtime is missing, installed twice, refuses the model, or did not take the device asked for.
+        BackendError: ONNX Runtime is missing, installed twice, refuses the model, or did not take the provider.
     """
+    provider = provider or device
+    if _DEVICES[provider] != device:
+        raise ConfigurationError(f"provider {provider} runs on {_DEVICES[provider]}, not on {device}")
     if precision == "bf16":
         raise BackendError("ONNX Runtime does not run bf16; use --backend openvino, or fp32, fp16 or int8")
     ort = _import(device)
     model = bundle.model_path(precision)
-    provider = _PROVIDERS[device]
-    if provider not in ort.get_available_providers():
+    name = _PROVIDERS[provider]
+    if name not in ort.get_available_providers():
         raise BackendError(
-            f"{provider} is not in the installed ONNX Runtime {ort.__version__}, which has "
+            f"{name} is not in the installed ONNX Runtime {ort.__version__}, which has "
             f'{", ".join(ort.get_available_providers())}; pip install "reason-edge[{_EXTRAS[device]}]"'
         )
+    failures = _failures()
+    try:
+        session = ort.InferenceSession(
+            str(model),
+            _session_options(ort, device=device, threads=threads),
+            providers=_with_options(bundle, provider=provider, precision=precision),
+            enable_fallback=0,
+        )
+    except failures as error:
+        raise BackendError(
+            f"{model}: ONNX Runtime {ort.__version__} refuses the model with {name} ({error})"
+        ) from error
+    in_use = session.get_providers()
+    if in_use[0] != name:
+        raise BackendError(
+            f"{model}: asked for {name}, ONNX Runtime took {in_use[0]}; check the NVIDIA driver, CUDA, cuDNN and "
+            "TensorRT, or ask for the CPU"
+        )
+    _check(session, model, bundle.manifest)
+    size = bundle.manifest.map_size_px
+    return OnnxRuntimeSession(
+        precision=precision,
+        libraries={"onnxruntime": ort.__version__, "provider": name, "threads": str(threads or "chosen by library")},
+        manifest=bundle.manifest,
+        model=model,
+        session=session,
+        bound=None if device == "cpu" else BoundRuns(library=ort, session=session, device=device, map_size_px=size),
+        failures=failures,
+    )
+
+
+def _session_options(ort: ModuleType, *, device: Device, threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: the rest is said by exceptions
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-    failures = _failures()
-    try:
-        session = ort.InferenceSession(str(model), options, providers=[(provider, _OPTIONS[device])])
-    except failures as error:
-        raise BackendError(f"{model}: ONNX Runtime {ort.__version__} refuses the model ({error})") from error
-    if session.get_providers()[0] != provider:  # it falls back without a word
-        raise BackendError(
-            f"{model}: asked for {provider}, ONNX Runtime took {session.get_providers()[0]}; check the NVIDIA driver, "
-            "CUDA and cuDNN, or ask for the CPU"
-        )
-    _check(session, model, bundle.manifest)
-    libraries = {"onnxruntime": ort.__version__, "provider": provider, "threads": str(threads or "chosen by library")}
-    return OnnxRuntimeSession(
-        precision=precision,
-        libraries=libraries,
-        manifest=bundle.manifest,
-        model=model,
-        session=session,
-        failures=failures,
-    )
+    if device == "cuda":  # a node left to the CPU makes the session fail
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _with_options(bundle: Bundle, *, provider: Provider, precision: Precision) -> list[tuple[str, dict[str, str]]]:
+    """Providers in order of preference. TensorRT's leaves nodes that it does not know to CUDA's, on the same GPU."""
+    if provider != "tensorrt":
+        return [_CUDA] if provider == "cuda" else [(_PROVIDERS[provider], {})]
+    model = bundle.manifest.files[bundle.model_path(precision).name]
+    # its cache does not look at the weights: a model trained again must not meet the engine of the old one
+    folder = str(cache_folder("onnxruntime-tensorrt") / model.sha256)
+    cache = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
+    return [(_PROVIDERS["tensorrt"], cache | _TENSORRT_FLAGS.get(precision, {})), _CUDA]
 
 
 def _import(device: Device) -> ModuleType:
@@ -120,7 +172,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """The library's exceptions, which share no ancestor but `Exception`."""
+    """The library's exceptions, which share no ancestor but `Exception`, and those of its bindings."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (
@@ -135,7 +187,7 @@ def _failures() -> tuple[type[Exception], ...]:
         "NotImplemented",
         "RuntimeException",
     )
-    return tuple(getattr(state, name) for name in names)
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
 
 
 def _check(session: ort.InferenceSession, model: Path, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
+from reason_runtime.cache import cache_folder
 from reason_runtime.choices import Device, Precision
 from reason_runtime.errors import BackendError
 from reason_runtime.manifest import Manifest
@@ -84,12 +85,6 @@ def open_session(bundle: Bundle, *, precision: Precision, device: Device, thread
     )
 
 
-def cache_folder() -> Path:
-    """Where compiled models are kept."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "reason-edge" / "openvino"
-
-
 def _import() -> ModuleType:
     try:
         import openvino
@@ -109,7 +104,7 @@ def _settings(precision: Precision, *, threads: int | None) -> dict[str, str]:
 
 def _writable_cache_folder() -> Path | None:
     """The cache folder, made if need be; None on a device where nothing may be written."""
-    folder = cache_folder()
+    folder = cache_folder("openvino")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

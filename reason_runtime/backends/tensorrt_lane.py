@@ -1,0 +1,132 @@
+"""What one thread runs an engine on: an execution context, a stream, and buffers for the largest batch.
+
+Nothing here runs without an NVIDIA GPU; what can be decided without one is decided in `tensorrt.py` and
+`engine_store.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import weakref
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.backends.cuda import Cuda
+from reason_runtime.backends.signature import INPUT, OUTPUTS
+from reason_runtime.errors import BackendError
+from reason_runtime.session import Outputs
+
+if TYPE_CHECKING:
+    import tensorrt
+
+
+class Lane:
+    """Runs batches of one thread. Memory is allocated once; a run copies in, computes and copies out on one stream.
+
+    With CUDA graphs, TensorRT-RTX records by itself; for TensorRT a run is recorded once for each batch size, after one
+    run in the open, which settles what depends on the shape.
+
+    Args:
+        trt: The library.
+        cuda: The driver.
+        engine: Shared by all lanes.
+        shapes: Of one image, by tensor name: (H, W, C), (S, S) and ().
+        largest_batch: Images in one run, at most.
+        cuda_graph: Whether to replay recorded runs.
+
+    Raises:
+        BackendError: The library or the driver refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        trt: ModuleType,
+        cuda: Cuda,
+        engine: tensorrt.ICudaEngine,
+        shapes: dict[str, tuple[int, ...]],
+        largest_batch: int,
+        cuda_graph: bool,
+    ) -> None:
+        cuda.bind()
+        self._cuda, self._shapes, self._batch = cuda, shapes, 0
+        self._context = _new_context(trt, engine, cuda_graph=cuda_graph)
+        self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
+        self._graphs: dict[int, int] = {}
+        self._stream = cuda.stream()
+        self._device: dict[str, int] = {}
+        self._pinned: dict[str, int] = {}
+        weakref.finalize(self, _free, cuda, self._stream, self._device, self._pinned, self._graphs)
+        self._host: dict[str, NDArray[np.uint8] | NDArray[np.float32]] = {}
+        for name, shape in shapes.items():
+            kind = np.dtype(np.uint8 if name == INPUT else np.float32)
+            size_bytes = largest_batch * math.prod(shape) * kind.itemsize
+            self._device[name], self._pinned[name] = cuda.device_memory(size_bytes), cuda.pinned_memory(size_bytes)
+            memory = (ctypes.c_uint8 * size_bytes).from_address(self._pinned[name])
+            self._host[name] = np.ctypeslib.as_array(memory).view(kind).reshape(largest_batch, *shape)
+            if not self._context.set_tensor_address(name, self._device[name]):
+                raise BackendError(f"TensorRT refused the memory for {name}")
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Maps and scores of a batch no larger than the largest.
+
+        Raises:
+            BackendError: The library or the driver failed.
+        """
+        cuda, batch = self._cuda, len(images)
+        cuda.bind()
+        self._host[INPUT][:batch] = images
+        if batch in self._graphs:
+            cuda.call("cuGraphLaunch", self._graphs[batch], self._stream)
+        else:
+            self._enqueue(batch)
+        cuda.call("cuStreamSynchronize", self._stream)
+        if self._records and batch not in self._graphs:
+            cuda.begin_capture(self._stream)
+            self._enqueue(batch)
+            self._graphs[batch] = cuda.end_capture(self._stream)
+        anomaly_map, score = (self._host[name][:batch].astype(np.float32) for name in OUTPUTS)  # copies
+        return Outputs(anomaly_map=anomaly_map, score=score)
+
+    def _enqueue(self, batch: int) -> None:
+        shape = (batch, *self._shapes[INPUT])
+        if batch != self._batch and not self._context.set_input_shape(INPUT, shape):
+            raise BackendError(f"TensorRT refused the input shape {shape}")
+        self._batch = batch
+        self._copy("cuMemcpyHtoDAsync_v2", INPUT, to=self._device, of=self._pinned)
+        if not self._context.execute_async_v3(self._stream):
+            raise BackendError(f"TensorRT could not queue a batch of {batch}")
+        for name in OUTPUTS:
+            self._copy("cuMemcpyDtoHAsync_v2", name, to=self._pinned, of=self._device)
+
+    def _copy(self, function: str, name: str, *, to: dict[str, int], of: dict[str, int]) -> None:
+        size_bytes = self._host[name][: self._batch].nbytes
+        self._cuda.call(function, to[name], of[name], size_bytes, self._stream)
+
+
+def _new_context(trt: ModuleType, engine: tensorrt.ICudaEngine, *, cuda_graph: bool) -> tensorrt.IExecutionContext:
+    if cuda_graph and hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX alone
+        configuration = engine.create_runtime_config()
+        configuration.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        context = engine.create_execution_context(configuration)
+    else:
+        context = engine.create_execution_context()
+    if context is None:
+        raise BackendError("TensorRT could not make an execution context; the GPU's memory may be full")
+    return context
+
+
+def _free(cuda: Cuda, stream: int, device: dict[str, int], pinned: dict[str, int], graphs: dict[int, int]) -> None:
+    """Give everything back when a lane is gone; its thread may have ended, so whichever runs this binds first."""
+    cuda.bind()
+    for graph in graphs.values():
+        cuda.call("cuGraphExecDestroy", graph)
+    cuda.call("cuStreamDestroy_v2", stream)
+    for address in device.values():
+        cuda.call("cuMemFree_v2", address)
+    for address in pinned.values():
+        cuda.call("cuMemFreeHost", address)

@@ -1,0 +1,68 @@
+"""TensorRT and TensorRT-RTX: one Python interface under two module names, imported, checked and listened to."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from reason_runtime.choices import Builder
+from reason_runtime.engine_facts import numbers
+from reason_runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+_EXTRAS: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+_OLDEST: dict[Builder, str] = {"tensorrt": "10.3", "tensorrt_rtx": "1.0"}  # 10.3 is JetPack 6's
+
+
+def load_library(builder: Builder) -> ModuleType:
+    """The library's module.
+
+    Raises:
+        BackendError: It is not installed, cannot be loaded, or is too old.
+    """
+    try:
+        trt = importlib.import_module(builder)
+    except (ImportError, OSError) as error:  # OSError: a shared library that it needs is missing
+        raise BackendError(
+            f'{NAMES[builder]} cannot be imported ({error}); pip install "reason-edge[{_EXTRAS[builder]}]"'
+        ) from error
+    if numbers(trt.__version__) < numbers(_OLDEST[builder]):
+        raise BackendError(
+            f"{NAMES[builder]} {trt.__version__} is too old, {_OLDEST[builder]} or later is needed; "
+            f'pip install --upgrade "reason-edge[{_EXTRAS[builder]}]"'
+        )
+    return trt
+
+
+class Messages:
+    """What the library says while it works: errors are kept for the exception that follows them, the rest is dropped.
+
+    The library says why in its log only; its functions return None or False.
+
+    Args:
+        trt: The library.
+    """
+
+    def __init__(self, trt: ModuleType) -> None:
+        errors: list[str] = []
+
+        class Log(trt.ILogger):  # type: ignore[name-defined,misc]  # a class of a module that is chosen at run time
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    errors.append(message.strip())
+
+        self.log, self._errors = Log(), errors
+
+    def why(self) -> str:
+        """The errors since the last call, each once, without the echo that every one has while no driver is there."""
+        said = dict.fromkeys(error for error in self._errors if "catchCudaError" not in error)
+        said = said or dict.fromkeys(self._errors)
+        self._errors.clear()
+        return "; ".join(said) or "no reason given"
