@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reason_runtime.choices import Builder, RunsOn
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BackendOption,
@@ -100,6 +101,60 @@ def check(
         _print_check(result)
     if not result.passed:
         raise ParityError(f"{bundle}: {backend} {precision}: {'; '.join(result.broken)}")
+
+
+@app.command()
+def engine(
+    bundle: BundleArgument,
+    precision: PrecisionOption = "fp32",
+    builder: Annotated[Builder, typer.Option(help="tensorrt on the device, tensorrt_rtx anywhere.")] = "tensorrt",
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="tensorrt_rtx: GPU to build for, such as 8.6; may be repeated.", show_default="8.0 and later in one"
+        ),
+    ] = None,
+    runs_on: Annotated[RunsOn, typer.Option(help="tensorrt: how far the engine travels.")] = "same_gpu",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="tensorrt: let later versions read the engine, slower.")
+    ] = False,
+    typical_batch: Annotated[int, typer.Option(min=1, help="Images in one run that kernels are chosen for.")] = 1,
+    largest_batch: Annotated[int, typer.Option(min=1, help="Images in one run, at most.")] = 16,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="tensorrt: kernel timings to reuse.", show_default="the user's cache"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a TensorRT engine beside the bundle's files, with a side-car that says where it may run."""
+    import dataclasses
+
+    from reason_export.engine import build_engine
+    from reason_export.engine_choices import EngineChoices
+    from reason_runtime.bundle import open_bundle
+
+    choices = EngineChoices(
+        precision=precision,
+        builder=builder,
+        compute_capabilities=tuple(compute_capability or ()),
+        runs_on=runs_on,
+        version_compatible=version_compatible,
+        typical_batch=typical_batch,
+        largest_batch=largest_batch,
+        timing_cache=timing_cache,
+    )
+    built = build_engine(open_bundle(bundle), choices=choices)
+    facts, path = built.file.facts, built.file.path
+    if as_json:
+        tensors = [dataclasses.asdict(tensor) for tensor in built.tensors]
+        found = {"engine": str(path), "seconds": built.seconds, "tensors": tensors, **dataclasses.asdict(facts)}
+        print(json.dumps(found))
+        return
+    target = ", ".join(facts.compute_capabilities) or "8.0 and later"
+    print(f"{path}: {facts.engine_size_bytes / 2**20:.1f} MiB in {built.seconds:.1f} s")
+    print(f"  {facts.builder} {facts.builder_version}, {facts.precision}, compute capability {target}", end="")
+    print(f", {facts.gpu}" if facts.gpu else "", end="")
+    print(f", batches up to {facts.largest_batch}")
 
 
 def _print_check(result: Check) -> None:
