@@ -69,7 +69,16 @@ def load_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optim
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _lay_out_alike(optimizer)
     return int(facts["step"])
+
+
+def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Give each moment its weight's memory layout: fused Adam walks both by address and would pair the wrong elements."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)
 
 
 def _trained(model: ReasonModel) -> dict[str, Tensor]:
