@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import call
+from tests.commands import Done, call
 from tests.pictures import parts_with_defects
 
 
@@ -17,7 +17,10 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-TRAINING = ("--steps", 6, "--batch-size", 3, "--image-size", 64, "--method", "reason", "--seed", 3, "--device", "cpu")
+TRAINING = (
+    *("--steps", 6, "--batch-size", 3, "--image-size", 64, "--seed", 3, "--device", "cpu"),
+    *("--method", "reason", "--suppression-layers"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +40,15 @@ def finished_run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of that run. Read-only: tests that change one copy it."""
+def exported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The bundle of that run, and what `onnx` said."""
     out = tmp_path_factory.mktemp("bundle") / "stripes"
     done = call("reason-export", "onnx", finished_run, "--out", out)
     assert done.status == 0, done.log
-    return out
+    return out, done
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(exported: tuple[Path, Done]) -> Path:
+    """The bundle of that run. Read-only: tests that change one copy it."""
+    return exported[0]

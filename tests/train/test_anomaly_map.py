@@ -13,7 +13,9 @@ RESNET_256, RESNET_224, LITE_256 = (64, 32, 16), (56, 28, 14), (32, 16)
 SIDES = [(256, RESNET_256), (224, RESNET_224), (256, LITE_256), (64, (8, 4))]
 
 
-def pair(sides: tuple[int, ...], *, seed: int = 0, batch: int = 3, channels: int = 8) -> tuple[list[Tensor], list[Tensor]]:
+def pair(
+    sides: tuple[int, ...], *, seed: int = 0, batch: int = 3, channels: int = 8
+) -> tuple[list[Tensor], list[Tensor]]:
     random = Generator().manual_seed(seed)
     shapes = [(batch, channels, side, side) for side in sides]
     teacher = [torch.randn(shape, generator=random) for shape in shapes]

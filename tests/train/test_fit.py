@@ -135,7 +135,9 @@ def test_weights_that_are_not_finite_are_never_a_checkpoint(tmp_path: Path) -> N
     save_checkpoint(tmp_path / CHECKPOINT, model, optimizer, step=1)
     before = (tmp_path / CHECKPOINT).read_bytes()
     next(model.student.parameters()).data.view(-1)[0] = float("nan")
-    with pytest.raises(TrainingError, match=r"student\..* is not finite after step 2; the last good checkpoint is kept"):
+    with pytest.raises(
+        TrainingError, match=r"student\..* is not finite after step 2; the last good checkpoint is kept"
+    ):
         save_checkpoint(tmp_path / CHECKPOINT, model, optimizer, step=2)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 

@@ -23,6 +23,7 @@ def test_paper_is_the_published_method_exactly() -> None:
     assert dataclasses.asdict(config.method) == {
         "teacher": "wide_resnet50_2",
         "method": "reason",
+        "suppression_layers": True,
         "image_size_px": 256,
         "crop_from_px": None,
         "suppression_target": "student",
@@ -36,10 +37,17 @@ def test_paper_is_the_published_method_exactly() -> None:
         "map_damping": 0.0,
         "map_normalised": False,
         "map_sigma_px": 4.0,
+        "score_share": 0.0,
+        "roi": None,
+        "ignore_mask_sha256": None,
     }
     assert dataclasses.asdict(config.training) == {
         "epochs": 200,
         "steps": None,
+        "least_steps": None,
+        "most_steps": None,
+        "views": 0,
+        "warmup_steps": 0,
         "batch_size": 16,
         "optimizer": "adam",
         "learning_rate": 0.005,

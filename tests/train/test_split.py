@@ -10,12 +10,12 @@ from reason_train.training_run import MOST_HELD_OUT, split
 
 def data_set(images: int) -> DataSet:
     samples = [
-        Sample(path=Path(f"/set/train/good/{number:05}.png"), anomalous=False, defect="good", mask_path=None, group=None)
+        Sample(
+            path=Path(f"/set/train/good/{number:05}.png"), anomalous=False, defect="good", mask_path=None, group=None
+        )
         for number in range(images)
     ]
-    return DataSet(
-        name="set", root=Path("/set"), layout="mvtec", category=None, train=tuple(samples), test=()
-    )
+    return DataSet(name="set", root=Path("/set"), layout="mvtec", category=None, train=tuple(samples), test=())
 
 
 @pytest.mark.parametrize(

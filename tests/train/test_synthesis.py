@@ -51,7 +51,9 @@ def test_noise_differs_between_samples_and_channels() -> None:
 
 
 def test_noise_is_normal_with_the_asked_deviation() -> None:
-    values = torch.cat([noise[noise != 0] for _, noise in (added_noise(torch.zeros(8, 16, 32, 32), s) for s in range(40))])
+    values = torch.cat(
+        [noise[noise != 0] for _, noise in (added_noise(torch.zeros(8, 16, 32, 32), s) for s in range(40))]
+    )
     assert len(values) > 50_000
     assert stats.kstest(values.numpy() / STD, "norm").pvalue > SMALLEST_P
     assert float(values.std()) == pytest.approx(STD, rel=0.01)
@@ -83,7 +85,7 @@ def test_rectangles_keep_their_limits_and_lie_inside(height: int, width: int) ->
 
 
 def test_rectangle_sizes_have_the_distribution_of_the_method() -> None:
-    """P(height = h) for ratio ~ U(0.01, 0.5) and height ~ U{1 .. max(int(64 ratio), 2) - 1}, by integrating the ratio."""
+    """P(height = h) for ratio ~ U(0.01, 0.5), height ~ U{1 .. max(int(64 ratio), 2) - 1}, by integrating the ratio."""
     ratios = np.linspace(0.01, 0.5, 200_001)
     limits = np.maximum((64 * ratios).astype(int), 2)
     expected = np.array([np.mean((limits > h) / (limits - 1)) for h in range(1, 32)])

@@ -132,7 +132,9 @@ def count_samples(model: ReasonModel, images: Tensor, config: Config) -> Counter
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
 @pytest.mark.parametrize(("batch", "stages"), [(4, 6), (5, 7), (1, 1)])
-def test_the_stem_runs_once_and_the_stages_on_one_and_a_half_batches(name: TeacherName, batch: int, stages: int) -> None:
+def test_the_stem_runs_once_and_the_stages_on_one_and_a_half_batches(
+    name: TeacherName, batch: int, stages: int
+) -> None:
     method = MethodConfig(teacher=name, image_size_px=64)
     config = Config(preset="paper", method=method, training=TrainingConfig(epochs=1))
     images = torch.zeros((batch, 64, 64, 3), dtype=torch.uint8)

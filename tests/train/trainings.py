@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 
 def small_choices(**changes: object) -> Choices:
     """EfficientNet-Lite0 at 64 pixels, six steps of three images, with suppression layers, in float32."""
-    settings = {"method": "reason", "image_size_px": 64, "steps": 6, "batch_size": 3, "bf16": False, "seed": 3}
-    return Choices(**{**settings, **changes})  # type: ignore[arg-type]
+    settings = {"method": "reason", "suppression_layers": True, "image_size_px": 64, "bf16": False}
+    return Choices(**{**settings, "steps": 6, "batch_size": 3, "seed": 3, **changes})  # type: ignore[arg-type]
 
 
 def small_training(data: Path, out: Path, **more: object) -> Finished:

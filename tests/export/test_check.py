@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason_runtime.bundle import open_bundle, update_bundle
+from tests.commands import Done, call
+from tests.imports import loaded_packages
+from tests.pictures import good_picture, save
+
+FORBIDDEN = {"torch", "torchvision", "timm", "safetensors", "reason_train"}
+
+
+def check(bundle: Path, *more: object) -> Done:
+    return call("reason-export", "check", bundle, *more)
+
+
+@pytest.fixture
+def bundle(exported_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+
+
+def change_golden(path: Path, **changes: np.ndarray) -> None:
+    """Write other golden arrays the way every change of a bundle is written, so that its hashes hold."""
+    opened = open_bundle(path)
+    golden = opened.golden()
+    arrays = {name: getattr(golden, name) for name in ("images", "anomaly_map", "score", "synthetic")}
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{**arrays, **changes})
+    update_bundle(opened, manifest=opened.manifest, files={"golden.npz": stream.getvalue()})
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_exported_bundle_passes(backend: str, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = check(bundle, "--backend", backend)
+    assert done.status == 0, done.log
+    assert f"parity {backend} fp32 on 2 photographs: passed" in done.output
+    assert "SQNR" in done.output or "differs by at most 0.0e+00" in done.output
+
+
+def test_the_result_is_printed_and_kept_beside_the_bundle(bundle: Path) -> None:
+    facts = json.loads(check(bundle, "--json").output)
+    kept = json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())
+    assert kept.pop("bundle_sha256") == open_bundle(bundle).manifest.content_sha256
+    assert kept.keys() == facts.keys()
+    assert (kept["passed"], kept["backend"], kept["precision"], kept["images"]) == (True, "onnxruntime", "fp32", 2)
+    assert kept["map_difference_max"] <= 1e-4
+    assert kept["tolerance"]["map_difference"] == 1e-4
+    assert (kept["synthetic_images"], kept["broken"]) == (0, [])
+    assert open_bundle(bundle)  # the check is no part of what is hashed
+
+
+def test_a_check_can_be_repeated(bundle: Path) -> None:
+    assert [check(bundle).status for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["anomaly_map", "score"])
+def test_a_result_beyond_the_tolerance_is_status_1(name: str, bundle: Path) -> None:
+    golden = getattr(open_bundle(bundle).golden(), name).copy()
+    golden.flat[0] += 2e-3 * golden.max()
+    change_golden(bundle, **{name: golden})
+    done = check(bundle)
+    what = {"anomaly_map": "map", "score": "score"}[name]
+    assert f"{bundle}: onnxruntime fp32: {what} differs by 2.0" in done.error
+    assert "at most 1e-04 is allowed" in done.error
+    assert "FAILED" in done.output
+    assert json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())["passed"] is False
+
+
+def test_a_result_within_the_tolerance_passes(bundle: Path) -> None:
+    golden = open_bundle(bundle).golden().anomaly_map.copy()
+    golden.flat[0] += 0.3e-4 * golden.max()
+    change_golden(bundle, anomaly_map=golden)
+    assert check(bundle).status == 0
+
+
+def test_other_images_than_the_models_are_noticed(bundle: Path) -> None:
+    change_golden(bundle, images=255 - open_bundle(bundle).golden().images)
+    assert "map differs by" in check(bundle).error
+
+
+def test_decisions_that_flip_are_counted(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    limit = opened.manifest.thresholds["fp32"].value
+    change_golden(bundle, score=np.full(2, 2 * limit, np.float32))  # the trained model would have rejected both
+    done = check(bundle, "--json")
+    assert done.status == 1
+    assert json.loads(done.output)["decisions_flipped"] == 2
+
+
+def test_an_export_flips_no_decision(exported_bundle: Path) -> None:
+    kept = json.loads((exported_bundle / "checks" / "onnxruntime_fp32.json").read_text())
+    assert kept["decisions_flipped"] == 0
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "manifest.json"])
+def test_a_changed_byte_is_one_clear_line(name: str, bundle: Path) -> None:
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(bytes(content))
+    assert str(bundle / name) in check(bundle).error
+
+
+def test_a_precision_that_is_not_there_is_one_clear_line(bundle: Path) -> None:
+    assert "has no model_int8.onnx for int8; run `reason-export quantize" in check(bundle, "--precision", "int8").error
+
+
+def test_no_bundle_is_one_clear_line(tmp_path: Path) -> None:
+    assert f"{tmp_path}: is not a bundle" in check(tmp_path).error
+
+
+RUN = "import sys\nsys.argv = [{0!r}, *sys.argv[1:]]\nfrom {1} import main\nmain()\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("reason_export.commands", "check"), ("reason_runtime.commands", "predict"), ("reason_runtime.commands", "info")],
+)
+def test_what_runs_on_the_device_loads_no_torch(module: str, command: str, bundle: Path, tmp_path: Path) -> None:
+    image = save(tmp_path / "image.png", good_picture(1))
+    arguments = [command, bundle, *([image] if command == "predict" else [])]
+    loaded = loaded_packages(RUN.format(command, module), arguments=arguments)
+    assert loaded & FORBIDDEN == set()
+    assert "reason_runtime" in loaded
+
+
+def test_that_probe_can_fail(bundle: Path) -> None:
+    code = "import reason_train.losses\n" + RUN.format("info", "reason_runtime.commands")
+    assert {"torch", "reason_train"} <= loaded_packages(code, arguments=["info", bundle])

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reason_export.parity import TOLERANCES, Parity, broken, compare
+from reason_runtime.choices import PRECISIONS, Precision
+
+
+def compared(found: np.ndarray, *, score: np.ndarray | None = None) -> Parity:
+    """Against a golden map of 4s in two images whose scores are 4 and 2."""
+    golden = np.stack([np.full((2, 2), 4.0), np.full((2, 2), 2.0)]).astype(np.float32)
+    golden_score = np.array([4.0, 2.0], np.float32)
+    scores = golden_score if score is None else score.astype(np.float32)
+    return compare(golden_map=golden, golden_score=golden_score, anomaly_map=found.astype(np.float32), score=scores)
+
+
+GOLDEN = np.stack([np.full((2, 2), 4.0), np.full((2, 2), 2.0)])
+
+
+def test_equal_outputs_have_no_difference_in_any_precision() -> None:
+    parity = compared(GOLDEN)
+    assert (parity.images, parity.map_difference_max, parity.score_difference_max) == (2, 0, 0)
+    assert (parity.sqnr_db, parity.rank_correlation) == (None, None)
+    assert all(broken(parity, TOLERANCES[precision]) == [] for precision in PRECISIONS)
+
+
+def test_differences_are_relative_to_the_largest_golden_value_by_hand() -> None:
+    found = GOLDEN.copy()
+    found[1, 0, 0] += 0.4  # a tenth of the largest value, in one of eight pixels
+    parity = compared(found, score=np.array([4.0, 2.2]))
+    assert parity.map_difference_max == pytest.approx(0.1, rel=1e-6)
+    assert parity.map_difference_mean == pytest.approx(0.1 / 8, rel=1e-6)
+    assert parity.score_difference_max == pytest.approx(0.05, rel=1e-6)
+    assert parity.score_difference_mean == pytest.approx(0.025, rel=1e-6)
+    assert parity.sqnr_db == pytest.approx(10 * np.log10((4 * 16 + 4 * 4) / 0.4**2), rel=1e-5)
+
+
+def test_rank_correlation_by_hand() -> None:
+    golden = np.arange(3, dtype=np.float32)[:, None, None]
+    scores = golden[:, 0, 0]
+    for order, expected in (([0, 1, 2], 1.0), ([2, 1, 0], -1.0), ([0, 2, 1], 0.5)):
+        parity = compare(golden_map=golden, golden_score=scores, anomaly_map=golden[order], score=scores[order])
+        assert parity.rank_correlation == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("relative", "holds"), [(0.9e-4, True), (1.1e-4, False)])
+def test_fp32_holds_to_a_ten_thousandth(relative: float, holds: bool) -> None:
+    moved = GOLDEN.copy()
+    moved[0, 1, 1] += 4 * relative
+    assert (broken(compared(moved), TOLERANCES["fp32"]) == []) == holds
+    score = np.array([4 * (1 + relative), 2])
+    assert (broken(compared(GOLDEN, score=score), TOLERANCES["fp32"]) == []) == holds
+
+
+def test_a_broken_gate_says_by_how_much() -> None:
+    moved = GOLDEN.copy()
+    moved[0, 1, 1] += 0.4
+    assert broken(compared(moved), TOLERANCES["fp32"]) == [
+        "map differs by 1.00e-01 of its largest value, at most 1e-04 is allowed"
+    ]
+    noisy = GOLDEN * 0.7
+    assert "the map's SQNR is 10.5 dB, at least 40 dB is needed" in broken(compared(noisy), TOLERANCES["fp16"])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_not_finite_breaks_every_gate(precision: Precision, value: float) -> None:
+    found = GOLDEN.copy()
+    found[0, 0, 0] = value
+    assert "the map holds values that are not finite" in broken(compared(found), TOLERANCES[precision])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_score_that_is_not_finite_breaks_every_gate(precision: Precision) -> None:
+    assert broken(compared(GOLDEN, score=np.array([4.0, np.nan])), TOLERANCES[precision]) != []
+
+
+def test_every_precision_has_a_tolerance_with_a_reason() -> None:
+    assert set(TOLERANCES) == set(PRECISIONS)
+    assert all(len(tolerance.reason) > 20 for tolerance in TOLERANCES.values())
