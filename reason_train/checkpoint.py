@@ -74,7 +74,7 @@ def load_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optim
 
 
 def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
-    """Give each moment its weight's memory layout: fused Adam walks both by address and would pair the wrong elements."""
+    """Give each moment its weight's memory layout: fused Adam walks both by address and would pair wrong elements."""
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if value.shape == weight.shape:
