@@ -16,3 +16,4 @@ Builder = Literal["tensorrt", "tensorrt_rtx"]
 BUILDERS: tuple[Builder, ...] = get_args(Builder)
 RunsOn = Literal["same_gpu", "same_compute_capability", "ampere_and_later"]
 RUNS_ON: tuple[RunsOn, ...] = get_args(RunsOn)
+BackPressure = Literal["block", "drop-oldest"]

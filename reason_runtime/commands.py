@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reason_runtime.choices import BackPressure
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BackendOption,
@@ -80,40 +81,71 @@ def predict(
 
 @app.command()
 def inspect(
-    bundle: BundleArgument,
-    source: Annotated[str, typer.Option(metavar="URI", help="Folder of images or video file.")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder that `reason-export onnx` wrote.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="Folder, video, opencv:0, rtsp://..., aravis:, linescan:IMAGE; repeatable."),
+    ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URI", help="jsonl:FILE, pictures:DIR, mqtt://, opcua://, modbus://, prometheus://; repeatable."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Station file (TOML) instead of options.")] = None,
+    dashboard: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Show a web page there.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="After the grab a part is UNKNOWN.", show_default="1000; none for files")
+    ] = None,
+    queue_frames: Annotated[int, typer.Option(min=1, help="Frames of a camera that may wait.")] = 4,
+    back_pressure: Annotated[
+        BackPressure | None, typer.Option(help="Of a full queue.", show_default="drop-oldest; block for files")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Frames through the model at once, at most.")] = 1,
+    batch_wait_ms: Annotated[float, typer.Option(min=0, help="The first of a batch waits so long for others.")] = 0,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Answers for the parts in flight after a kill.")
+    ] = None,
+    tile_overlap_px: Annotated[
+        int | None, typer.Option(min=0, help="Judge tiles of a web, sharing so much.", show_default="whole parts")
+    ] = None,
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "fp32",
-    device: DeviceOption = None,
-    provider: ProviderOption = None,
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
-    cuda_graph: CudaGraphOption = False,
     threshold: ThresholdOption = None,
 ) -> None:
-    """Judge every frame of a source: JSON lines, then pace and latency on stderr."""
-    from reason_runtime.detector import load
-    from reason_runtime.inspect import PaceMeter
-    from reason_runtime.inspect import inspect as inspect_source
+    """Judge what cameras see, until files end or SIGTERM. Anything late or broken is UNKNOWN, which is a reject."""
+    from reason_runtime.line.main import inspect_station
+    from reason_runtime.line.station import CameraPlan, ModelPlan, Station
+    from reason_runtime.line.station_file import read_station
+    from reason_runtime.line.web.judge import WebSettings
 
-    detector = load(
-        bundle,
-        backend=backend,
-        precision=precision,
-        device=device,
-        threads=threads,
-        provider=provider,
-        cuda_graph=cuda_graph,
-        threshold=threshold,
+    if config is not None:
+        if bundle or source or sink:
+            raise typer.BadParameter("--config holds bundle, sources and sinks; give the one or the others")
+        inspect_station(read_station(config))
+        return
+    if bundle is None or not source:
+        raise typer.BadParameter("expected BUNDLE and --source, or --config")
+    names = ["camera"] if len(source) == 1 else [f"camera{number}" for number in range(len(source))]
+    inspect_station(
+        Station(
+            model=ModelPlan(
+                bundle=bundle, backend=backend, precision=precision, device=device, threads=threads, threshold=threshold
+            ),
+            cameras=tuple(CameraPlan(name=name, source=uri) for name, uri in zip(names, source, strict=True)),
+            sinks=tuple(sink or ()),
+            deadline_ms=deadline_ms,
+            queue_frames=queue_frames,
+            back_pressure=back_pressure,
+            batch=batch,
+            batch_wait_ms=batch_wait_ms,
+            journal=journal,
+            dashboard=dashboard,
+            web=None if tile_overlap_px is None else WebSettings(overlap_px=tile_overlap_px),
+        )
     )
-    _hint(detector)
-    meter = PaceMeter()
-    for number, judgement in enumerate(inspect_source(detector, source)):
-        meter.add(judgement)
-        print(json.dumps({"frame": number, **judgement.line()}), flush=True)
-    pace = meter.pace()
-    latency = "" if pace.p50_ms is None else f", latency p50 {pace.p50_ms:.1f} ms, p99 {pace.p99_ms:.1f} ms"
-    print(f"{pace.frames} frames, {pace.fps:.1f} FPS with reading and decoding{latency}", file=sys.stderr)
-    _finish(pace.failed, of=pace.frames)
 
 
 @app.command()

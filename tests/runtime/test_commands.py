@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reason_runtime.inspect import frames
 from tests.runtime.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -214,13 +213,6 @@ def test_inspect_judges_the_frames_of_a_video_in_order(place: Path, tmp_path: Pa
     done = call("reason-run", "inspect", place / "bundle", "--source", tmp_path / "video.avi")
     assert (done.returncode, "3 frames" in done.stderr) == (0, True)
     assert [line["decision"] for line in json_lines(done.stdout)] == ["OK", "NG", "OK"]
-
-
-def test_frames_of_a_video_are_rgb(tmp_path: Path) -> None:
-    write_video(tmp_path / "video.avi", frames_rgb=[(250, 10, 10)])
-    (frame,) = frames(tmp_path / "video.avi")
-    assert isinstance(frame, np.ndarray)
-    np.testing.assert_allclose(frame.mean(axis=(0, 1)), (250, 10, 10), atol=5)  # JPEG's loss
 
 
 @pytest.mark.parametrize("source", ["nowhere", "empty", "mixed/b.png", "rtsp://camera"])

@@ -1,0 +1,139 @@
+"""One camera on one thread: opens it, numbers its frames, enters them in the books, and reconnects with back-off."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from reason_runtime.errors import ConfigurationError, ReasonError, SourceError
+from reason_runtime.line.frame import Frame, Grab
+from reason_runtime.line.queues import BoundedQueue
+from reason_runtime.line.sources.source import Source
+from reason_runtime.line.stage import Desk
+from reason_runtime.line.work import Work
+
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 10.0
+_DROPPED = "dropped: the model cannot keep up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """A source with a name.
+
+    Attributes:
+        name: Unique in the station; begins every part id.
+        source: Gives the frames.
+        stall_s: Seconds without a frame after which a live camera is a fault; None for triggered ones that may wait.
+    """
+
+    name: str
+    source: Source
+    stall_s: float | None = None
+
+
+class Grabber:
+    """Feeds the pipeline from one camera.
+
+    Args:
+        camera: To read.
+        desk: Books, health and metrics.
+        queue: Of the camera; what it pushes out is answered UNKNOWN.
+        deadline_s: After the grab; None for none.
+        ended: Called once when a file is at its end, with the error if that is why.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        *,
+        desk: Desk,
+        queue: BoundedQueue[Work],
+        deadline_s: float | None,
+        ended: Callable[[ReasonError | None], None],
+    ) -> None:
+        self._camera = camera
+        self._desk = desk
+        self._queue = queue
+        self._deadline_ns = None if deadline_s is None else int(deadline_s * 1e9)
+        self._ended = ended
+        self._stop = threading.Event()
+        self._number = 0
+        self._last_s = time.monotonic()
+        started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        self._run_name = f"{camera.name}-{started}-{secrets.token_hex(2)}"  # the token: the clock may be stepped back
+        self.thread = threading.Thread(target=self._run, name=f"grab {camera.name}", daemon=True)
+
+    def stop(self) -> None:
+        """Take no further frame."""
+        self._stop.set()
+
+    def check_stall(self) -> None:
+        """Report a live camera from which nothing has come for too long."""
+        stall_s = self._camera.stall_s
+        if stall_s is not None and not self._stop.is_set() and time.monotonic() - self._last_s > stall_s:
+            self._desk.health.fault(f"camera {self._camera.name}", f"no frame for more than {stall_s:g} s")
+
+    def _run(self) -> None:
+        failure: ReasonError | None = None
+        pause_s = _FIRST_PAUSE_S
+        while not self._stop.is_set():
+            before = self._number
+            try:
+                self._read_all()
+                break
+            except Exception as error:  # the fail-safe boundary: a camera may fail in any way and come back
+                if not self._camera.source.live or isinstance(error, ConfigurationError):
+                    failure = (
+                        error if isinstance(error, ReasonError) else SourceError(f"{type(error).__name__}: {error}")
+                    )
+                    break
+                pause_s = _FIRST_PAUSE_S if self._number > before else min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._desk.health.fault(f"camera {self._camera.name}", f"{error}; next try in {pause_s:g} s")
+                self._stop.wait(pause_s)
+            finally:
+                self._camera.source.close()
+        if failure is not None:
+            self._desk.health.fault(f"camera {self._camera.name}", str(failure))
+        self._queue.close()
+        self._ended(failure)
+
+    def _read_all(self) -> None:
+        source = self._camera.source
+        source.open()
+        while not self._stop.is_set():
+            grab = source.read()
+            if grab == "end":
+                return
+            if grab != "idle":
+                self._last_s = time.monotonic()
+                self._desk.health.clear(f"camera {self._camera.name}")
+                self._enter(grab)
+
+    def _enter(self, grab: Grab) -> None:
+        frame = Frame(
+            camera=self._camera.name,
+            number=self._number,
+            part_id=grab.part_id or f"{self._run_name}-{self._number:08}",
+            grab=grab,
+            deadline_ns=None if self._deadline_ns is None else grab.grabbed_ns + self._deadline_ns,
+            grabbed_at=time.time(),
+            checks_freezing=self._camera.source.checks_freezing,
+        )
+        self._number += 1
+        self._desk.metrics.grabbed(frame.camera, complete=grab.failure is None)
+        if not self._desk.ledger.take(frame):
+            return
+        if grab.failure is not None:
+            self._desk.ledger.refuse(frame, "incomplete", grab.failure)
+            return
+        lost = self._queue.put(Work(frame=frame))
+        if lost is not None:
+            closed = lost.frame is frame
+            self._desk.ledger.refuse(
+                lost.frame, "stopped" if closed else "dropped", "the line is stopping" if closed else _DROPPED
+            )

@@ -1,0 +1,144 @@
+"""A loaded model in three steps that run on three threads: prepare, infer, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.blind import BlindLimits, blindness
+from reason_runtime.detector import Detector, Pixels
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import as_image, resize_image
+from reason_runtime.line.frame import Frame
+from reason_runtime.line.ledger import blank
+from reason_runtime.line.messages import Answer, Cause, Picture
+from reason_runtime.line.web.judge import DefectBook, WebSettings, judge_web
+from reason_runtime.line.web.tiles import Tile, cut, place_tiles, tile_px_of
+from reason_runtime.session import Outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """The graph's input for one frame.
+
+    Attributes:
+        images: (K, H, W, C) uint8; K is 1 for a whole part.
+        tiles: Where each image lies in the frame; empty for a whole part.
+        shape: Rows and columns of the frame.
+        blind: Why the camera cannot have seen the part; None where it may have.
+    """
+
+    images: NDArray[np.uint8]
+    tiles: tuple[Tile, ...]
+    shape: tuple[int, int]
+    blind: str | None
+
+
+class LineModel:
+    """A detector with what the line needs around it.
+
+    Args:
+        detector: Loaded; used by one thread at a time for inference.
+        web: How tiles are placed and defects located; None for whole parts.
+        batch: Images that go through the graph at once.
+
+    Raises:
+        ConfigurationError: A bundle trained on whole parts is asked to judge tiles, or the other way round.
+    """
+
+    def __init__(self, detector: Detector, *, web: WebSettings | None = None, batch: int = 1) -> None:
+        manifest = detector.bundle.manifest
+        self.tile_px = tile_px_of(manifest)
+        if web is not None and self.tile_px is None:
+            raise ConfigurationError(
+                f"{detector.bundle.path}: was trained on whole parts and cannot judge tiles of a web; "
+                "train with `reason-train fit --tile PX`"
+            )
+        if web is None and self.tile_px is not None:
+            raise ConfigurationError(
+                f"{detector.bundle.path}: was trained on tiles of {self.tile_px} px and cannot judge whole parts; "
+                "inspect it tiled, or train without --tile"
+            )
+        self.detector = detector
+        self.content = manifest.content_sha256[:12]
+        self.blind_limits: BlindLimits | None = manifest.blind_limits
+        self._form = manifest.input
+        self._web = web
+        self._batch = batch
+
+    def warm_up(self) -> None:
+        """Run every batch size once, so that the first part is not the slowest.
+
+        Raises:
+            BackendError: The inference library failed.
+        """
+        form = self._form
+        for count in range(1, self._batch + 1):
+            self.detector.session.run(np.zeros((count, form.height_px, form.width_px, form.channels), np.uint8))
+
+    def prepare(self, image: Pixels) -> Prepared:
+        """The graph's input for a frame.
+
+        Raises:
+            ImageError: A type, shape or size that is refused.
+        """
+        converted = as_image(image, input_format=self._form)
+        shape = (converted.shape[0], converted.shape[1])
+        if self._web is None or self.tile_px is None:
+            tiles: tuple[Tile, ...] = ()
+            images = resize_image(converted, input_format=self._form)[None]
+        else:
+            tiles = place_tiles(shape, tile_px=self.tile_px, overlap_px=self._web.overlap_px)
+            images = np.stack([resize_image(cut(converted, tile), input_format=self._form) for tile in tiles])
+        blind = None if self.blind_limits is None else blindness(images, self.blind_limits)
+        return Prepared(images=images, tiles=tiles, shape=shape, blind=blind)
+
+    def infer(self, images: NDArray[np.uint8]) -> Outputs:
+        """Maps and scores of (K, H, W, C), in runs of at most the batch size.
+
+        Raises:
+            BackendError: The inference library failed.
+        """
+        runs = [self.detector.session.run(images[i : i + self._batch]) for i in range(0, len(images), self._batch)]
+        return Outputs(
+            anomaly_map=np.concatenate([run.anomaly_map for run in runs]),
+            score=np.concatenate([run.score for run in runs]),
+        )
+
+    def judge(self, frame: Frame, prepared: Prepared, outputs: Outputs, *, book: DefectBook) -> Answer:
+        """The decision about a frame from the graph's outputs; defects that `book` knows are not listed again."""
+        if self._web is not None and prepared.tiles:
+            seen = judge_web(
+                prepared.tiles,
+                outputs,
+                shape=prepared.shape,
+                frame=frame,
+                detector=self.detector,
+                settings=self._web,
+            )
+            score, anomaly_map, defects = np.float32(seen.score), seen.anomaly_map, seen.defects
+            if frame.grab.strip is not None:
+                defects = book.new(defects, frame.grab.strip)
+        else:
+            score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], ()
+        verdict = self.detector.judge(score, anomaly_map)
+        limit = self.detector.limit
+        unjudged: Cause = "not-finite" if not np.isfinite(verdict.score) else "no-threshold"
+        image = frame.grab.image
+        return dataclasses.replace(
+            blank(frame),
+            decision=verdict.decision,
+            cause=unjudged if verdict.decision == "UNKNOWN" else "judged",
+            reason=verdict.reason,
+            score=verdict.score if np.isfinite(verdict.score) else None,
+            threshold=limit.value,
+            threshold_source=limit.source,
+            bundle=self.content,
+            defects=defects if verdict.decision == "NG" else (),
+            picture=None
+            if verdict.decision == "OK" or image is None
+            else Picture(image=image, anomaly_map=anomaly_map),
+        )

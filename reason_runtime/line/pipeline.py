@@ -1,0 +1,299 @@
+r"""Cameras, one model, and the stages between them: grab, prepare, infer, judge; the ledger publishes.
+
+```
+camera 1 -> [queue] -> prepare 1 --\                                  /-> sink 1
+camera 2 -> [queue] -> prepare 2 ----> [queue] -> infer -> [queue] -> judge -> ledger --> sink 2
+```
+Only a camera's own queue may drop, and only where the policy says so; the queues behind it block, so that a slow model
+fills the camera's queue and nothing else. A timekeeper publishes UNKNOWN at each deadline, whatever the stages do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from reason_runtime.blind import FROZEN
+from reason_runtime.choices import BackPressure
+from reason_runtime.errors import ConfigurationError, ReasonError
+from reason_runtime.line.grabber import Camera, Grabber
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.ledger import Ledger
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.publisher import Publisher
+from reason_runtime.line.queues import BoundedQueue
+from reason_runtime.line.stage import Desk, Stage
+from reason_runtime.line.timekeeper import Timekeeper
+from reason_runtime.line.watch import Watch
+from reason_runtime.line.web.judge import DefectBook
+from reason_runtime.line.work import Work
+from reason_runtime.session import Outputs
+
+Outcome = Literal["ended", "stopped", "hung"]
+_INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSettings:
+    """How a line runs.
+
+    Attributes:
+        deadline_s: After the grab; None for no deadline (files).
+        queue_frames: A camera's frames that may wait.
+        when_full: What a full queue does: `block` the camera or `drop-oldest`.
+        batch: Frames that go through the model at once, at most.
+        batch_wait_s: How long the first of a batch may wait for others.
+        hang_s: A stage busy for longer with one piece of work hangs.
+        heartbeat_s: From beat to beat.
+
+    Raises:
+        ConfigurationError: A value out of range.
+    """
+
+    deadline_s: float | None = None
+    queue_frames: int = 4
+    when_full: BackPressure = "block"
+    batch: int = 1
+    batch_wait_s: float = 0.0
+    hang_s: float = 10.0
+    heartbeat_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.deadline_s is not None and not 0 < self.deadline_s < float("inf"):
+            raise ConfigurationError(f"a deadline of {self.deadline_s} s is not a positive time")
+        if self.queue_frames < 1 or self.batch < 1 or not 0 <= self.batch_wait_s < float("inf"):
+            raise ConfigurationError("a queue and a batch hold 1 frame or more, and a batch waits 0 s or more")
+        if not (self.hang_s > 0 and self.heartbeat_s > 0):
+            raise ConfigurationError("the limits for a hanging stage and for heartbeats are positive times")
+        if self.when_full not in ("block", "drop-oldest"):
+            raise ConfigurationError(f"back-pressure {self.when_full!r} is not known; expected block or drop-oldest")
+
+
+class Pipeline:
+    """A running line.
+
+    Args:
+        cameras: With unique names.
+        model: Shared by all of them; warmed up.
+        publisher: Started; takes every answer.
+        metrics: Shared with the publisher.
+        journal: Of parts in flight; None keeps none.
+        settings: How it runs.
+
+    Raises:
+        ConfigurationError: No camera, or two of the same name.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        *,
+        model: LineModel,
+        publisher: Publisher,
+        metrics: Metrics,
+        journal: Journal | None,
+        settings: PipelineSettings,
+    ) -> None:
+        names = [camera.name for camera in cameras]
+        if not names or len(set(names)) != len(names):
+            raise ConfigurationError(
+                f"cameras {', '.join(names) or '(none)'}: expected one or more, each with its own name"
+            )
+        self._settings = settings
+        self._publisher = publisher
+        self._model = model
+        self._previous: LineModel | None = None
+        self._failure: ReasonError | None = None
+        self._outcome: Outcome | None = None
+        self._done = threading.Event()
+        self._to_prepare = len(names)
+        self._lock = threading.Lock()
+        self._last_bytes: dict[str, bytes] = {}
+        self._books: dict[str, DefectBook] = {name: DefectBook() for name in names}
+        ledger = Ledger(publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_state)
+        self._desk = Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch())
+        self._build(cameras)
+        self._timekeeper = Timekeeper(
+            desk=self._desk,
+            grabbers=self._grabbers,
+            hang_s=settings.hang_s,
+            heartbeat_s=settings.heartbeat_s,
+            publish=publisher.publish,
+            hung=self._hung,
+        )
+
+    def _build(self, cameras: Sequence[Camera]) -> None:
+        settings, desk = self._settings, self._desk
+        self._to_infer: BoundedQueue[Work] = BoundedQueue(max(_INNER_QUEUE, settings.batch), when_full="block")
+        self._to_judge: BoundedQueue[Work] = BoundedQueue(max(_INNER_QUEUE, settings.batch), when_full="block")
+        self._camera_queues: list[BoundedQueue[Work]] = []
+        self._grabbers: list[Grabber] = []
+        self._stages: list[Stage] = []
+        for camera in cameras:
+            queue: BoundedQueue[Work] = BoundedQueue(settings.queue_frames, when_full=settings.when_full)
+            self._camera_queues.append(queue)
+            desk.metrics.watch_queue(f"camera {camera.name}", queue)
+            self._grabbers.append(
+                Grabber(camera, desk=desk, queue=queue, deadline_s=settings.deadline_s, ended=self._source_ended)
+            )
+            name = f"prepare {camera.name}"
+            self._stages.append(Stage(name, desk=desk, queue=queue, handle=self._prepare, ended=self._prepared_all))
+        desk.metrics.watch_queue("infer", self._to_infer)
+        self._stages += [
+            Stage(
+                "infer",
+                desk=desk,
+                queue=self._to_infer,
+                handle=self._infer,
+                ended=self._to_judge.close,
+                most=settings.batch,
+                wait_s=settings.batch_wait_s,
+            ),
+            Stage("judge", desk=desk, queue=self._to_judge, handle=self._judge, ended=self._finished),
+        ]
+
+    def start(self) -> None:
+        """Start every thread."""
+        for stage in self._stages:
+            stage.thread.start()
+        self._timekeeper.thread.start()
+        for grabber in self._grabbers:
+            grabber.thread.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all files are at their end, or a stage hangs; False where that took longer."""
+        return self._done.wait(seconds)
+
+    def stop(self, seconds: float) -> Outcome:
+        """Take no more frames, finish those in flight, and answer UNKNOWN what is left after so long.
+
+        Raises:
+            ReasonError: A file could not be read; after everything has been answered.
+        """
+        for grabber in self._grabbers:
+            grabber.stop()
+        for queue in self._camera_queues:
+            queue.close()
+        if self._outcome != "hung" and not self._desk.ledger.wait_empty(seconds):
+            self._desk.ledger.refuse_all("stopped", "the line stopped before this part was judged")
+        self._timekeeper.stop()
+        if self._failure is not None:
+            raise self._failure
+        return self._outcome or "stopped"
+
+    def swap(self, model: LineModel) -> None:
+        """Judge with another model from the next batch on; no part waits, is lost or is judged twice.
+
+        Args:
+            model: Warmed up. The one before stays at hand for `swap_back`.
+        """
+        with self._lock:
+            self._previous, self._model = self._model, model
+        self._desk.health.note("bundle", f"judging with bundle {model.content} from now on")
+
+    def swap_back(self) -> bool:
+        """Judge with the model before the last swap; False where there was none."""
+        with self._lock:
+            if self._previous is None:
+                return False
+            self._previous, self._model = self._model, self._previous
+            content = self._model.content
+        self._desk.health.note("bundle", f"back to bundle {content}")
+        return True
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """All threads of the pipeline, for checking that none is left."""
+        started = [*(grabber.thread for grabber in self._grabbers), *(stage.thread for stage in self._stages)]
+        return [*started, self._timekeeper.thread]
+
+    def _current(self) -> LineModel:
+        with self._lock:
+            return self._model
+
+    def _prepare(self, works: list[Work]) -> None:
+        for work in works:
+            image = work.frame.grab.image
+            if image is None:
+                raise ReasonError("a frame without pixels reached the model")
+            work.model = self._current()
+            work.prepared = work.model.prepare(image)
+            blind = work.prepared.blind or self._frozen(work)
+            if blind is not None:
+                self._desk.ledger.refuse(work.frame, "blind", blind)
+                self._desk.health.fault(f"sight {work.frame.camera}", blind)
+                continue
+            self._desk.health.clear(f"sight {work.frame.camera}")
+            if self._to_infer.put(work) is not None:
+                self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
+
+    def _frozen(self, work: Work) -> str | None:
+        """Judged from the pixels of the camera, not from the resized ones."""
+        limits = work.model.blind_limits if work.model else None
+        image = work.frame.grab.image
+        if not work.frame.checks_freezing or image is None or (limits is not None and limits.repeats):
+            return None
+        before = self._last_bytes.get(work.frame.camera)
+        now = self._last_bytes[work.frame.camera] = image.tobytes()
+        return FROZEN if before == now else None
+
+    def _infer(self, works: list[Work]) -> None:
+        model = self._current()
+        for work in works:
+            image = work.frame.grab.image
+            if work.model is not model and image is not None:  # swapped since: another bundle may resize otherwise
+                work.model, work.prepared = model, model.prepare(image)
+        ready = [(work, work.prepared.images) for work in works if work.prepared is not None]
+        outputs = model.infer(np.concatenate([images for _, images in ready]))
+        first = 0
+        for work, images in ready:
+            end = first + len(images)
+            work.outputs = Outputs(anomaly_map=outputs.anomaly_map[first:end], score=outputs.score[first:end])
+            first = end
+            if self._to_judge.put(work) is not None:
+                self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
+
+    def _judge(self, works: list[Work]) -> None:
+        for work in works:
+            if work.model is None or work.prepared is None or work.outputs is None:
+                raise ReasonError("a frame without outputs reached the judgement")
+            book = self._books[work.frame.camera]
+            self._desk.ledger.answer(work.frame, work.model.judge(work.frame, work.prepared, work.outputs, book=book))
+
+    def _source_ended(self, failure: ReasonError | None) -> None:
+        if failure is not None:
+            self._failure = self._failure or failure
+            self._done.set()
+
+    def _prepared_all(self) -> None:
+        with self._lock:
+            self._to_prepare -= 1
+            last = self._to_prepare == 0
+        if last:
+            self._to_infer.close()
+
+    def _finished(self) -> None:
+        self._outcome = self._outcome or "ended"
+        self._done.set()
+
+    def _hung(self, stage: str, seconds: float) -> None:
+        self._outcome = "hung"
+        text = f"{stage} hangs: busy for {seconds:.1f} s with one piece of work"
+        self._desk.health.fault("hung", text)
+        for grabber in self._grabbers:
+            grabber.stop()
+        for queue in self._camera_queues:
+            queue.close()
+        self._desk.ledger.refuse_all("hung", text)
+        self._done.set()
+
+    def _journal_state(self, failure: str | None) -> None:
+        if failure is None:
+            self._desk.health.clear("journal")
+        else:
+            self._desk.health.fault("journal", failure)

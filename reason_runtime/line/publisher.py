@@ -1,0 +1,80 @@
+"""Every message to every sink; the journal forgets a part when all of them are done with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from reason_runtime.errors import SinkError
+from reason_runtime.line.health import Health
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.messages import Answer, Message
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.sinks.runner import SinkRunner
+from reason_runtime.line.sinks.sink import Sink
+
+_BUFFER = 10_000
+_PICTURE_BUFFER = 16  # with pixels: megabytes each
+
+
+class Publisher:
+    """Fans messages out; never waits for a sink.
+
+    Args:
+        metrics: Counts what sinks miss.
+        journal: Told when a part is done with; None keeps none.
+    """
+
+    def __init__(self, *, metrics: Metrics, journal: Journal | None) -> None:
+        self.health = Health(self.publish)
+        self._metrics = metrics
+        self._journal = journal
+        self._runners: list[SinkRunner] = []
+        self._lock = threading.Lock()
+        self._pending: dict[str, int] = {}
+
+    def start(self, sinks: Sequence[Sink]) -> None:
+        """Open the sinks.
+
+        Raises:
+            ConfigurationError: An address is wrong or an extra is missing.
+        """
+        for sink in sinks:
+            runner = SinkRunner(
+                sink,
+                buffer=_PICTURE_BUFFER if sink.wants_pictures else _BUFFER,
+                metrics=self._metrics,
+                health=self.health,
+                done=self._done,
+            )
+            self._metrics.watch_queue(f"sink {sink.name}", runner)
+            self._runners.append(runner)
+            runner.start()
+
+    def publish(self, message: Message) -> None:
+        """Hand a message to every sink."""
+        if isinstance(message, Answer):
+            with self._lock:
+                self._pending[message.part_id] = len(self._runners)
+        for runner in list(self._runners):
+            runner.put(message)
+
+    def finish(self, seconds: float) -> int:
+        """Let every sink deliver what it has, for at most so long together; gives how many messages were left."""
+        until_s = time.monotonic() + seconds
+        return sum(runner.finish(max(0.05, until_s - time.monotonic())) for runner in self._runners)
+
+    def _done(self, answer: Answer) -> None:
+        with self._lock:
+            left = self._pending.get(answer.part_id, 0) - 1
+            if left > 0:
+                self._pending[answer.part_id] = left
+                return
+            self._pending.pop(answer.part_id, None)
+        if self._journal is None:
+            return
+        try:
+            self._journal.delivered(answer.part_id)
+        except SinkError as error:
+            self.health.fault("journal", str(error))

@@ -1,0 +1,174 @@
+"""A station from start to end: opens everything, runs until files end or somebody says stop, and drains within 5 s.
+
+| signal | does |
+|---|---|
+| SIGTERM, SIGINT | take no more frames, finish those in flight, answer the rest UNKNOWN, exit 0 |
+| SIGHUP | load the bundle that its path names now (a link may have been moved) and judge with it |
+| SIGUSR1 | back to the bundle before |
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from reason_runtime.detector import load
+from reason_runtime.errors import ReasonError
+from reason_runtime.line.grabber import Camera
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.metrics import Metrics, Snapshot
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.notify import notify
+from reason_runtime.line.pipeline import Outcome, Pipeline, PipelineSettings
+from reason_runtime.line.publisher import Publisher
+from reason_runtime.line.sinks.open import open_sink
+from reason_runtime.line.sinks.sink import Sink
+from reason_runtime.line.sources.open import open_source
+from reason_runtime.line.station import Station
+
+_DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
+_DELIVER_S = 1.0
+_LIVE_DEADLINE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        outcome: `ended` (all files), `stopped` (asked to) or `hung` (the process must end).
+        seconds: From start to end.
+        metrics: The last counts.
+        undelivered: Messages that sinks did not get; those of the journal come again after a restart.
+    """
+
+    outcome: Outcome
+    seconds: float
+    metrics: Snapshot
+    undelivered: int
+
+
+class LineRun:
+    """One run of a station.
+
+    Args:
+        station: What to run.
+
+    Raises:
+        ReasonError: Something is wrong with the station: bundle, address, journal.
+    """
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+        self._stopping = threading.Event()
+        self._swapping: threading.Thread | None = None
+        self.metrics = Metrics()
+        self.model = self._load()
+        form = self.model.detector.bundle.manifest.input
+        self._cameras = [
+            Camera(name=plan.name, source=open_source(plan.source, input_format=form), stall_s=plan.stall_s)
+            for plan in station.cameras
+        ]
+        self._journal = None if station.journal is None else Journal(station.journal, sync=station.journal_sync)
+        self.publisher = Publisher(metrics=self.metrics, journal=self._journal)
+        self._pipeline = Pipeline(
+            self._cameras,
+            model=self.model,
+            publisher=self.publisher,
+            metrics=self.metrics,
+            journal=self._journal,
+            settings=self._settings(),
+        )
+
+    @property
+    def is_live(self) -> bool:
+        """At least one camera does not wait for us."""
+        return any(camera.source.live for camera in self._cameras)
+
+    def run(self) -> Summary:
+        """Run to the end; see the module.
+
+        Raises:
+            ReasonError: A sink's address is wrong, or a file could not be read; every part has been answered.
+        """
+        started_s = time.monotonic()
+        self.publisher.start(self._sinks())
+        if self._journal is not None:
+            for answer in self._journal.recovered():
+                self.publisher.publish(answer)
+        self._pipeline.start()
+        notify("READY=1")
+        while not (self._stopping.is_set() or self._pipeline.wait(0.2)):
+            notify("WATCHDOG=1")
+        notify("STOPPING=1")
+        try:
+            outcome = self._pipeline.stop(_DRAIN_S)
+        finally:
+            undelivered = self.publisher.finish(_DELIVER_S)
+            if self._journal is not None:
+                self._journal.close()
+        return Summary(
+            outcome=outcome,
+            seconds=time.monotonic() - started_s,
+            metrics=self.metrics.snapshot(),
+            undelivered=undelivered,
+        )
+
+    def stop(self) -> None:
+        """Drain and end; may be called by a signal handler."""
+        self._stopping.set()
+
+    def swap(self) -> None:
+        """Load the bundle again in the background and judge with it; the one in use goes on if that fails."""
+        if self._swapping is None or not self._swapping.is_alive():
+            self._swapping = threading.Thread(target=self._swap, name="swap", daemon=True)
+            self._swapping.start()
+
+    def swap_back(self) -> None:
+        """Judge with the bundle before."""
+        threading.Thread(target=self._pipeline.swap_back, name="swap back", daemon=True).start()
+
+    def _swap(self) -> None:
+        try:
+            model = self._load()
+        except ReasonError as error:
+            self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
+            return
+        self._pipeline.swap(model)
+
+    def _load(self) -> LineModel:
+        plan = self._station.model
+        detector = load(
+            plan.bundle,
+            backend=plan.backend,
+            precision=plan.precision,
+            device=plan.device,
+            threads=plan.threads,
+            threshold=plan.threshold,
+        )
+        model = LineModel(detector, web=self._station.web, batch=self._station.batch)
+        model.warm_up()
+        return model
+
+    def _settings(self) -> PipelineSettings:
+        station = self._station
+        deadline_s = _LIVE_DEADLINE_S if self.is_live else None
+        return PipelineSettings(
+            deadline_s=deadline_s if station.deadline_ms is None else station.deadline_ms / 1000,
+            queue_frames=station.queue_frames,
+            when_full=station.back_pressure or ("drop-oldest" if self.is_live else "block"),
+            batch=station.batch,
+            batch_wait_s=station.batch_wait_ms / 1000,
+            hang_s=station.hang_s,
+            heartbeat_s=station.heartbeat_s,
+        )
+
+    def _sinks(self) -> list[Sink]:
+        addresses = self._station.sinks or ("jsonl:-",)
+        sinks = [open_sink(text, model=self.model, metrics=self.metrics) for text in addresses]
+        if self._station.dashboard is not None:
+            from reason_runtime.line.sinks.dashboard import open_dashboard
+
+            sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, model=self.model))
+        return sinks

@@ -1,0 +1,123 @@
+"""Answers and events as lines of JSON, in a file that is rotated, or on standard output.
+
+`results.jsonl` grows to `max_mib`, then becomes `results.jsonl.1`, what was `.1` becomes `.2`, and the oldest beyond
+`keep` is removed. With `fsync=never` a line is in the system's memory when it counts as delivered: the death of the
+process cannot take it, a power cut can. With `fsync=always` it is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from reason_runtime.atomic import reason
+from reason_runtime.errors import SinkError
+from reason_runtime.line.messages import Beat, Message
+
+
+class JsonlSink:
+    """See `Sink`.
+
+    Args:
+        path: The file; its folder is made if need be.
+        max_bytes: Size at which it is rotated.
+        keep: Rotated files to keep.
+        fsync: See above.
+    """
+
+    keeps = True
+    drives_line = False
+    wants_pictures = False
+
+    def __init__(self, path: Path, *, max_bytes: int, keep: int, fsync: Literal["never", "always"]) -> None:
+        self.name = f"jsonl {path}"
+        self._path = path
+        self._max_bytes = max_bytes
+        self._keep = keep
+        self._sync = fsync == "always"
+        self._file: int | None = None
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._end_cut_line()
+        except OSError as error:
+            self.close()
+            raise SinkError(f"{self._path}: cannot be opened ({reason(error)})") from error
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """See `Sink.deliver`; all lines or none."""
+        if self._file is None:
+            raise SinkError(f"{self._path}: is not open")
+        content = "".join(f"{json.dumps(item.line())}\n" for item in messages if not isinstance(item, Beat)).encode()
+        if not content:
+            return
+        try:
+            size = os.fstat(self._file).st_size
+            if size and size + len(content) > self._max_bytes:
+                self._rotate()
+                size = 0
+            written = os.write(self._file, content)
+            if written != len(content):
+                os.ftruncate(self._file, size)
+                raise SinkError(f"{self._path}: the disk is full")
+            if self._sync:
+                os.fdatasync(self._file)
+        except OSError as error:
+            raise SinkError(f"{self._path}: cannot be written ({reason(error)})") from error
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _rotate(self) -> None:
+        for number in range(self._keep, 0, -1):
+            older = self._path if number == 1 else self._numbered(number - 1)
+            if older.exists():
+                os.replace(older, self._numbered(number))
+        if self._keep == 0:
+            self._path.unlink()
+        self.close()
+        self.open()
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+    def _end_cut_line(self) -> None:
+        """A kill in the middle of a line must not spoil the next one; the journal has the answer that was cut off."""
+        if self._file is None:
+            return
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+
+class StdoutSink:
+    """See `Sink`: lines on standard output."""
+
+    name = "stdout"
+    keeps = True
+    drives_line = False
+    wants_pictures = False
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """See `Sink.deliver`."""
+        try:
+            sys.stdout.write("".join(f"{json.dumps(item.line())}\n" for item in messages if not isinstance(item, Beat)))
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            raise SinkError(f"standard output: cannot be written ({error})") from error
+
+    def close(self) -> None:
+        """See `Sink.close`."""

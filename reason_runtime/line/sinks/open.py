@@ -1,0 +1,82 @@
+"""From an address to a sink.
+
+| address | options | what |
+|---|---|---|
+| `jsonl:FILE` (`jsonl:-` for standard output) | `max_mib=64`, `keep=10`, `fsync=never` | answers and events |
+| `pictures:DIR` | `max_mib=1024` | overlays of rejects, oldest removed first |
+| `mqtt://HOST:1883/TOPIC` | `user`, `password_file`, `tls=no`, `client_id` | extra `mqtt` |
+| `opcua://0.0.0.0:4840` | | a server; extra `opcua` |
+| `modbus://0.0.0.0:502` | `unit=1` | a server; extra `modbus` |
+| `prometheus://0.0.0.0:9100` | | `/metrics`; extra `metrics` |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.line.address import Address, host_and_port, parse_address
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
+from reason_runtime.line.sinks.sink import Sink
+
+_KINDS = ("jsonl", "pictures", "mqtt", "opcua", "modbus", "prometheus")
+
+
+def open_sink(text: str, *, model: LineModel, metrics: Metrics) -> Sink:
+    """The sink at an address, not yet opened.
+
+    Raises:
+        ConfigurationError: The address is wrong.
+    """
+    address = parse_address(text, kinds=_KINDS)
+    if address.kind == "":
+        raise ConfigurationError(f"{text}: is no sink; expected {', '.join(f'{kind}:' for kind in _KINDS)}")
+    sink = _sink(address, model, metrics)
+    address.finish()
+    return sink
+
+
+def _sink(address: Address, model: LineModel, metrics: Metrics) -> Sink:
+    if address.kind == "jsonl":
+        return _jsonl(address)
+    if address.kind == "pictures":
+        from reason_runtime.line.sinks.pictures import PicturesSink
+
+        max_mib = address.amount("max_mib", 1024, low=1)
+        return PicturesSink(Path(address.place), max_bytes=int(max_mib * 2**20), detector=model.detector)
+    if address.kind == "mqtt":
+        from reason_runtime.line.sinks.mqtt import open_mqtt
+
+        return open_mqtt(address)
+    if address.kind == "opcua":
+        from reason_runtime.line.sinks.opcua import OpcUaSink
+
+        host, port = host_and_port(address, port=4840)
+        return OpcUaSink(host, port)
+    if address.kind == "modbus":
+        from reason_runtime.line.sinks.modbus import ModbusSink
+
+        host, port = host_and_port(address, port=502)
+        return ModbusSink(host, port, unit=address.count("unit", 1))
+    from reason_runtime.line.sinks.prometheus import PrometheusSink
+
+    host, port = host_and_port(address, port=9100)
+    return PrometheusSink(host, port, metrics=metrics)
+
+
+def _jsonl(address: Address) -> Sink:
+    max_mib = address.amount("max_mib", 64)
+    keep = address.count("keep", 10)
+    fsync = address.word("fsync", "never", among=("never", "always"))
+    if address.place == "-":
+        return StdoutSink()
+    if not address.place:
+        raise ConfigurationError(f"{address.text}: expected jsonl:FILE, or jsonl:- for standard output")
+    return JsonlSink(
+        Path(address.place),
+        max_bytes=max(1, int(max_mib * 2**20)),
+        keep=keep,
+        fsync="always" if fsync == "always" else "never",
+    )

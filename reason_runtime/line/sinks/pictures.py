@@ -1,0 +1,123 @@
+"""Pictures of rejects, with their heat map where there is one, in a folder that never outgrows its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.atomic import reason
+from reason_runtime.detector import Detector
+from reason_runtime.errors import ConfigurationError, ReasonError, SinkError
+from reason_runtime.image import as_image
+from reason_runtime.line.messages import Answer, Message
+from reason_runtime.line.web.tiles import tile_px_of
+from reason_runtime.overlay import map_scale, overlay, save_picture
+
+_LONGEST_NAME = 150
+
+
+class RejectPainter:
+    """Draws what a reject shows.
+
+    Args:
+        detector: Gives the colour scale and says which part of the picture a map covers.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        form = detector.bundle.manifest.input
+        self._form = form
+        tiled = tile_px_of(detector.bundle.manifest) is not None  # a stitched map covers all of the frame
+        whole = dataclasses.replace(form, resize_height_px=form.height_px, resize_width_px=form.width_px)
+        self._covers = whole if tiled else form
+        self._scale: float | None
+        try:
+            self._scale = map_scale(detector)
+        except ConfigurationError:  # neither threshold nor statistics: the picture alone
+            self._scale = None
+
+    def paint(self, answer: Answer) -> NDArray[np.uint8] | None:
+        """(h, w, 3) RGB; None where the answer has no pixels.
+
+        Raises:
+            ImageError: Pixels of a kind that is refused.
+        """
+        if answer.picture is None:
+            return None
+        image = as_image(answer.picture.image, input_format=self._form)
+        rows, columns = image.shape[:2]
+        map_ = answer.picture.anomaly_map
+        if map_ is None or self._scale is None or not np.isfinite(map_).all():
+            map_, scale = np.zeros((rows, columns), np.float32), 1.0
+        else:
+            scale = self._scale
+        return overlay(image, map_, input_format=self._covers, scale=scale, threshold=answer.threshold)
+
+
+class PicturesSink:
+    """See `Sink`.
+
+    Args:
+        folder: To write into; made if need be. Pictures of earlier runs there count towards the limit.
+        max_bytes: Of all pictures together; the oldest are removed first.
+        detector: See `RejectPainter`.
+    """
+
+    keeps = False
+    drives_line = False
+    wants_pictures = True
+
+    def __init__(self, folder: Path, *, max_bytes: int, detector: Detector) -> None:
+        self.name = f"pictures {folder}"
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._painter = RejectPainter(detector)
+        self._files: deque[tuple[Path, int]] = deque()
+        self._bytes = 0
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            found = [(path, path.stat()) for path in self._folder.glob("*.jpg")]
+        except OSError as error:
+            raise SinkError(f"{self._folder}: cannot be used ({reason(error)})") from error
+        found.sort(key=lambda item: item[1].st_mtime_ns)
+        self._files = deque((path, stat.st_size) for path, stat in found)
+        self._bytes = sum(size for _, size in self._files)
+        self._make_room()
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """See `Sink.deliver`."""
+        for message in messages:
+            if isinstance(message, Answer) and message.is_reject:
+                self._save(message)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+
+    def _save(self, answer: Answer) -> None:
+        picture = self._painter.paint(answer)
+        if picture is None:
+            return
+        name = re.sub(r"[^\w.-]", "_", answer.part_id)[:_LONGEST_NAME]
+        path = self._folder / f"{name}.{answer.decision}.jpg"
+        try:
+            save_picture(path, picture)
+            size = path.stat().st_size
+        except (ReasonError, OSError) as error:
+            raise SinkError(str(error)) from error
+        self._files.append((path, size))
+        self._bytes += size
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self._files and self._bytes > self._max_bytes:
+            path, size = self._files.popleft()
+            path.unlink(missing_ok=True)
+            self._bytes -= size

@@ -1,0 +1,65 @@
+"""The picture that a PLC gets of a line, the same for every protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reason_runtime.line.messages import Answer, Beat, Event, Message
+
+RESULT_CODES = {"OK": 1, "NG": 2, "UNKNOWN": 3}
+
+
+@dataclass(slots=True)
+class PlcState:
+    """What a PLC reads. `Pass` is true for OK only; whatever else happens, it is false.
+
+    Attributes:
+        ready: No fault, so that parts may come.
+        busy: A part waits for its answer.
+        result_valid: A result has been given since the start.
+        passed: The latest result is OK.
+        result_code: 0 none, 1 OK, 2 NG, 3 UNKNOWN.
+        result_count: Goes up by one with every result.
+        part_id: Of the latest result.
+        score: Of the latest result; NaN where it has none.
+        heartbeat: Goes up while healthy; a PLC takes it for a fault when it stands still.
+        fault: Something is wrong that decisions depend on.
+    """
+
+    ready: bool = False
+    busy: bool = False
+    result_valid: bool = False
+    passed: bool = False
+    result_code: int = 0
+    result_count: int = 0
+    part_id: str = ""
+    score: float = float("nan")
+    heartbeat: int = 0
+    fault: bool = False
+
+    def take(self, message: Message) -> bool:
+        """Bring the picture up to date; False where the message changes nothing."""
+        if isinstance(message, Event):
+            return False
+        if isinstance(message, Beat):
+            self.ready = message.healthy
+            self.fault = not message.healthy
+            self.busy = message.busy
+            self.heartbeat = message.count
+            return True
+        self._take_answer(message)
+        return True
+
+    def _take_answer(self, answer: Answer) -> None:
+        self.result_valid = True
+        self.passed = answer.decision == "OK"
+        self.result_code = RESULT_CODES[answer.decision]
+        self.result_count += 1
+        self.part_id = answer.part_id
+        self.score = float("nan") if answer.score is None else answer.score
+
+    def stopped(self) -> None:
+        """Nothing may pass any more."""
+        self.ready = self.busy = self.result_valid = self.passed = False
+        self.result_code = 0
+        self.fault = True

@@ -1,0 +1,238 @@
+"""GigE Vision and USB3 Vision cameras through Aravis.
+
+| pixel format of the camera | becomes |
+|---|---|
+| Mono8 | (H, W) uint8 |
+| Mono10, Mono12, Mono16 | (H, W) uint16, shifted so that full scale is 65535 |
+| BayerRG8, BayerGB8, BayerGR8, BayerBG8 | (H, W, 3) RGB, demosaiced |
+| RGB8 | (H, W, 3) |
+
+Anything else is refused by name; nothing is converted in silence. Full scale is 65535 whatever the camera's bits, so
+that the bundle's black and white level mean the same light for a 10-bit and a 12-bit camera. Packed formats are not
+read: choose the unpacked one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.detector import Pixels
+from reason_runtime.errors import ConfigurationError, SourceError
+from reason_runtime.line.address import Address
+from reason_runtime.line.frame import Grab
+from reason_runtime.line.sources.source import Nothing
+
+if TYPE_CHECKING:
+    from gi.repository import Aravis
+
+_BUFFERS = 8
+_WAIT_US = 500_000
+# GenICam's PFNC: bits of the unpacked mono formats
+MONO_BITS = {"Mono8": 8, "Mono10": 10, "Mono12": 12, "Mono16": 16}
+# OpenCV names a Bayer pattern by its second row's second and third pixel
+_BAYER = {
+    "BayerRG8": cv2.COLOR_BayerBG2RGB,
+    "BayerGB8": cv2.COLOR_BayerGR2RGB,
+    "BayerGR8": cv2.COLOR_BayerGB2RGB,
+    "BayerBG8": cv2.COLOR_BayerRG2RGB,
+}
+FORMATS = (*MONO_BITS, *_BAYER, "RGB8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AravisSettings:
+    """What is set on the camera when it is opened; None leaves it as it is.
+
+    Attributes:
+        pixel_format: One of `FORMATS`.
+        exposure_us: Exposure time.
+        gain: In the camera's own unit.
+        frame_rate: Frames per second, free running.
+        trigger: Line that triggers, for example `Line1`; None runs free.
+        packet_size: Bytes of a GigE packet; None lets Aravis find the largest that arrives.
+        fake: Use Aravis' in-process camera, for tests without hardware.
+    """
+
+    pixel_format: str | None = None
+    exposure_us: float | None = None
+    gain: float | None = None
+    frame_rate: float | None = None
+    trigger: str | None = None
+    packet_size: int | None = None
+    fake: bool = False
+
+
+def aravis_settings(address: Address) -> AravisSettings:
+    """The options of an address `aravis:NAME?option=value`.
+
+    Raises:
+        ConfigurationError: A value that is wrong.
+    """
+    packet_size = address.count("packet_size", 0)
+    return AravisSettings(
+        pixel_format=address.word("pixel_format", "", among=("", *FORMATS)) or None,
+        exposure_us=address.number("exposure_us", None),
+        gain=address.number("gain", None),
+        frame_rate=address.number("frame_rate", None),
+        trigger=address.word("trigger", "") or None,
+        packet_size=packet_size or None,
+        fake=address.word("fake", "no", among=("yes", "no")) == "yes",
+    )
+
+
+class AravisSource:
+    """See `Source`. A frame that arrives incomplete is a frame without pixels.
+
+    Args:
+        name: The camera's id, serial number or IP address; empty takes the first one found.
+        settings: To set on it.
+    """
+
+    live = True
+
+    def __init__(self, name: str, *, settings: AravisSettings) -> None:
+        self.checks_freezing = not settings.fake  # its pattern has no noise
+        self._name = name
+        self._settings = settings
+        self._camera: Aravis.Camera | None = None
+        self._stream: Aravis.Stream | None = None
+        self._lost = False
+        self._format = ""
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        aravis, failure = _library()
+        if self._settings.fake:
+            aravis.enable_interface("Fake")
+        try:
+            aravis.update_device_list()
+            camera = aravis.Camera.new(self._name or None)
+            if camera is None:
+                raise SourceError(f"{self._label}: no camera found")
+            self._configure(aravis, camera)
+            stream = camera.create_stream(None, None)
+            if stream is None:
+                raise SourceError(f"{self._label}: another program holds the camera")
+            payload = camera.get_payload()
+            for _ in range(_BUFFERS):
+                stream.push_buffer(aravis.Buffer.new_allocate(payload))
+            self._lost = False
+            camera.get_device().connect("control-lost", self._control_lost)
+            camera.start_acquisition()
+        except failure as error:
+            raise SourceError(f"{self._label}: {error}") from error
+        self._camera, self._stream = camera, stream
+
+    def read(self) -> Grab | Nothing:
+        """See `Source.read`."""
+        aravis, _ = _library()
+        if self._stream is None or self._lost:
+            raise SourceError(f"{self._label}: connection lost")
+        buffer = self._stream.timeout_pop_buffer(_WAIT_US)
+        if buffer is None:
+            return "idle"
+        grabbed_ns = time.monotonic_ns()
+        try:
+            status = buffer.get_status()
+            if status != aravis.BufferStatus.SUCCESS:
+                return Grab(grabbed_ns=grabbed_ns, failure=f"the frame arrived incomplete ({status.value_nick})")
+            shape = (buffer.get_image_height(), buffer.get_image_width())
+            image = decode_pixels(bytes(buffer.get_data()), self._format, shape=shape)
+        finally:
+            self._stream.push_buffer(buffer)
+        return Grab(grabbed_ns=grabbed_ns, image=image)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        _, failure = _library()
+        camera, self._camera = self._camera, None
+        self._stream = None
+        if camera is not None:
+            try:
+                camera.stop_acquisition()
+            except failure:  # a camera that is gone cannot be told to stop
+                return
+
+    @property
+    def _label(self) -> str:
+        return f"aravis:{self._name}"
+
+    def _control_lost(self, _device: object) -> None:
+        self._lost = True
+
+    def _configure(self, aravis: type[Aravis], camera: Aravis.Camera) -> None:
+        wanted = self._settings
+        if wanted.pixel_format is not None:
+            camera.set_pixel_format_from_string(wanted.pixel_format)
+        self._format = camera.get_pixel_format_as_string()
+        if self._format not in FORMATS:
+            raise ConfigurationError(
+                f"{self._label}: gives {self._format}, expected one of {', '.join(FORMATS)}; set pixel_format"
+            )
+        if wanted.exposure_us is not None:
+            camera.set_exposure_time(wanted.exposure_us)
+        if wanted.gain is not None:
+            camera.set_gain(wanted.gain)
+        if wanted.frame_rate is not None:
+            camera.set_frame_rate(wanted.frame_rate)
+        if wanted.trigger is not None:
+            camera.set_trigger(wanted.trigger)
+        if camera.is_gv_device():
+            if wanted.packet_size is not None:
+                camera.gv_set_packet_size(wanted.packet_size)
+            else:
+                camera.gv_auto_packet_size()
+        camera.set_acquisition_mode(aravis.AcquisitionMode.CONTINUOUS)
+
+
+def decode_pixels(content: bytes, pixel_format: str, *, shape: tuple[int, int]) -> Pixels:
+    """The image in a camera's buffer; see the table above.
+
+    Args:
+        content: At least as many bytes as the format needs.
+        pixel_format: By its GenICam name.
+        shape: Rows and columns.
+
+    Raises:
+        SourceError: Too few bytes.
+    """
+    wide = MONO_BITS.get(pixel_format, 8) > 8
+    channels = 3 if pixel_format == "RGB8" else 1
+    needed = shape[0] * shape[1] * channels * (2 if wide else 1)
+    if len(content) < needed:
+        raise SourceError(f"a {pixel_format} frame of {shape[1]} x {shape[0]} has {len(content)} bytes, not {needed}")
+    if wide:
+        words: NDArray[np.uint16] = np.frombuffer(content[:needed], np.dtype("<u2")).astype(np.uint16).reshape(shape)
+        return _full_scale(words, bits=MONO_BITS[pixel_format])
+    octets: NDArray[np.uint8] = np.frombuffer(content[:needed], np.uint8).reshape(*shape, -1)
+    if pixel_format in _BAYER:
+        return np.asarray(cv2.cvtColor(octets[:, :, 0], _BAYER[pixel_format]), dtype=np.uint8)
+    return octets[:, :, 0] if channels == 1 else octets
+
+
+def _full_scale(words: NDArray[np.uint16], *, bits: int) -> NDArray[np.uint16]:
+    """Shift up and repeat the highest bits below, so that the largest value becomes 65535."""
+    if bits == 16:
+        return words
+    clipped = np.minimum(words, (1 << bits) - 1).astype(np.uint16)
+    return ((clipped << (16 - bits)) | (clipped >> (2 * bits - 16))).astype(np.uint16)
+
+
+def _library() -> tuple[type[Aravis], type[Exception]]:
+    try:
+        import gi
+
+        gi.require_version("Aravis", "0.8")
+        from gi.repository import Aravis, GLib
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(
+            f"Aravis cannot be used ({error}); apt install gir1.2-aravis-0.8 aravis-tools libgirepository1.0-dev "
+            'libcairo2-dev, then pip install "reason-edge[camera]"'
+        ) from error
+    return Aravis, GLib.Error

@@ -1,0 +1,53 @@
+"""Images of a folder, in the order of their names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from reason_runtime.errors import DataError, ImageError, SourceError
+from reason_runtime.image import SUFFIXES, InputFormat, list_images, read_image
+from reason_runtime.line.frame import Grab
+from reason_runtime.line.sources.source import Nothing
+
+
+class FolderSource:
+    """See `Source`; an image that cannot be read is a frame without pixels.
+
+    Args:
+        folder: With images.
+        input_format: Of the bundle: files are read by its rules.
+    """
+
+    live = False
+    checks_freezing = False
+
+    def __init__(self, folder: Path, *, input_format: InputFormat) -> None:
+        self._folder = folder
+        self._form = input_format
+        self._paths: Iterator[Path] = iter(())
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        try:
+            paths = list_images(self._folder)
+        except DataError as error:
+            raise SourceError(str(error)) from error
+        if not paths:
+            raise SourceError(f"{self._folder}: holds no image; expected files that end in {' '.join(SUFFIXES)}")
+        self._paths = iter(paths)
+
+    def read(self) -> Grab | Nothing:
+        """See `Source.read`."""
+        path = next(self._paths, None)
+        if path is None:
+            return "end"
+        try:
+            image = read_image(path, input_format=self._form)
+        except ImageError as error:
+            return Grab(grabbed_ns=time.monotonic_ns(), failure=str(error), path=str(path))
+        return Grab(grabbed_ns=time.monotonic_ns(), image=image, path=str(path))
+
+    def close(self) -> None:
+        """See `Source.close`."""

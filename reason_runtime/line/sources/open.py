@@ -1,0 +1,83 @@
+"""From an address to a source.
+
+| address | frames |
+|---|---|
+| `DIR`, `folder:DIR` | images, by name |
+| `FILE`, `video:FILE` | frames of a video |
+| `opencv:0` | a camera that OpenCV opens by number |
+| `rtsp://...`, `rtsps://...`, `http://...`, `https://...` | a stream, by FFmpeg |
+| `aravis:`, `aravis:NAME` | a GigE Vision or USB3 Vision camera; the first, or by name, serial number or IP address |
+| `linescan:IMAGE?lines_per_s=N` | a simulated line-scan camera |
+
+Any of them becomes a web with `frame_lines=N`, `overlap_lines=M` and `counts_per_line=K`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import InputFormat
+from reason_runtime.line.address import Address, parse_address
+from reason_runtime.line.sources.source import Source
+
+_STREAMS = ("rtsp", "rtsps", "http", "https")
+_KINDS = ("folder", "video", "opencv", "aravis", "linescan")
+
+
+def open_source(text: str, *, input_format: InputFormat) -> Source:
+    """The source at an address, not yet opened.
+
+    Raises:
+        ConfigurationError: The address is wrong.
+        SourceError: A simulated camera's image cannot be read.
+    """
+    if text.partition(":")[0] in _STREAMS and "://" in text:
+        from reason_runtime.line.sources.opencv import OpenCvSource
+
+        return OpenCvSource(text, kind="stream")  # all of its query belongs to the camera
+    address = parse_address(text, kinds=_KINDS)
+    source = _plain(address, input_format)
+    frame_lines = address.count("frame_lines", 0)
+    overlap_lines = address.count("overlap_lines", 0)
+    counts_per_line = address.count("counts_per_line", 1, low=1)
+    address.finish()
+    if frame_lines == 0:
+        if overlap_lines:
+            raise ConfigurationError(f"{text}: overlap_lines needs frame_lines")
+        return source
+    from reason_runtime.line.sources.web import WebSource
+    from reason_runtime.line.web.assemble import Assembler
+
+    assembler = Assembler(frame_lines=frame_lines, overlap_lines=overlap_lines, counts_per_line=counts_per_line)
+    return WebSource(source, assembler=assembler, counts_per_line=counts_per_line)
+
+
+def _plain(address: Address, input_format: InputFormat) -> Source:
+    path = Path(address.place)
+    if address.kind == "aravis":
+        from reason_runtime.line.sources.aravis import AravisSource, aravis_settings
+
+        return AravisSource(address.place, settings=aravis_settings(address))
+    if address.kind == "linescan":
+        from reason_runtime.line.sources.linescan import LineScanSource, Motion, read_faults, read_web
+
+        loops = address.count("loops", 0)
+        motion = Motion(
+            lines_per_s=address.amount("lines_per_s", 1000),
+            block_lines=address.count("block_lines", 64, low=1),
+            counts_per_line=address.count("counts_per_line", 1, low=1),
+            jitter=address.amount("jitter", 0.0),
+            loops=loops or None,
+            buffer_blocks=address.count("buffer_blocks", 16, low=1),
+            faults=read_faults(address.word("faults", "")),
+            seed=address.count("seed", 0),
+        )
+        return LineScanSource(read_web(path), motion=motion, name=address.text)
+    if address.kind == "folder" or (address.kind == "" and path.is_dir()):
+        from reason_runtime.line.sources.folder import FolderSource
+
+        return FolderSource(path, input_format=input_format)
+    from reason_runtime.line.sources.opencv import OpenCvSource
+
+    return OpenCvSource(address.place, kind="camera" if address.kind == "opencv" else "file")

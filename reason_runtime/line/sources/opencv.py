@@ -1,0 +1,87 @@
+"""Whatever OpenCV reads: video files, USB cameras by number, RTSP and HTTP streams."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from reason_runtime.errors import ConfigurationError, SourceError
+from reason_runtime.line.frame import Grab
+from reason_runtime.line.sources.source import Nothing
+
+_OPEN_MS = 5000
+_READ_MS = 2000
+
+
+class OpenCvSource:
+    """See `Source`. A lost stream and a stream that gives nothing for two seconds count as lost cameras.
+
+    Args:
+        place: A file, a camera's number, or a stream's address.
+        kind: Of these.
+        checks_freezing: See `Source`; off for files, whose frames may repeat.
+
+    Raises:
+        ConfigurationError: A GStreamer pipeline, or a camera number that is none.
+    """
+
+    def __init__(self, place: str, *, kind: Literal["file", "camera", "stream"]) -> None:
+        if "!" in place and "GStreamer:                   YES" not in cv2.getBuildInformation():
+            raise ConfigurationError(
+                f"{place}: is a GStreamer pipeline, and PyPI's OpenCV is built without GStreamer; use python3-opencv "
+                "of Debian or of JetPack, or give an rtsp:// address"
+            )
+        if kind == "camera" and not place.isdecimal():
+            raise ConfigurationError(f"opencv:{place}: expected a camera's number, for example opencv:0")
+        self._place = place
+        self._kind = kind
+        self._video: cv2.VideoCapture | None = None
+        self._count = 0
+        self.live = kind != "file"
+        self.checks_freezing = kind != "file"
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        if self._kind == "file" and not Path(self._place).is_file():
+            raise SourceError(f"{self._place}: does not exist; expected a folder of images or a video file")
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
+        try:
+            if self._kind == "camera":
+                video = cv2.VideoCapture(int(self._place))
+            elif self._kind == "stream":
+                video = cv2.VideoCapture(self._place, cv2.CAP_FFMPEG, limits)
+            else:
+                video = cv2.VideoCapture(self._place)
+        except cv2.error as error:
+            raise SourceError(f"{self._place}: cannot be opened ({error})") from error
+        if not video.isOpened():
+            video.release()
+            what = "holds no frame that can be read" if self._kind == "file" else "is not there, or gives no picture"
+            raise SourceError(f"{self._place}: {what}")
+        self._video = video
+        self._count = 0
+
+    def read(self) -> Grab | Nothing:
+        """See `Source.read`."""
+        if self._video is None:
+            raise SourceError(f"{self._place}: is not open")
+        there, frame = self._video.read()
+        if there:
+            self._count += 1
+            rgb = frame if frame.ndim == 2 else np.ascontiguousarray(frame[:, :, ::-1])
+            return Grab(grabbed_ns=time.monotonic_ns(), image=rgb.astype(np.uint8, copy=False))
+        if self._kind != "file":
+            raise SourceError(f"{self._place}: the stream ended, or gave nothing for {_READ_MS / 1000:g} s")
+        if self._count == 0:
+            raise SourceError(f"{self._place}: holds no frame that can be read")
+        return "end"
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        if self._video is not None:
+            self._video.release()
+            self._video = None

@@ -1,0 +1,82 @@
+"""Any source whose frames are blocks of lines, made into frames of a web with overlap."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from reason_runtime.errors import SourceError
+from reason_runtime.line.frame import Grab
+from reason_runtime.line.sources.source import Nothing, Source
+from reason_runtime.line.web.assemble import Assembler, Lines
+
+
+class WebSource:
+    """See `Source`; the encoder count is the source's, else the number of lines so far.
+
+    Args:
+        source: Gives blocks of lines of one width.
+        assembler: Makes frames of them.
+        counts_per_line: Encoder counts from one line to the next.
+    """
+
+    checks_freezing = False  # told from blocks, a standing web is no frozen camera
+
+    def __init__(self, source: Source, *, assembler: Assembler, counts_per_line: int) -> None:
+        self.live = source.live
+        self._source = source
+        self._assembler = assembler
+        self._counts_per_line = counts_per_line
+        self._ready: deque[Grab] = deque()
+        self._failure: SourceError | None = None
+        self._ended = False
+        self._count = 0
+        self._shape: tuple[int, ...] | None = None
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        self._source.open()
+
+    def read(self) -> Grab | Nothing:
+        """See `Source.read`; when the camera is lost, the lines it gave come first, as a partial frame."""
+        if self._ready:
+            return self._ready.popleft()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if self._ended:
+            return "end"
+        try:
+            grab = self._source.read()
+        except SourceError as error:
+            self._failure = error
+            self._ready.extend(self._assembler.flush())
+            return "idle"
+        if grab == "end":
+            self._ended = True
+            self._ready.extend(self._assembler.flush())
+        elif grab != "idle":
+            self._take(grab)
+        return self._ready.popleft() if self._ready else "idle"
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._source.close()
+
+    def _take(self, grab: Grab) -> None:
+        if grab.image is None:
+            if self._shape is None:  # nobody knows how many lines these were
+                self._ready.append(grab)
+                return
+            pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = np.zeros(self._shape, np.uint8)
+        else:
+            pixels = grab.image  # type: ignore[assignment]  # uint8 or uint16
+            self._shape = pixels.shape
+        count = self._count if grab.encoder_count is None else grab.encoder_count
+        self._count = count + len(pixels) * self._counts_per_line
+        self._ready.extend(
+            self._assembler.add(
+                Lines(pixels=pixels, encoder_count=count, grabbed_ns=grab.grabbed_ns, failure=grab.failure)
+            )
+        )

@@ -1,0 +1,81 @@
+"""One stage on one thread: takes work from its queue; whatever goes wrong rejects the part and the stage goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reason_runtime.line.health import Health
+from reason_runtime.line.ledger import Ledger
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.queues import BoundedQueue
+from reason_runtime.line.watch import Watch
+from reason_runtime.line.work import Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What every stage shares."""
+
+    ledger: Ledger
+    health: Health
+    metrics: Metrics
+    watch: Watch
+
+
+class Stage:
+    """A thread that hands the work in a queue to a function.
+
+    Args:
+        name: For metrics, events and the thread.
+        desk: Books, health and metrics.
+        queue: To take from.
+        handle: Does the work; parts that were answered meanwhile never reach it.
+        ended: Called once when the queue is closed and empty.
+        most: Frames handed over at once.
+        wait_s: How long to wait for further frames once there is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        desk: Desk,
+        queue: BoundedQueue[Work],
+        handle: Callable[[list[Work]], None],
+        ended: Callable[[], None],
+        most: int = 1,
+        wait_s: float = 0.0,
+    ) -> None:
+        self._name = name
+        self._desk = desk
+        self._queue = queue
+        self._handle = handle
+        self._ended = ended
+        self._most = most
+        self._wait_s = wait_s
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        while taken := self._queue.take(most=self._most, wait_s=self._wait_s):
+            works = [work for work in taken if self._desk.ledger.is_open(work.frame)]
+            if not works:
+                continue
+            started_ns = time.monotonic_ns()
+            try:
+                with self._desk.watch.busy(self._name):
+                    self._handle(works)
+            except Exception as error:  # the fail-safe boundary: no error, of whatever kind, may let a part pass
+                self._fail(works, error)
+            else:
+                self._desk.health.clear(self._name)
+            self._desk.metrics.stage(self._name.partition(" ")[0], (time.monotonic_ns() - started_ns) / 1e9)
+        self._ended()
+
+    def _fail(self, works: list[Work], error: Exception) -> None:
+        text = f"{self._name} failed ({type(error).__name__}: {error})"
+        self._desk.health.fault(self._name, text)
+        for work in works:
+            self._desk.ledger.refuse(work.frame, "error", text)

@@ -1,0 +1,84 @@
+"""What a station is: one bundle, cameras, sinks, and how they work together; from the command line or a TOML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reason_runtime.choices import Backend, BackPressure, Device, Precision
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.line.web.judge import WebSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraPlan:
+    """One camera.
+
+    Attributes:
+        name: Unique; begins every part id.
+        source: Its address, see `reason_runtime.line.sources.open`.
+        stall_s: Seconds without a frame that are a fault; None for a triggered camera.
+    """
+
+    name: str
+    source: str
+    stall_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """Which model runs where; see `reason_runtime.detector.load`."""
+
+    bundle: Path
+    backend: Backend = "onnxruntime"
+    precision: Precision = "fp32"
+    device: Device | None = None
+    threads: int | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """Everything that `reason-run inspect` needs to know.
+
+    Attributes:
+        model: Which model.
+        cameras: One or more.
+        sinks: Addresses, see `reason_runtime.line.sinks.open`; none: lines on standard output.
+        deadline_ms: After the grab; None: 1000 for live cameras, none for files.
+        queue_frames: A camera's frames that may wait.
+        back_pressure: None: `drop-oldest` for live cameras, `block` for files.
+        batch: Frames through the model at once, at most.
+        batch_wait_ms: How long the first of a batch may wait for others.
+        hang_s: A call that takes longer hangs.
+        heartbeat_s: From beat to beat.
+        journal: File that answers for parts in flight after a kill; None keeps none.
+        journal_sync: Write every record through to the disk.
+        dashboard: HOST:PORT of the web page; None for none.
+        web: How tiles of a web are judged; None judges whole parts.
+
+    Raises:
+        ConfigurationError: No camera, or two of one name.
+    """
+
+    model: ModelPlan
+    cameras: tuple[CameraPlan, ...]
+    sinks: tuple[str, ...] = ()
+    deadline_ms: float | None = None
+    queue_frames: int = 4
+    back_pressure: BackPressure | None = None
+    batch: int = 1
+    batch_wait_ms: float = 0.0
+    hang_s: float = 10.0
+    heartbeat_s: float = 0.5
+    journal: Path | None = None
+    journal_sync: bool = False
+    dashboard: str | None = None
+    web: WebSettings | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        names = [camera.name for camera in self.cameras]
+        if not names or len(set(names)) != len(names):
+            raise ConfigurationError(
+                f"cameras {', '.join(names) or '(none)'}: expected one or more, each with its own name"
+            )

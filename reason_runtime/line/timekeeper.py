@@ -1,0 +1,65 @@
+"""The clock of a line: deadlines, heartbeats, cameras that went quiet, calls that hang. Waits for no other thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from reason_runtime.line.grabber import Grabber
+from reason_runtime.line.messages import Message
+from reason_runtime.line.stage import Desk
+
+
+class Timekeeper:
+    """Runs until it is stopped, or a stage hangs and the process has to end.
+
+    Args:
+        desk: Books, health and what is being worked on.
+        grabbers: Whose cameras may stall.
+        hang_s: A stage busy for longer with one piece of work hangs.
+        heartbeat_s: From beat to beat.
+        publish: Takes heartbeats.
+        hung: Told once, with the stage and its seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        grabbers: Sequence[Grabber],
+        hang_s: float,
+        heartbeat_s: float,
+        publish: Callable[[Message], None],
+        hung: Callable[[str, float], None],
+    ) -> None:
+        self._desk = desk
+        self._grabbers = grabbers
+        self._hang_s = hang_s
+        self._heartbeat_s = heartbeat_s
+        self._publish = publish
+        self._hung = hung
+        self._stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="timekeeper", daemon=True)
+
+    def stop(self) -> None:
+        """Keep time no more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        next_beat_s = time.monotonic()
+        reported = False
+        while not self._stop.is_set():
+            deadline_ns = self._desk.ledger.expire()
+            if time.monotonic() >= next_beat_s:
+                for grabber in self._grabbers:
+                    grabber.check_stall()
+                self._publish(self._desk.health.beat(busy=len(self._desk.ledger) > 0))
+                next_beat_s += self._heartbeat_s
+                next_beat_s = max(next_beat_s, time.monotonic())  # after a pause of the whole process: no burst
+            longest = self._desk.watch.longest()
+            if longest is not None and longest[1] > self._hang_s and not reported:
+                reported = True
+                self._hung(*longest)
+            until_s = next_beat_s if deadline_ns is None else min(next_beat_s, deadline_ns / 1e9)
+            self._desk.ledger.wait(max(0.0, until_s - time.monotonic()))

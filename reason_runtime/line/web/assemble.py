@@ -1,0 +1,127 @@
+"""Lines to frames: each frame repeats the end of the one before, so that a defect on the seam is seen whole once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reason_runtime.detector import Pixels
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.line.frame import Grab, Strip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lines:
+    """What a line-scan camera gives at once.
+
+    Attributes:
+        pixels: (n, W) or (n, W, C).
+        encoder_count: Of the first line.
+        grabbed_ns: `time.monotonic_ns` when the last line was there.
+        failure: Why these lines are not to be judged; None where they are good.
+    """
+
+    pixels: Pixels
+    encoder_count: int
+    grabbed_ns: int
+    failure: str | None = None
+
+
+class Assembler:
+    """Cuts an endless web into frames.
+
+    Args:
+        frame_lines: Lines of a frame, the overlap included.
+        overlap_lines: Lines that two frames share; a defect no longer than this is whole in one of them.
+        counts_per_line: Encoder counts from one line to the next; a jump means lost lines.
+
+    Raises:
+        ConfigurationError: The overlap does not leave at least half of the frame new.
+    """
+
+    def __init__(self, *, frame_lines: int, overlap_lines: int, counts_per_line: int = 1) -> None:
+        if not 0 <= overlap_lines <= frame_lines // 2:
+            raise ConfigurationError(
+                f"an overlap of {overlap_lines} lines does not fit frames of {frame_lines}; at most half of them"
+            )
+        self._frame_lines = frame_lines
+        self._overlap = overlap_lines
+        self._counts_per_line = counts_per_line
+        self._blocks: list[Lines] = []
+        self._held = 0
+        self._first_line = 0
+        self._carried = 0  # of the held lines, those that the frame before has shown
+        self._seen = 0
+        self._failures: list[tuple[int, str]] = []
+
+    def add(self, lines: Lines) -> list[Grab]:
+        """Take lines in; gives the frames that they complete."""
+        if self._blocks:
+            last = self._blocks[-1]
+            expected = last.encoder_count + len(last.pixels) * self._counts_per_line
+            if lines.encoder_count != expected:
+                lost = (lines.encoder_count - expected) / self._counts_per_line
+                self._failures.append((self._seen, f"{lost:g} lines lost before encoder count {lines.encoder_count}"))
+        if lines.failure is not None:
+            self._failures.append((self._seen, lines.failure))
+        self._blocks.append(lines)
+        self._held += len(lines.pixels)
+        self._seen += len(lines.pixels)
+        grabs = []
+        while self._held >= self._frame_lines:
+            grabs.append(self._frame(self._frame_lines, grabbed_ns=lines.grabbed_ns, last=False))
+            self._forget(self._frame_lines - self._overlap)
+            self._carried = self._overlap
+        return grabs
+
+    def flush(self) -> list[Grab]:
+        """The rest of the web as one partial frame, its last line repeated; nothing where there is no line to own.
+
+        What comes afterwards starts a web of its own, since lines may be missing in between.
+        """
+        grabs = []
+        if self._held > self._carried // 2:
+            grabs.append(self._frame(self._held, grabbed_ns=self._blocks[-1].grabbed_ns, last=True))
+        self._forget(self._held)
+        self._carried = 0
+        return grabs
+
+    def _frame(self, valid: int, *, grabbed_ns: int, last: bool) -> Grab:
+        pixels = np.concatenate([block.pixels for block in self._blocks])[:valid]
+        if valid < self._frame_lines:
+            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], self._frame_lines - valid, axis=0)])
+        end = self._first_line + valid
+        failure = next((text for line, text in self._failures if self._first_line <= line < end), None)
+        strip = Strip(
+            first_line=self._first_line,
+            valid_lines=valid,
+            owned_first=self._carried // 2,
+            owned_end=valid if last else valid - (self._overlap - self._overlap // 2),
+            encoder_count=self._blocks[0].encoder_count,
+        )
+        return Grab(
+            grabbed_ns=grabbed_ns,
+            image=None if failure else pixels,
+            failure=failure,
+            encoder_count=strip.encoder_count,
+            strip=strip,
+        )
+
+    def _forget(self, count: int) -> None:
+        """Drop the oldest lines."""
+        self._first_line += count
+        self._held -= count
+        self._failures = [(line, text) for line, text in self._failures if line >= self._first_line]
+        while count and self._blocks:
+            block = self._blocks[0]
+            if len(block.pixels) <= count:
+                count -= len(block.pixels)
+                self._blocks.pop(0)
+                continue
+            self._blocks[0] = Lines(
+                pixels=block.pixels[count:],
+                encoder_count=block.encoder_count + count * self._counts_per_line,
+                grabbed_ns=block.grabbed_ns,
+            )
+            count = 0

@@ -1,0 +1,153 @@
+"""The judgement of one frame of a web: its stitched map, the rows it owns, and the defects that no frame listed yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.detector import Detector
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.line.frame import Frame, Strip
+from reason_runtime.line.messages import Defect
+from reason_runtime.line.web.tiles import Tile, stitch
+from reason_runtime.session import Outputs
+
+_MOST_DEFECTS = 100  # of one frame; a web that is bad everywhere needs no longer list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """How a web is judged.
+
+    Attributes:
+        overlap_px: That neighbouring tiles share at least.
+        lanes: The width is divided into this many.
+        counts_per_line: Encoder counts from one line to the next.
+        line_mm: Along the web from one line to the next; None where it is not known.
+        pixel_mm: Across the web; None where it is not known.
+
+    Raises:
+        ConfigurationError: A value out of range.
+    """
+
+    overlap_px: int = 32
+    lanes: int = 1
+    counts_per_line: int = 1
+    line_mm: float | None = None
+    pixel_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        pitches = (self.line_mm, self.pixel_mm)
+        if self.overlap_px < 0 or self.lanes < 1 or self.counts_per_line < 1:
+            raise ConfigurationError("a web needs an overlap of 0 or more, 1 or more lanes, 1 or more counts per line")
+        if any(pitch is not None and not 0 < pitch < float("inf") for pitch in pitches):
+            raise ConfigurationError(f"pitches of {pitches} mm are not positive numbers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What a frame of a web shows.
+
+    Attributes:
+        score: Highest value of the rows that the frame owns, raw units; NaN where any value is not finite.
+        anomaly_map: (rows, columns) of the whole frame, valid lines only.
+        defects: Regions at or above the threshold that touch an owned row.
+    """
+
+    score: float
+    anomaly_map: NDArray[np.float32]
+    defects: tuple[Defect, ...]
+
+
+def judge_web(
+    tiles: tuple[Tile, ...],
+    outputs: Outputs,
+    *,
+    shape: tuple[int, int],
+    frame: Frame,
+    detector: Detector,
+    settings: WebSettings,
+) -> Seen:
+    """Stitch a frame's maps and find what is wrong on the rows it owns.
+
+    Args:
+        tiles: Where the maps lie.
+        outputs: Of the graph, one per tile.
+        shape: Rows and columns of the frame.
+        frame: With its strip; a frame without one (an area camera) owns all its rows.
+        detector: Gives the threshold.
+        settings: Of the web.
+    """
+    strip = frame.grab.strip or whole_frame(shape[0])
+    stitched = stitch(tiles, outputs.anomaly_map, shape=shape)[: strip.valid_lines]
+    owned = stitched[strip.owned_first : strip.owned_end]
+    score = float(owned.max()) if np.isfinite(stitched).all() else float("nan")
+    limit = detector.limit.value
+    defects = () if limit is None or not score >= limit else _regions(stitched, limit, strip, settings)
+    return Seen(score=score, anomaly_map=stitched, defects=defects)
+
+
+def whole_frame(rows: int) -> Strip:
+    """The strip of a frame that shares no line with another."""
+    return Strip(first_line=0, valid_lines=rows, owned_first=0, owned_end=rows, encoder_count=0)
+
+
+@dataclass(slots=True)
+class DefectBook:
+    """Defects that frames have listed already, by where they lie on the web; one for each camera."""
+
+    _listed: deque[Defect] = field(default_factory=lambda: deque(maxlen=_MOST_DEFECTS))
+
+    def new(self, defects: tuple[Defect, ...], strip: Strip) -> tuple[Defect, ...]:
+        """The defects to list now: not listed before, and not about to be seen whole by the next frame.
+
+        Args:
+            defects: Of a frame, in web coordinates.
+            strip: Of that frame.
+        """
+        end = strip.first_line + strip.valid_lines
+        carried = end - 2 * (
+            strip.valid_lines - strip.owned_end
+        )  # first line that the next frame repeats, at the latest
+        fresh = []
+        for defect in defects:
+            cut_off = defect.first_line + defect.lines >= end and defect.first_line > carried
+            if any(_overlap(defect, known) for known in self._listed) or (
+                cut_off and strip.owned_end < strip.valid_lines
+            ):
+                continue
+            fresh.append(defect)
+        self._listed.extend(fresh)
+        return tuple(fresh)
+
+
+def _overlap(one: Defect, other: Defect) -> bool:
+    across = one.x_px < other.x_px + other.width_px and other.x_px < one.x_px + one.width_px
+    along = one.first_line < other.first_line + other.lines and other.first_line < one.first_line + one.lines
+    return across and along
+
+
+def _regions(stitched: NDArray[np.float32], limit: float, strip: Strip, settings: WebSettings) -> tuple[Defect, ...]:
+    above = (stitched >= limit).astype(np.uint8)
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    found = []
+    for label, (left, top, width, height, _) in enumerate(boxes[1 : _MOST_DEFECTS + 1], start=1):
+        inside = labels[top : top + height, left : left + width] == label
+        found.append(
+            Defect(
+                x_px=int(left),
+                width_px=int(width),
+                first_line=strip.first_line + int(top),
+                lines=int(height),
+                peak=float(stitched[top : top + height, left : left + width][inside].max()),
+                encoder_count=strip.encoder_count + int(top) * settings.counts_per_line,
+                lane=min(int((left + width / 2) * settings.lanes / stitched.shape[1]), settings.lanes - 1),
+                x_mm=None if settings.pixel_mm is None else float(left) * settings.pixel_mm,
+                y_mm=None if settings.line_mm is None else (strip.first_line + int(top)) * settings.line_mm,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,106 @@
+"""Tiles at native resolution over a frame, and their maps stitched back without seams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.errors import BundleError, ImageError
+from reason_runtime.manifest import Manifest
+
+TILE_KEY = "tile_px"  # in the manifest's training configuration: written by `reason-train fit --tile`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A square of a frame, in pixels."""
+
+    top: int
+    left: int
+    size_px: int
+
+
+def tile_px_of(manifest: Manifest) -> int | None:
+    """Side of the tiles that a bundle was trained on; None for whole parts.
+
+    Raises:
+        BundleError: The manifest holds something else there.
+    """
+    found = manifest.training.configuration.get(TILE_KEY)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise BundleError(
+            f"{manifest.name}: training.configuration.{TILE_KEY} is {found!r}, expected a number of pixels"
+        )
+    return found
+
+
+@lru_cache(maxsize=16)
+def place_tiles(shape: tuple[int, int], *, tile_px: int, overlap_px: int) -> tuple[Tile, ...]:
+    """Tiles that cover a frame, evenly spread, neighbours sharing at least `overlap_px`.
+
+    Args:
+        shape: Rows and columns of the frame.
+        tile_px: Side of a tile; never scaled.
+        overlap_px: Less than the side.
+
+    Raises:
+        ImageError: The frame is smaller than a tile.
+    """
+    if min(shape) < tile_px:
+        raise ImageError(
+            f"a frame of {shape[1]} x {shape[0]} pixels is smaller than a tile of {tile_px}; make it larger"
+        )
+    tops, lefts = (_starts(side, tile_px=tile_px, overlap_px=overlap_px) for side in shape)
+    return tuple(Tile(top=top, left=left, size_px=tile_px) for top in tops for left in lefts)
+
+
+def cut(image: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
+    """The pixels of a tile: (size, size, C)."""
+    return image[tile.top : tile.top + tile.size_px, tile.left : tile.left + tile.size_px]
+
+
+def stitch(tiles: Sequence[Tile], maps: NDArray[np.float32], *, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """One map of the frame from the maps of its tiles.
+
+    Where tiles overlap, each counts by how far the pixel is from that tile's edge, so that neither the edge of one
+    nor the change from one to the next shows. Maps that agree come out unchanged.
+
+    Args:
+        tiles: From `place_tiles`; they cover the frame.
+        maps: (K, S, S), raw units, in the same order.
+        shape: Rows and columns of the frame.
+
+    Returns:
+        (rows, columns) float32, raw units; not finite wherever a tile's map was not.
+    """
+    total = np.zeros(shape, np.float32)
+    weights = np.zeros(shape, np.float32)
+    for tile, map_ in zip(tiles, maps, strict=True):
+        size = tile.size_px
+        full = map_ if map_.shape == (size, size) else cv2.resize(map_, (size, size), interpolation=cv2.INTER_LINEAR)
+        weight = _weight(size)
+        rows, columns = slice(tile.top, tile.top + size), slice(tile.left, tile.left + size)
+        total[rows, columns] += full * weight
+        weights[rows, columns] += weight
+    return total / weights
+
+
+@lru_cache(maxsize=4)
+def _weight(size_px: int) -> NDArray[np.float32]:
+    ramp = np.minimum(np.arange(1, size_px + 1), np.arange(size_px, 0, -1)).astype(np.float32)
+    weight: NDArray[np.float32] = np.outer(ramp, ramp) / ramp.max() ** 2
+    return weight
+
+
+def _starts(side: int, *, tile_px: int, overlap_px: int) -> list[int]:
+    count = 1 + -(-(side - tile_px) // (tile_px - overlap_px))
+    if count == 1:
+        return [0]
+    return [round(i * (side - tile_px) / (count - 1)) for i in range(count)]

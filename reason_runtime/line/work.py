@@ -1,0 +1,26 @@
+"""What travels from stage to stage: a frame and what has been made of it so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reason_runtime.line.frame import Frame
+from reason_runtime.line.model import LineModel, Prepared
+from reason_runtime.session import Outputs
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Work:
+    """One frame on its way.
+
+    Attributes:
+        frame: As grabbed.
+        model: That prepared, and then judged it; None before.
+        prepared: The graph's input.
+        outputs: Of the graph, for all images of this frame.
+    """
+
+    frame: Frame
+    model: LineModel | None = None
+    prepared: Prepared | None = None
+    outputs: Outputs | None = None
