@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from reason_runtime.manifest import Precision
+from reason_runtime.choices import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
