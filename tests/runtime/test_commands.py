@@ -190,7 +190,7 @@ def test_inspect_prints_a_json_line_a_frame_then_pace_and_latency(place: Path) -
     done = call("reason-run", "inspect", place / "bundle", "--source", place / "good")
     assert done.returncode == 0
     assert [(line["frame"], line["decision"]) for line in json_lines(done.stdout)] == [(0, "OK"), (1, "NG")]
-    assert "2 frames, " in done.stderr
+    assert "2 frames: 1 OK, 1 NG, 0 UNKNOWN" in done.stderr
     assert "FPS" in done.stderr
     assert "p99" in done.stderr
 

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.line.frame import Frame, Grab
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.ledger import Ledger, blank
+from reason_runtime.line.messages import Answer, Defect
+from reason_runtime.line.metrics import Metrics
+
+
+def frame(number: int, *, camera: str = "top", deadline_s: float | None = None) -> Frame:
+    now_ns = time.monotonic_ns()
+    return Frame(
+        camera=camera,
+        number=number,
+        part_id=f"{camera}-{number}",
+        grab=Grab(grabbed_ns=now_ns),
+        deadline_ns=None if deadline_s is None else now_ns + int(deadline_s * 1e9),
+        grabbed_at=1_700_000_000.25,
+    )
+
+
+def passed(item: Frame) -> Answer:
+    return dataclasses.replace(blank(item), decision="OK", cause="judged", score=0.25, threshold=0.5)
+
+
+def test_parts_in_flight_at_a_kill_are_unknown_and_answers_not_handed_on_come_again_unchanged(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    defect = Defect(x_px=1, width_px=2, first_line=3, lines=4, peak=0.5, lane=1)
+    answers = {}
+    for number in range(4):
+        journal.taken(frame(number))
+    for number in (1, 2):
+        answers[number] = dataclasses.replace(passed(frame(number)), defects=(defect,), latency_ms=3.25)
+        journal.answered(answers[number])
+    journal.delivered("top-1")
+    journal.close()  # the file of a killed process looks the same: every record was written at once
+    again = Journal(tmp_path / "journal")
+    recovered = {answer.part_id: answer for answer in again.recovered()}
+    assert sorted(recovered) == ["top-0", "top-2", "top-3"]
+    assert recovered["top-2"].line() == answers[2].line()
+    assert (recovered["top-0"].decision, recovered["top-0"].cause) == ("UNKNOWN", "restart")
+    assert recovered["top-0"].grabbed == "2023-11-14T22:13:20.250+00:00"
+    again.close()
+    third = Journal(tmp_path / "journal")
+    assert {answer.part_id: answer.line() for answer in third.recovered()} == {
+        part_id: answer.line() for part_id, answer in recovered.items()
+    }
+    for part_id in recovered:
+        third.delivered(part_id)
+    third.close()
+    assert Journal(tmp_path / "journal").recovered() == []
+
+
+def test_a_record_that_the_kill_cut_off_is_as_if_never_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.taken(frame(0))
+    journal.answered(passed(frame(0)))
+    journal.close()
+    content = (tmp_path / "journal").read_bytes()
+    lines = content.splitlines(keepends=True)
+    for cut in range(len(lines[0]), len(content) - 1):
+        (tmp_path / "journal").write_bytes(content[:cut])
+        again = Journal(tmp_path / "journal")
+        (answer,) = again.recovered()
+        again.close()
+        assert answer.decision == "UNKNOWN"
+
+
+def test_a_journal_belongs_to_one_process(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    with pytest.raises(ConfigurationError, match="another process"):
+        Journal(tmp_path / "journal")
+    journal.close()
+    Journal(tmp_path / "journal").close()
+
+
+def test_a_long_run_keeps_the_journal_short_and_what_is_open_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.journal._COMPACT_BYTES", 2000)
+    journal = Journal(tmp_path / "journal")
+    journal.taken(frame(0, camera="left"))
+    for number in range(200):
+        journal.taken(frame(number))
+        journal.answered(passed(frame(number)))
+        journal.delivered(f"top-{number}")
+    assert (tmp_path / "journal").stat().st_size < 4000
+    journal.close()
+    assert [answer.part_id for answer in Journal(tmp_path / "journal").recovered()] == ["left-0"]
+
+
+def test_a_file_that_is_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SinkError, match="cannot be opened"):
+        Journal(tmp_path / "file" / "journal")
+
+
+class Book:
+    """A ledger and what it published."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.published: list[Answer] = []
+        self.failures: list[str | None] = []
+        self.ledger = Ledger(
+            publish=self.published.append, journal=journal, metrics=Metrics(), journal_failed=self.failures.append
+        )
+
+
+def test_answers_leave_in_order_per_camera_and_only_once() -> None:
+    book = Book()
+    frames = [frame(number) for number in range(3)]
+    other = frame(0, camera="left")
+    for item in (*frames, other):
+        assert book.ledger.take(item)
+    assert book.ledger.answer(frames[2], passed(frames[2]))
+    assert book.ledger.answer(frames[1], passed(frames[1]))
+    assert book.published == []
+    assert book.ledger.answer(other, passed(other))
+    assert [answer.part_id for answer in book.published] == ["left-0"]
+    assert book.ledger.refuse(frames[0], "dropped", "x")
+    assert not book.ledger.answer(frames[0], passed(frames[0]))
+    assert [answer.part_id for answer in book.published] == ["left-0", "top-0", "top-1", "top-2"]
+    assert [answer.decision for answer in book.published] == ["OK", "UNKNOWN", "OK", "OK"]
+    assert len(book.ledger) == 0
+
+
+def test_an_answer_after_the_deadline_is_unknown_even_before_the_clock_noticed() -> None:
+    book = Book()
+    late = frame(0, deadline_s=0.01)
+    book.ledger.take(late)
+    time.sleep(0.02)
+    book.ledger.answer(late, passed(late))
+    assert [answer.cause for answer in book.published] == ["deadline"]
+
+
+def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    book = Book(journal)
+    first, second = frame(0), frame(1)
+    book.ledger.take(first)
+    journal.close()  # from here on every write fails
+    book.ledger.answer(first, passed(first))
+    assert not book.ledger.take(second)
+    assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "journal")] * 2
+    assert all("cannot be written" in (text or "") for text in book.failures)
+    assert json.dumps(book.published[0].line())

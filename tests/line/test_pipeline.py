@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason_runtime import load
+from reason_runtime.blind import limits_from
+from reason_runtime.errors import ConfigurationError, SourceError
+from reason_runtime.line.grabber import Camera
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.pipeline import PipelineSettings
+from tests.line.models import NAN, SLOW, line_bundle, part
+from tests.line.stations import Line, ListSink, ListSource, camera, running
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line_bundle(tmp_path_factory.mktemp("bundles") / "line").path
+
+
+def numbers(line: Line, name: str = "top") -> list[int]:
+    return [answer.number for answer in line.sink.answers if answer.camera == name]
+
+
+def test_every_part_of_a_file_is_answered_in_order_with_the_scores_of_the_detector(bundle: Path) -> None:
+    values = [*range(100, 256, 4)]
+    with running(bundle, camera(*map(part, values))) as line:
+        assert line.finish() == "ended"
+    detector = load(bundle, threads=1)
+    assert numbers(line) == list(range(len(values)))
+    assert [answer.score for answer in line.sink.answers] == [detector(part(value)).score for value in values]
+    assert line.sink.decisions == ["OK" if abs(value - 128) / 128 < 0.5 else "NG" for value in values]
+    assert {answer.cause for answer in line.sink.answers} == {"judged"}
+
+
+def test_a_batch_gives_what_single_parts_give(bundle: Path) -> None:
+    parts = [part(value) for value in range(100, 250, 10)]
+    settings = PipelineSettings(batch=4, batch_wait_s=0.02)
+    with running(bundle, camera(*parts), settings=settings) as line:
+        line.finish()
+    detector = load(bundle, threads=1)
+    assert [answer.score for answer in line.sink.answers] == [detector(item).score for item in parts]
+
+
+def test_cameras_share_one_model_and_each_keeps_its_order(bundle: Path) -> None:
+    left = camera(*[part(130)] * 20, name="left")
+    right = camera(*[part(250)] * 15, name="right")
+    with running(bundle, left, right) as line:
+        line.finish()
+    assert numbers(line, "left") == list(range(20))
+    assert numbers(line, "right") == list(range(15))
+    assert {answer.decision for answer in line.sink.answers if answer.camera == "left"} == {"OK"}
+    assert {answer.decision for answer in line.sink.answers if answer.camera == "right"} == {"NG"}
+    assert len({answer.part_id for answer in line.sink.answers}) == 35
+
+
+def test_a_part_that_misses_its_deadline_is_unknown_at_the_deadline_and_not_later(bundle: Path) -> None:
+    settings = PipelineSettings(deadline_s=0.1)
+    source = camera(part(130), part(130, code=SLOW), 0.5, part(130), live=True)
+    with running(bundle, source, settings=settings) as line:
+        line.finish()
+    answers = line.sink.answers
+    assert [answer.cause for answer in answers] == ["judged", "deadline", "judged"]
+    assert answers[1].decision == "UNKNOWN"
+    assert answers[1].score is None
+    assert answers[1].latency_ms is not None
+    assert 100 <= answers[1].latency_ms < 150  # the model takes a quarter of a second
+
+
+def test_a_late_part_does_not_make_those_behind_it_late_for_good(bundle: Path) -> None:
+    settings = PipelineSettings(deadline_s=0.15, when_full="drop-oldest", queue_frames=2)
+    items = [part(130, code=SLOW), *[item for _ in range(12) for item in (part(130), 0.05)]]
+    with running(bundle, camera(*items, live=True), settings=settings) as line:
+        line.finish()
+    assert numbers(line) == list(range(13))
+    assert line.sink.causes[0] == "deadline"
+    assert line.sink.decisions[-4:] == ["OK"] * 4
+    assert set(line.sink.causes) <= {"judged", "deadline", "dropped"}
+
+
+def test_what_a_full_queue_drops_is_counted_and_published_unknown(bundle: Path) -> None:
+    settings = PipelineSettings(when_full="drop-oldest", queue_frames=2)
+    with running(bundle, camera(part(130, code=SLOW), 0.05, *[part(130)] * 10, live=True), settings=settings) as line:
+        line.finish()
+    assert numbers(line) == list(range(11))
+    dropped = line.sink.causes.count("dropped")
+    assert dropped >= 4
+    assert all(answer.decision == "UNKNOWN" for answer in line.sink.answers if answer.cause == "dropped")
+    assert line.metrics.snapshot().causes["top", "dropped"] == dropped
+    assert line.sink.decisions[-1] == "OK"  # the newest are kept
+
+
+def test_a_queue_that_blocks_loses_nothing(bundle: Path) -> None:
+    settings = PipelineSettings(when_full="block", queue_frames=1)
+    with running(bundle, camera(part(130, code=SLOW), *[part(130)] * 10), settings=settings) as line:
+        line.finish()
+    assert line.sink.decisions == ["OK"] * 11
+
+
+def test_outputs_that_are_not_finite_are_unknown(bundle: Path) -> None:
+    with running(bundle, camera(part(130), part(130, code=NAN), part(130))) as line:
+        line.finish()
+    assert line.sink.causes == ["judged", "not-finite", "judged"]
+    assert line.sink.decisions == ["OK", "UNKNOWN", "OK"]
+
+
+def test_without_a_threshold_everything_is_unknown(tmp_path: Path) -> None:
+    with running(line_bundle(tmp_path / "b", threshold=None).path, camera(part(130))) as line:
+        line.finish()
+    assert (line.sink.decisions, line.sink.causes) == (["UNKNOWN"], ["no-threshold"])
+    assert line.sink.answers[0].score == pytest.approx(2 / 128)
+
+
+def test_an_incomplete_frame_is_unknown_and_counted(bundle: Path) -> None:
+    with running(bundle, camera(part(130), "three packets are missing", part(130), live=True)) as line:
+        line.finish()
+    assert line.sink.causes == ["judged", "incomplete", "judged"]
+    assert line.sink.answers[1].reason == "three packets are missing"
+    assert line.metrics.snapshot().grabbed_bad["top"] == 1
+
+
+def test_a_stage_that_fails_rejects_the_part_raises_a_fault_and_goes_on(bundle: Path) -> None:
+    refused = np.zeros((8, 8, 3), np.uint8)  # smaller than any image may be
+    settings = PipelineSettings(heartbeat_s=0.02)
+    with running(bundle, camera(part(130), refused, 0.1, part(130), 0.1), settings=settings) as line:
+        line.finish()
+    assert line.sink.causes == ["judged", "error", "judged"]
+    assert "smallest side" in (line.sink.answers[1].reason or "")
+    faults = [event for event in line.sink.events if event.name == "prepare top"]
+    assert [event.level for event in faults] == ["fault", "info"]
+    unhealthy = [beat for beat in line.sink.beats if not beat.healthy]
+    assert unhealthy
+    assert len({beat.count for beat in unhealthy}) == 1  # it stands still
+    assert line.sink.beats[-1].healthy
+
+
+def test_a_lost_camera_is_reported_and_reconnected_and_an_error_of_any_kind_counts_as_lost(bundle: Path) -> None:
+    source = ListSource(
+        [part(130), SourceError("unplugged"), part(131), ZeroDivisionError("odd"), part(132)], live=True
+    )
+    settings = PipelineSettings(heartbeat_s=0.05)
+    with running(bundle, Camera(name="top", source=source), settings=settings) as line:
+        line.finish()
+    assert source.opened == 3
+    assert line.sink.decisions == ["OK"] * 3
+    texts = [event.text for event in line.sink.events if event.level == "fault"]
+    assert any("unplugged" in text for text in texts)
+    assert any("odd" in text for text in texts)
+    assert any(not beat.healthy for beat in line.sink.beats)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_after_everything_before_it_is_answered(bundle: Path) -> None:
+    with running(bundle, camera(part(130), part(250), SourceError("file.avi: is cut off"))) as line:
+        with pytest.raises(SourceError, match="is cut off"):
+            line.finish()
+        assert line.sink.decisions == ["OK", "NG"]
+
+
+def test_a_camera_that_goes_quiet_makes_the_heartbeat_stand_still(bundle: Path) -> None:
+    source = Camera(name="top", source=ListSource([part(130), *[0.05] * 8, part(130)], live=True), stall_s=0.1)
+    with running(bundle, source, settings=PipelineSettings(heartbeat_s=0.02)) as line:
+        line.finish()
+    events = [event for event in line.sink.events if event.name == "camera top"]
+    assert [event.level for event in events] == ["fault", "info"]
+    assert "no frame for more than 0.1 s" in events[0].text
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(1)
+    good = np.stack([np.clip(part(130) + random.normal(0, 9, (32, 32, 3)), 0, 255).astype(np.uint8) for _ in range(9)])
+    return line_bundle(tmp_path_factory.mktemp("b") / "b", threshold=2.0, blind_limits=limits_from(good)).path
+
+
+def test_a_black_frame_that_the_model_would_pass_is_unknown_and_a_fault(seeing: Path) -> None:
+    noisy = np.clip(part(130) + np.random.default_rng(7).normal(0, 9, (32, 32, 3)), 0, 255).astype(np.uint8)
+    black = np.zeros((32, 32, 3), np.uint8)
+    assert load(seeing)(black).decision == "OK"
+    with running(seeing, camera(noisy, black, noisy, live=True)) as line:
+        line.finish()
+    assert line.sink.decisions == ["OK", "UNKNOWN", "OK"]
+    assert line.sink.causes[1] == "blind"
+    assert "too dark" in (line.sink.answers[1].reason or "")
+    assert [event.level for event in line.sink.events if event.name == "sight top"] == ["fault", "info"]
+
+
+def test_a_camera_that_gives_the_same_bytes_again_is_frozen(seeing: Path) -> None:
+    random = np.random.default_rng(5)
+    frames = [np.clip(part(130) + random.normal(0, 9, (32, 32, 3)), 0, 255).astype(np.uint8) for _ in range(2)]
+    items = [frames[0], frames[0], frames[1], frames[0]]
+    with running(seeing, camera(*items, live=True, checks_freezing=True)) as line:
+        line.finish()
+    assert line.sink.causes == ["judged", "blind", "judged", "judged"]
+    assert "frozen" in (line.sink.answers[1].reason or "")
+
+
+def test_a_sink_that_is_down_delays_no_decision_and_gets_everything_later(bundle: Path) -> None:
+    sink = ListSink(down=True)
+    with running(bundle, camera(*[part(130)] * 30, 0.3, live=True), sink=sink) as line:
+        assert line.pipeline.wait(10)
+        latest = line.metrics.snapshot().latest_ms
+        assert len(latest) == 30
+        assert max(latest) < 1000
+        assert sink.messages == []
+        sink.down = False
+        sink.wait(lambda: len(sink.answers) == 30)
+        line.close()
+    assert numbers(line) == list(range(30))
+
+
+def test_a_slow_sink_delays_no_decision(bundle: Path) -> None:
+    with running(bundle, camera(*[part(130)] * 20), sink=ListSink(pause_s=0.3)) as line:
+        assert line.pipeline.wait(10)
+        assert max(line.metrics.snapshot().latest_ms) < 300
+        line.close()
+
+
+def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Path, tmp_path: Path) -> None:
+    strict = LineModel(load(line_bundle(tmp_path / "strict", threshold=0.01).path, threads=1))
+    frames = [item for _ in range(60) for item in (part(130), 0.01)]
+    with running(bundle, camera(*frames, live=True)) as line:
+        line.sink.wait(lambda: len(line.sink.answers) >= 10)
+        line.pipeline.swap(strict)
+        line.sink.wait(lambda: len(line.sink.answers) >= 30)
+        assert line.pipeline.swap_back()
+        line.finish()
+    assert numbers(line) == list(range(60))
+    decisions = "".join(decision[0] for decision in line.sink.decisions)
+    first, _, _ = decisions.partition("N")
+    assert decisions.strip("O").strip("N") == ""  # O...ON...NO...O
+    assert 10 <= len(first) < 30
+    assert {answer.bundle for answer in line.sink.answers if answer.decision == "NG"} == {strict.content}
+    assert strict.content not in {answer.bundle for answer in line.sink.answers if answer.decision == "OK"}
+    assert "".join(decisions).count("N") >= 5
+
+
+def test_stopping_finishes_what_is_in_flight_and_answers_the_rest(bundle: Path) -> None:
+    frames = [part(130, code=SLOW)] * 6
+    with running(bundle, camera(*frames, live=True), settings=PipelineSettings(queue_frames=8)) as line:
+        time.sleep(0.2)
+        started_s = time.monotonic()
+        assert line.close(drain_s=0.4) == "stopped"
+        assert time.monotonic() - started_s < 2
+    assert numbers(line) == list(range(len(line.sink.answers)))
+    assert line.sink.causes[0] == "judged"
+    assert set(line.sink.causes[1:]) == {"judged", "stopped"} or set(line.sink.causes[1:]) == {"stopped"}
+
+
+def test_a_call_that_takes_too_long_is_answered_unknown_and_ends_the_line(bundle: Path) -> None:
+    settings = PipelineSettings(hang_s=0.1, heartbeat_s=0.02)
+    frames = [part(130), part(130, code=SLOW), part(130), part(130)]
+    with running(bundle, camera(*frames, 1.0, live=True), settings=settings) as line:
+        assert line.pipeline.wait(5)
+        assert line.close() == "hung"
+    assert numbers(line) == list(range(len(line.sink.answers)))
+    assert line.sink.causes[:2] == ["judged", "hung"]
+    assert set(line.sink.decisions[1:]) == {"UNKNOWN"}
+    assert "infer hangs" in (line.sink.answers[1].reason or "")
+
+
+def test_a_part_id_that_comes_twice_keeps_its_answer_and_the_second_part_is_unknown(bundle: Path) -> None:
+    class Labelled(ListSource):
+        def read(self):  # type: ignore[no-untyped-def]
+            grab = super().read()
+            return (
+                grab
+                if isinstance(grab, str)
+                else type(grab)(grabbed_ns=grab.grabbed_ns, image=grab.image, part_id="A7")
+            )
+
+    with running(bundle, Camera(name="top", source=Labelled([part(130), part(250)]))) as line:
+        line.finish()
+    first, second = line.sink.answers
+    assert (first.part_id, first.decision) == ("A7", "OK")
+    assert (second.part_id, second.decision, second.cause) == ("A7#top-1", "UNKNOWN", "repeated")
+
+
+def test_cameras_of_one_name_are_refused(bundle: Path) -> None:
+    with (
+        pytest.raises(ConfigurationError, match="each with its own name"),
+        running(bundle, camera(part(1)), camera(part(2))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"deadline_s": 0.0},
+        {"queue_frames": 0},
+        {"batch": 0},
+        {"batch_wait_s": -1.0},
+        {"hang_s": 0.0},
+        {"when_full": "drop-newest"},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError):
+        PipelineSettings(**settings)  # type: ignore[arg-type]

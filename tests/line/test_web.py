@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reason_runtime import load
+from reason_runtime.errors import ConfigurationError, ImageError
+from reason_runtime.line.frame import Grab, Strip
+from reason_runtime.line.grabber import Camera
+from reason_runtime.line.messages import Defect
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.sources.linescan import LineScanSource, Motion
+from reason_runtime.line.sources.web import WebSource
+from reason_runtime.line.web.assemble import Assembler, Lines
+from reason_runtime.line.web.judge import DefectBook, WebSettings
+from reason_runtime.line.web.tiles import cut, place_tiles, stitch
+from tests.line.models import line_bundle, part
+from tests.line.stations import Line, running
+
+
+def lines(first: int, count: int, *, width: int = 4, counts_per_line: int = 1, failure: str | None = None) -> Lines:
+    pixels = np.repeat(np.arange(first, first + count, dtype=np.uint16)[:, None], width, axis=1)
+    return Lines(pixels=pixels, encoder_count=first * counts_per_line, grabbed_ns=first, failure=failure)
+
+
+def fed(assembler: Assembler, *blocks: Lines) -> list[Grab]:
+    return [grab for block in blocks for grab in assembler.add(block)]
+
+
+def owned(grab: Grab) -> list[int]:
+    """The line numbers that a frame decides about, read from its pixels."""
+    assert grab.strip is not None
+    assert grab.image is not None
+    return [int(row[0]) for row in grab.image[grab.strip.owned_first : grab.strip.owned_end]]
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 20, 50])
+@pytest.mark.parametrize("overlap", [0, 1, 4, 5])
+def test_every_line_is_owned_by_exactly_one_frame_whatever_the_blocks(block: int, overlap: int) -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=overlap)
+    grabs = fed(assembler, *[lines(first, block) for first in range(0, 100, block)]) + assembler.flush()
+    total = -(-100 // block) * block
+    assert [line for grab in grabs for line in owned(grab)] == list(range(total))
+    for before, after in zip(grabs[:-1], grabs[1:-1], strict=False):
+        assert before.image is not None
+        assert after.image is not None
+        np.testing.assert_array_equal(before.image[len(before.image) - overlap :], after.image[:overlap])
+
+
+def test_a_frame_says_where_it_lies_and_the_last_one_how_many_lines_are_real() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=4, counts_per_line=3)
+    grabs = fed(assembler, lines(0, 12, counts_per_line=3)) + assembler.flush()
+    assert [grab.strip for grab in grabs] == [
+        Strip(first_line=0, valid_lines=10, owned_first=0, owned_end=8, encoder_count=0),
+        Strip(first_line=6, valid_lines=6, owned_first=2, owned_end=6, encoder_count=18),
+    ]
+    assert grabs[1].image is not None
+    assert [int(row[0]) for row in grabs[1].image] == [6, 7, 8, 9, 10, 11, 11, 11, 11, 11]
+
+
+def test_lost_lines_make_the_frames_that_hold_the_gap_incomplete() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=2)
+    grabs = fed(assembler, lines(0, 10), lines(10, 4), lines(17, 16))
+    assert [grab.failure for grab in grabs] == [None, "3 lines lost before encoder count 17", None]
+    assert grabs[1].image is None
+
+
+def test_a_block_that_failed_makes_every_frame_that_holds_a_line_of_it_incomplete() -> None:
+    assembler = Assembler(frame_lines=8, overlap_lines=4)
+    blocks = [lines(first, 4, failure="torn" if first == 8 else None) for first in range(0, 32, 4)]
+    assert [grab.failure for grab in fed(assembler, *blocks)] == [None, "torn", "torn", None, None, None, None]
+
+
+def test_after_a_flush_a_new_web_begins_and_owns_its_first_line() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=4)
+    grabs = fed(assembler, lines(0, 13)) + assembler.flush() + assembler.flush() + fed(assembler, lines(50, 10))
+    assert [line for grab in grabs for line in owned(grab)] == [*range(13), *range(50, 58)]
+
+
+def test_an_overlap_of_more_than_half_a_frame_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="at most half"):
+        Assembler(frame_lines=10, overlap_lines=6)
+
+
+@pytest.mark.parametrize(("shape", "overlap"), [((64, 64), 0), ((64, 200), 16), ((130, 65), 8), ((100, 333), 63)])
+def test_tiles_cover_a_frame_and_share_the_overlap(shape: tuple[int, int], overlap: int) -> None:
+    tiles = place_tiles(shape, tile_px=64, overlap_px=overlap)
+    covered = np.zeros(shape, int)
+    for tile in tiles:
+        covered[tile.top : tile.top + 64, tile.left : tile.left + 64] += 1
+        assert cut(np.zeros((*shape, 3), np.uint8), tile).shape == (64, 64, 3)
+    assert covered.min() >= 1
+    for positions in (sorted({tile.top for tile in tiles}), sorted({tile.left for tile in tiles})):
+        assert all(after - before <= 64 - overlap for before, after in zip(positions, positions[1:], strict=False))
+
+
+def test_a_frame_smaller_than_a_tile_is_refused() -> None:
+    with pytest.raises(ImageError, match="smaller than a tile of 64"):
+        place_tiles((63, 500), tile_px=64, overlap_px=0)
+
+
+def test_tiles_of_one_map_are_stitched_to_that_map_without_a_seam() -> None:
+    whole = np.random.default_rng(3).random((100, 150), dtype=np.float32)
+    tiles = place_tiles((100, 150), tile_px=64, overlap_px=20)
+    maps = np.stack([whole[tile.top : tile.top + 64, tile.left : tile.left + 64] for tile in tiles])
+    np.testing.assert_allclose(stitch(tiles, maps, shape=(100, 150)), whole, rtol=1e-6)
+
+
+def test_maps_that_disagree_change_smoothly_from_one_to_the_next() -> None:
+    tiles = place_tiles((64, 96), tile_px=64, overlap_px=32)
+    maps = np.stack([np.full((64, 64), value, np.float32) for value in (0.0, 1.0)])
+    row = stitch(tiles, maps, shape=(64, 96))[32]
+    assert (row[0], row[-1]) == (0, 1)
+    assert np.all(np.diff(row) >= 0)
+    assert np.diff(row).max() < 0.05
+
+
+def test_a_tile_that_is_not_finite_shows_in_the_stitched_map() -> None:
+    tiles = place_tiles((64, 96), tile_px=64, overlap_px=32)
+    maps = np.zeros((2, 64, 64), np.float32)
+    maps[1, 5, 5] = np.nan
+    assert not np.isfinite(stitch(tiles, maps, shape=(64, 96))).all()
+
+
+def defect(first: int, count: int, *, x_px: int = 0) -> Defect:
+    return Defect(x_px=x_px, width_px=4, first_line=first, lines=count, peak=1.0)
+
+
+def strip(first: int, *, valid: int = 100, overlap: int = 20) -> Strip:
+    return Strip(first_line=first, valid_lines=valid, owned_first=overlap // 2, owned_end=90, encoder_count=0)
+
+
+def test_a_defect_on_a_seam_is_listed_once_and_whole() -> None:
+    book = DefectBook()
+    assert book.new((defect(50, 5), defect(94, 6)), strip(0)) == (defect(50, 5),)  # the second goes on
+    assert book.new((defect(94, 9),), strip(80)) == (defect(94, 9),)
+    book = DefectBook()
+    assert book.new((defect(82, 5),), strip(0)) == (defect(82, 5),)
+    assert book.new((defect(82, 5), defect(83, 5, x_px=30)), strip(80)) == (defect(83, 5, x_px=30),)
+    book = DefectBook()
+    long = defect(70, 30)  # longer than the overlap: no frame will see it whole
+    assert book.new((long,), strip(0)) == (long,)
+    assert book.new((defect(80, 40),), strip(80)) == ()
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line_bundle(tmp_path_factory.mktemp("b") / "tiled", tile_px=32).path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line_bundle(tmp_path_factory.mktemp("b") / "whole").path
+
+
+def test_a_bundle_for_whole_parts_refuses_tiles_and_the_other_way_round(tiled: Path, whole: Path) -> None:
+    with pytest.raises(ConfigurationError, match="trained on whole parts and cannot judge tiles"):
+        LineModel(load(whole), web=WebSettings())
+    with pytest.raises(ConfigurationError, match="trained on tiles of 32 px and cannot judge whole parts"):
+        LineModel(load(tiled))
+
+
+def web_with_spots(*spots: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    web = np.full((640, 80, 3), 128, np.uint8)
+    for top, left, height, width in spots:
+        web[top : top + height, left : left + width] = 250
+    return web
+
+
+def inspected(tiled: Path, web: NDArray[np.uint8], *, overlap_lines: int = 16, **settings: float) -> Line:
+    camera = LineScanSource(
+        web, motion=Motion(lines_per_s=20_000, block_lines=10, loops=1, buffer_blocks=10**6), name="web"
+    )
+    assembler = Assembler(frame_lines=64, overlap_lines=overlap_lines)
+    source = WebSource(camera, assembler=assembler, counts_per_line=1)
+    plan = WebSettings(overlap_px=8, **settings)  # type: ignore[arg-type]
+    with running(tiled, Camera(name="web", source=source), web=plan) as line:
+        line.finish()
+    return line
+
+
+def test_spots_of_a_web_are_found_once_where_they_are_seams_or_not(tiled: Path) -> None:
+    spots = [(20, 5, 6, 7), (44, 60, 12, 6), (100, 30, 3, 3), (236, 0, 10, 4), (600, 70, 40, 10)]
+    line = inspected(tiled, web_with_spots(*spots), lanes=4, line_mm=0.5, pixel_mm=0.25)
+    found = [item for answer in line.sink.answers for item in answer.defects]
+    assert [(item.first_line, item.x_px, item.lines, item.width_px) for item in found] == spots
+    assert [item.lane for item in found] == [0, 3, 1, 0, 3]
+    assert [(item.y_mm, item.x_mm) for item in found] == [(top / 2, left / 4) for top, left, _, _ in spots]
+    assert [item.encoder_count for item in found] == [top for top, *_ in spots]
+    for top, _, height, _ in spots:
+        frames = [
+            answer
+            for answer in line.sink.answers
+            if answer.first_line is not None and answer.first_line < top + height and top < answer.first_line + 64
+        ]
+        assert any(answer.decision == "NG" for answer in frames)
+    assert line.sink.decisions.count("OK") >= 5
+
+
+@pytest.mark.parametrize("top", range(30, 110, 7))
+def test_no_place_of_a_small_defect_is_blind(tiled: Path, top: int) -> None:
+    line = inspected(tiled, web_with_spots((top, 37, 2, 2)))
+    assert "NG" in line.sink.decisions
+    assert len([item for answer in line.sink.answers for item in answer.defects]) == 1
+
+
+def test_the_partial_frame_at_the_end_judges_its_valid_lines_only(tiled: Path) -> None:
+    web = web_with_spots((639, 10, 1, 4))
+    line = inspected(tiled, web)
+    last = line.sink.answers[-1]
+    assert last.decision == "NG"
+    assert last.valid_lines is not None
+    assert last.valid_lines < 64
+    assert [(item.first_line, item.lines) for item in last.defects] == [(639, 1)]
+
+
+def test_an_area_camera_can_be_tiled_too(tiled: Path) -> None:
+    from tests.line.stations import camera
+
+    wide = np.full((64, 100, 3), 128, np.uint8)
+    spotted = wide.copy()
+    spotted[40:44, 90:95] = 250
+    with running(tiled, camera(wide, spotted), web=WebSettings(overlap_px=8)) as line:
+        line.finish()
+    assert line.sink.decisions == ["OK", "NG"]
+    (item,) = line.sink.answers[1].defects
+    assert (item.x_px, item.first_line, item.width_px, item.lines) == (90, 40, 5, 4)
+
+
+def test_a_simulated_camera_that_is_not_read_in_time_loses_lines_and_says_so(tmp_path: Path) -> None:
+    camera = LineScanSource(
+        part(128, size_px=320), motion=Motion(lines_per_s=20_000, block_lines=20, buffer_blocks=2), name="x"
+    )
+    camera.open()
+    first = camera.read()
+    assert isinstance(first, Grab)
+    time.sleep(0.05)  # fifty blocks
+    seen = [item for item in (camera.read() for _ in range(4)) if isinstance(item, Grab)]
+    assert (seen[0].encoder_count or 0) - (first.encoder_count or 0) > 20
+    assert abs(time.monotonic_ns() - seen[-1].grabbed_ns) < 0.02e9
