@@ -1,0 +1,144 @@
+"""The TensorRT session as far as it goes without a GPU: what is refused, and how it calls the driver."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reason_export.engine import build_engine
+from reason_export.engine_choices import EngineChoices
+from reason_runtime.backends import cuda
+from reason_runtime.bundle import Bundle
+from reason_runtime.choices import BUILDERS, Builder
+from reason_runtime.errors import BackendError, BundleError, ConfigurationError
+from reason_runtime.session import open_session
+from tests.commands import call
+from tests.runtime.bundles import make_bundle
+
+ROOT = Path(__file__).parents[2]
+LOAD = "import sys; from reason_runtime import load; load(sys.argv[1], backend=sys.argv[2])"
+each_builder = pytest.mark.parametrize("backend", BUILDERS)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_bundle(tmp_path / "bundle")
+
+
+def error_of_loading(bundle: Bundle, *, backend: str, first_on_path: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(bundle.path), backend],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(first_on_path)},
+        timeout=60,
+    )
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+def installation(folder: Path, *, name: str, content: str) -> Path:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("backend", "title", "extra"),
+    [("tensorrt", "TensorRT", "tensorrt"), ("tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx")],
+)
+@pytest.mark.parametrize("failure", ["ModuleNotFoundError('not there')", "OSError('libnvinfer.so.10: not there')"])
+def test_a_library_that_cannot_be_loaded_names_the_extra_that_brings_it(
+    bundle: Bundle, tmp_path: Path, backend: str, title: str, extra: str, failure: str
+) -> None:
+    path = installation(tmp_path / "path", name=backend, content=f"raise {failure}\n")
+    told = error_of_loading(bundle, backend=backend, first_on_path=path)
+    assert told.startswith(f"reason_runtime.errors.BackendError: {title} cannot be imported (")
+    assert "not there" in told
+    assert f'pip install "reason-edge[{extra}]"' in told
+
+
+def test_a_library_that_is_too_old_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    path = installation(tmp_path / "path", name="tensorrt", content="__version__ = '8.6.1'\n")
+    told = error_of_loading(bundle, backend="tensorrt", first_on_path=path)
+    assert "TensorRT 8.6.1 is too old, 10.3 or later is needed" in told
+
+
+def test_no_driver_is_said_with_what_can_be_done_instead(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_engine(bundle, choices=EngineChoices(builder="tensorrt_rtx"))
+    monkeypatch.setattr(cuda, "_LIBRARY", "libcuda-not-installed.so.1")
+    with pytest.raises(
+        BackendError, match=r"no NVIDIA driver: .*; TensorRT engines run on an NVIDIA GPU, --backend op"
+    ):
+        open_session(bundle, backend="tensorrt_rtx")
+
+
+@each_builder
+def test_what_an_engine_cannot_do_is_refused(bundle: Bundle, backend: Builder) -> None:
+    with pytest.raises(BackendError, match=r"^TensorRT(-RTX)? runs on cuda, not cpu$"):
+        open_session(bundle, backend=backend, device="cpu")
+    with pytest.raises(BackendError, match="bf16 is OpenVINO's run-time hint; use fp16, or --backend openvino"):
+        open_session(bundle, backend=backend, precision="bf16")
+    with pytest.raises(BundleError, match=r"has no model_int8\.onnx for int8"):
+        open_session(bundle, backend=backend, precision="int8")
+    with pytest.raises(
+        ConfigurationError, match=f"threads are an option of backends that run on a CPU, not of {backend}"
+    ):
+        open_session(bundle, backend=backend, threads=2)
+    with pytest.raises(ConfigurationError, match=f"a provider is an option of onnxruntime, not of {backend}"):
+        open_session(bundle, backend=backend, provider="cuda")
+
+
+def test_cuda_graphs_are_refused_by_backends_that_have_none(bundle: Bundle) -> None:
+    done = call("reason-export", "check", bundle.path, "--cuda-graph")
+    assert done.error == "error: CUDA graphs are an option of tensorrt and tensorrt_rtx, not of onnxruntime"
+
+
+KINDS = {  # what CUDA's types are to ctypes; a pointer is one of two, by what it points to
+    "CUdevice": ctypes.c_int,
+    "CUdevice_attribute": ctypes.c_int,
+    "CUresult": ctypes.c_int,
+    "CUstreamCaptureMode": ctypes.c_int,
+    "int": ctypes.c_int,
+    "unsigned int": ctypes.c_uint,
+    "unsigned long long": ctypes.c_uint64,
+    "CUdeviceptr": ctypes.c_uint64,
+    "size_t": ctypes.c_size_t,
+    "CUcontext": ctypes.c_void_p,
+    "CUstream": ctypes.c_void_p,
+    "CUgraph": ctypes.c_void_p,
+    "CUgraphExec": ctypes.c_void_p,
+    "void *": ctypes.c_void_p,
+    "char *": ctypes.c_char_p,
+}
+
+
+def as_ctypes(argument: str) -> object:
+    """The type of an argument as it is declared: `CUstream hStream`, `const void *srcHost`, `CUgraph *phGraph`."""
+    kind = re.sub(r"\w+$", "", argument.removeprefix("const ").strip()).strip()
+    if kind in KINDS:
+        return KINDS[kind]
+    return ctypes.POINTER(KINDS[kind.removesuffix("*").strip()])
+
+
+def test_every_call_of_the_driver_is_declared_as_in_cudas_own_header() -> None:
+    triton = importlib.util.find_spec("triton")  # it comes with PyTorch and carries the header
+    assert triton is not None
+    assert triton.origin is not None
+    header = (Path(triton.origin).parent / "backends" / "nvidia" / "include" / "cuda.h").read_text()
+    defined = re.findall(r"#define (cu\w+)\s+(?:__CUDA_API_PTSZ\()?(cu\w+)", header)
+    written = {exported: plain for plain, exported in defined}
+    for exported, types in cuda.SIGNATURES.items():
+        name = written.get(exported, exported)
+        assert dict(defined).get(name, name) == exported  # never the older of two forms
+        declared = re.search(rf"CUresult CUDAAPI {name}\(([^)]*)\);", header)
+        assert declared is not None, exported
+        assert tuple(as_ctypes(argument.strip()) for argument in declared[1].split(",")) == types, exported
