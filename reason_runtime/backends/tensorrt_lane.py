@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Lane:
     """Runs batches of one thread. Memory is allocated once; a run copies in, computes and copies out on one stream.
 
-    With CUDA graphs, TensorRT-RTX records by itself; for TensorRT a run is recorded once for each batch size, after one
-    run in the open, which settles what depends on the shape.
+    With CUDA graphs, TensorRT-RTX records by itself. For TensorRT a run is recorded once for each batch size, after one
+    run in the open, which settles what depends on the shape; each recording has a context of its own, since another
+    shape would change the state that it was recorded with.
 
     Args:
         trt: The library.
@@ -53,9 +54,10 @@ class Lane:
         cuda_graph: bool,
     ) -> None:
         cuda.bind()
-        self._cuda, self._shapes, self._batch = cuda, shapes, 0
-        self._context = _new_context(trt, engine, cuda_graph=cuda_graph)
+        self._trt, self._cuda, self._engine, self._shapes = trt, cuda, engine, shapes
+        self._cuda_graph = cuda_graph
         self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
         self._graphs: dict[int, int] = {}
         self._stream = cuda.stream()
         self._device: dict[str, int] = {}
@@ -68,8 +70,6 @@ class Lane:
             self._device[name], self._pinned[name] = cuda.device_memory(size_bytes), cuda.pinned_memory(size_bytes)
             memory = (ctypes.c_uint8 * size_bytes).from_address(self._pinned[name])
             self._host[name] = np.ctypeslib.as_array(memory).view(kind).reshape(largest_batch, *shape)
-            if not self._context.set_tensor_address(name, self._device[name]):
-                raise BackendError(f"TensorRT refused the memory for {name}")
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Maps and scores of a batch no larger than the largest.
@@ -83,29 +83,39 @@ class Lane:
         if batch in self._graphs:
             cuda.call("cuGraphLaunch", self._graphs[batch], self._stream)
         else:
-            self._enqueue(batch)
+            self._enqueue(self._context(batch), batch)
         cuda.call("cuStreamSynchronize", self._stream)
         if self._records and batch not in self._graphs:
+            context = self._context(batch)
             cuda.begin_capture(self._stream)
-            self._enqueue(batch)
+            self._enqueue(context, batch)
             self._graphs[batch] = cuda.end_capture(self._stream)
         anomaly_map, score = (self._host[name][:batch].astype(np.float32) for name in OUTPUTS)  # copies
         return Outputs(anomaly_map=anomaly_map, score=score)
 
-    def _enqueue(self, batch: int) -> None:
+    def _context(self, batch: int) -> tensorrt.IExecutionContext:
+        """The context for a batch size, with its shape and memory set."""
+        key = batch if self._records else 0
+        if key not in self._contexts:
+            context = _new_context(self._trt, self._engine, cuda_graph=self._cuda_graph)
+            for name, address in self._device.items():
+                if not context.set_tensor_address(name, address):
+                    raise BackendError(f"TensorRT refused the memory for {name}")
+            self._contexts[key] = context
         shape = (batch, *self._shapes[INPUT])
-        if batch != self._batch and not self._context.set_input_shape(INPUT, shape):
+        if not self._contexts[key].set_input_shape(INPUT, shape):
             raise BackendError(f"TensorRT refused the input shape {shape}")
-        self._batch = batch
-        self._copy("cuMemcpyHtoDAsync_v2", INPUT, to=self._device, of=self._pinned)
-        if not self._context.execute_async_v3(self._stream):
+        return self._contexts[key]
+
+    def _enqueue(self, context: tensorrt.IExecutionContext, batch: int) -> None:
+        self._copy("cuMemcpyHtoDAsync_v2", INPUT, batch, to=self._device, of=self._pinned)
+        if not context.execute_async_v3(self._stream):
             raise BackendError(f"TensorRT could not queue a batch of {batch}")
         for name in OUTPUTS:
-            self._copy("cuMemcpyDtoHAsync_v2", name, to=self._pinned, of=self._device)
+            self._copy("cuMemcpyDtoHAsync_v2", name, batch, to=self._pinned, of=self._device)
 
-    def _copy(self, function: str, name: str, *, to: dict[str, int], of: dict[str, int]) -> None:
-        size_bytes = self._host[name][: self._batch].nbytes
-        self._cuda.call(function, to[name], of[name], size_bytes, self._stream)
+    def _copy(self, function: str, name: str, batch: int, *, to: dict[str, int], of: dict[str, int]) -> None:
+        self._cuda.call(function, to[name], of[name], self._host[name][:batch].nbytes, self._stream)
 
 
 def _new_context(trt: ModuleType, engine: tensorrt.ICudaEngine, *, cuda_graph: bool) -> tensorrt.IExecutionContext:
