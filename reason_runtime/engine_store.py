@@ -96,10 +96,15 @@ def choose_engine(
     return min(fitting, key=lambda e: RUNS_ON.index(e.facts.runs_on))
 
 
+def of_this_bundle(facts: EngineFacts, bundle: Bundle) -> bool:
+    """Whether an engine was built from the very file that the bundle holds for its precision."""
+    source = bundle.manifest.files.get(facts.source_file)
+    return facts.source_file == MODELS[facts.precision] and source is not None and source.sha256 == facts.source_sha256
+
+
 def misfit(facts: EngineFacts, bundle: Bundle, *, gpu: Gpu, builder_version: str) -> str | None:
     """Why an engine must not run here, as the end of a sentence; None where it fits."""
-    source = bundle.manifest.files.get(facts.source_file)
-    if facts.source_file != MODELS[facts.precision] or source is None or source.sha256 != facts.source_sha256:
+    if not of_this_bundle(facts, bundle):
         return f"was built from another {facts.source_file} than the bundle holds"
     same_version = facts.builder_version == builder_version
     later = facts.version_compatible and numbers(builder_version) >= numbers(facts.builder_version)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from reason_runtime.bundle import Bundle
+from reason_runtime.engine_facts import EngineFacts
+from reason_runtime.engine_store import engines, of_this_bundle
 
 
 def describe(bundle: Bundle) -> str:
-    """What is in a bundle, one fact a line, ending with a new line."""
+    """What is in a bundle and what lies beside it, one fact a line, ending with a new line.
+
+    Raises:
+        BundleError: The side-car of an engine is broken.
+    """
     manifest = bundle.manifest
     form, training = manifest.input, manifest.training
     crop = (form.resize_height_px, form.resize_width_px) != (form.height_px, form.width_px)
@@ -40,4 +46,15 @@ def describe(bundle: Bundle) -> str:
         f"file        {name}, {entry.size_bytes / 1e6:.2f} MB, sha256 {entry.sha256[:16]}..."
         for name, entry in manifest.files.items()
     ]
+    lines += [
+        f"engine      {engine.path.name}, {_target(engine.facts)}"
+        + ("" if of_this_bundle(engine.facts, bundle) else "; STALE: built from another model")
+        for engine in engines(bundle)
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _target(facts: EngineFacts) -> str:
+    capabilities = ", ".join(facts.compute_capabilities) or "8.0 and later"
+    device = f"{facts.gpu}, " if facts.gpu else ""
+    return f"{facts.builder} {facts.builder_version}, {device}compute capability {capabilities}, {facts.created}"

@@ -140,6 +140,17 @@ def test_the_command_says_in_words_what_it_built(grey: Bundle) -> None:
     assert "fp32, compute capability 8.9, batches up to 16" in done.output
 
 
+def test_info_lists_engines_and_says_which_are_stale(grey: Bundle) -> None:
+    name = build(grey, "8.6").file.path.name
+    told = call("reason-run", "info", grey.path).output
+    assert f"engine      {name}, tensorrt_rtx {tensorrt_rtx.__version__}, compute capability 8.6, " in told
+    assert "STALE" not in told
+    graph = onnx.load(grey.path / "model.onnx")
+    graph.graph.name = "trained again"
+    changed(grey, graph)
+    assert "; STALE: built from another model" in call("reason-run", "info", grey.path).output
+
+
 def test_phases_are_shown_where_stderr_is_a_terminal(grey: Bundle) -> None:
     master, slave = pty.openpty()
     code = "from reason_export.commands import main; main()"
