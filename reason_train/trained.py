@@ -72,12 +72,13 @@ def judge(
     """
     model = model.to(device).eval()
     scores, maps = [], []
-    for batch in all_images(store):
-        anomaly_map, score = model(torch.from_numpy(batch).to(device))
-        scores.append(score.cpu().numpy())
-        if keep_maps:
-            maps.append(anomaly_map.cpu().numpy())
-        progress(len(batch))
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for batch in all_images(store):
+            anomaly_map, score = model(torch.from_numpy(batch).to(device))
+            scores.append(score.cpu().numpy())
+            if keep_maps:
+                maps.append(anomaly_map.cpu().numpy())
+            progress(len(batch))
     joined = np.concatenate(scores)
     if not np.isfinite(joined).all():
         where = store.paths[int(np.flatnonzero(~np.isfinite(joined))[0])]

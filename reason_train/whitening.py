@@ -24,7 +24,8 @@ MEASURED_IMAGES = 256
 """At most so many training images, evenly spaced over the list, are measured."""
 SHRINKAGE = 0.05
 """Share of the identity in the correlation matrix, so that directions never seen are not blown up."""
-SMALLEST_DEVIATION = 1e-4
+SMALLEST_DEVIATION = 0.01
+"""Of the median channel's: a channel that hardly varies on training images must not be blown up until it rules."""
 
 
 def whitening_matrix(features: Tensor, *, power: float) -> Tensor:
@@ -35,7 +36,8 @@ def whitening_matrix(features: Tensor, *, power: float) -> Tensor:
         power: 0 divides by the deviations only, 1 whitens fully.
     """
     positions = features.double().transpose(0, 1).flatten(1)  # (C, N h w)
-    deviation = positions.std(dim=1).clamp_min(SMALLEST_DEVIATION)
+    deviation = positions.std(dim=1)
+    deviation = torch.maximum(deviation, SMALLEST_DEVIATION * deviation.median()).clamp_min(1e-8)
     standardised = (positions - positions.mean(dim=1, keepdim=True)) / deviation[:, None]
     correlation = standardised @ standardised.T / positions.shape[1]
     identity = torch.eye(len(correlation), dtype=torch.float64)
