@@ -5,6 +5,7 @@ TensorRT-RTX, TensorRT and onnxruntime-gpu are tested where they are installed; 
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def test_an_engine_gives_what_onnx_runtime_gives_on_the_cpu(
 
 
 @each_builder
-def test_the_parity_gate_passes_with_an_engine(exported_bundle: Path, builder: Builder) -> None:
-    bundle = open_bundle(exported_bundle)
+def test_the_parity_gate_passes_with_an_engine(exported_bundle: Path, tmp_path: Path, builder: Builder) -> None:
+    bundle = open_bundle(shutil.copytree(exported_bundle, tmp_path / "bundle"))
     build(bundle, builder)
     assert check_bundle(bundle, backend=builder).passed
 
