@@ -107,7 +107,7 @@ class Grabber:
         source.open()
         while not self._stop.is_set():
             grab = source.read()
-            if grab == "end":
+            if grab == "end" or self._stop.is_set():  # what comes after the stop was never promised an answer
                 return
             if grab != "idle":
                 self._last_s = time.monotonic()

@@ -11,6 +11,7 @@ fills the camera's queue and nothing else. A timekeeper publishes UNKNOWN at eac
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,8 @@ from reason_runtime.session import Outputs
 
 Outcome = Literal["ended", "stopped", "hung"]
 _INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add waiting
+
+_LAST_READ_S = 0.7  # a source's read returns within half a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,16 +178,21 @@ class Pipeline:
         Raises:
             ReasonError: A file could not be read; after everything has been answered.
         """
+        until_s = time.monotonic() + seconds
+        ended = self._done.is_set()
         for grabber in self._grabbers:
             grabber.stop()
+        for grabber in self._grabbers:
+            grabber.thread.join(min(_LAST_READ_S, seconds))
         for queue in self._camera_queues:
             queue.close()
+        seconds = max(0.0, until_s - time.monotonic())
         if self._outcome != "hung" and not self._desk.ledger.wait_empty(seconds):
             self._desk.ledger.refuse_all("stopped", "the line stopped before this part was judged")
         self._timekeeper.stop()
         if self._failure is not None:
             raise self._failure
-        return self._outcome or "stopped"
+        return self._outcome if ended and self._outcome else "stopped"
 
     def swap(self, model: LineModel) -> None:
         """Judge with another model from the next batch on; no part waits, is lost or is judged twice.

@@ -59,7 +59,7 @@ def test_cameras_share_one_model_and_each_keeps_its_order(bundle: Path) -> None:
 
 def test_a_part_that_misses_its_deadline_is_unknown_at_the_deadline_and_not_later(bundle: Path) -> None:
     settings = PipelineSettings(deadline_s=0.1)
-    source = camera(part(130), part(130, code=SLOW), 0.5, part(130), live=True)
+    source = camera(part(130), part(130, code=SLOW), 2.5, part(130), live=True)
     with running(bundle, source, settings=settings) as line:
         line.finish()
     answers = line.sink.answers
@@ -67,15 +67,15 @@ def test_a_part_that_misses_its_deadline_is_unknown_at_the_deadline_and_not_late
     assert answers[1].decision == "UNKNOWN"
     assert answers[1].score is None
     assert answers[1].latency_ms is not None
-    assert 100 <= answers[1].latency_ms < 150  # the model takes a quarter of a second
+    assert 100 <= answers[1].latency_ms < 150  # the model takes far longer
 
 
 def test_a_late_part_does_not_make_those_behind_it_late_for_good(bundle: Path) -> None:
     settings = PipelineSettings(deadline_s=0.15, when_full="drop-oldest", queue_frames=2)
-    items = [part(130, code=SLOW), *[item for _ in range(12) for item in (part(130), 0.05)]]
+    items = [part(130, code=SLOW), *[item for _ in range(50) for item in (part(130), 0.05)]]
     with running(bundle, camera(*items, live=True), settings=settings) as line:
         line.finish()
-    assert numbers(line) == list(range(13))
+    assert numbers(line) == list(range(51))
     assert line.sink.causes[0] == "deadline"
     assert line.sink.decisions[-4:] == ["OK"] * 4
     assert set(line.sink.causes) <= {"judged", "deadline", "dropped"}

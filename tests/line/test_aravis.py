@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason_runtime.errors import ConfigurationError, SourceError
+from reason_runtime.line.frame import Grab
+from reason_runtime.line.grabber import Camera
+from reason_runtime.line.pipeline import PipelineSettings
+from reason_runtime.line.sources.aravis import AravisSettings, AravisSource, decode_pixels
+from tests.line.models import line_bundle
+from tests.line.stations import running
+
+CAMERA = "arv-fake-gv-camera-0.8"
+SPACE = "reasoncam"
+OURS, THEIRS = "10.77.31.1", "10.77.31.2"
+
+
+def has_aravis() -> bool:
+    try:
+        import gi
+
+        gi.require_version("Aravis", "0.8")
+    except (ImportError, ValueError):
+        return False
+    return True
+
+
+needs_aravis = pytest.mark.skipif(not has_aravis(), reason="gir1.2-aravis-0.8 and pygobject are not installed")
+needs_network = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which(CAMERA) is None or shutil.which("ip") is None,
+    reason="a camera in a network namespace needs root, iproute2 and aravis-tools",
+)
+
+
+def frames(source: AravisSource, count: int) -> list[Grab]:
+    found: list[Grab] = []
+    until_s = time.monotonic() + 20
+    while len(found) < count:
+        assert time.monotonic() < until_s, found
+        item = source.read()
+        if isinstance(item, Grab):
+            found.append(item)
+    return found
+
+
+@needs_aravis
+@pytest.mark.parametrize(
+    ("pixel_format", "kind", "channels"),
+    [("Mono8", "uint8", 1), ("Mono16", "uint16", 1), ("BayerRG8", "uint8", 3), ("RGB8", "uint8", 3)],
+)
+def test_the_camera_within_the_process_gives_its_formats(pixel_format: str, kind: str, channels: int) -> None:
+    source = AravisSource("Fake_1", settings=AravisSettings(fake=True, pixel_format=pixel_format, frame_rate=50))
+    source.open()
+    found = frames(source, 3)
+    source.close()
+    for item in found:
+        assert item.image is not None
+        assert item.image.dtype == kind
+        assert item.image.shape == ((512, 512) if channels == 1 else (512, 512, 3))
+        assert int(item.image.max()) > int(item.image.min())
+
+
+@needs_aravis
+def test_a_camera_that_is_not_there_is_lost_and_not_the_end() -> None:
+    source = AravisSource("10.255.0.99", settings=AravisSettings())
+    with pytest.raises(SourceError, match=r"aravis:10\.255\.0\.99"):
+        source.open()
+    with pytest.raises(SourceError, match="connection lost"):
+        source.read()
+    source.close()
+
+
+def test_without_aravis_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gi"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gi", None)
+    with pytest.raises(ConfigurationError, match=r"apt install gir1\.2-aravis-0\.8 .*reason-edge\[camera\]"):
+        AravisSource("x", settings=AravisSettings()).open()
+
+
+def test_pixels_of_each_format_by_hand() -> None:
+    np.testing.assert_array_equal(decode_pixels(bytes([1, 2, 3, 4, 99]), "Mono8", shape=(2, 2)), [[1, 2], [3, 4]])
+    ten = np.array([0, 1, 512, 1023, 2000], "<u2").tobytes()
+    np.testing.assert_array_equal(decode_pixels(ten, "Mono10", shape=(1, 5)), [[0, 64, 32800, 65535, 65535]])
+    twelve = np.array([0, 1, 2048, 4095], "<u2").tobytes()
+    np.testing.assert_array_equal(decode_pixels(twelve, "Mono12", shape=(1, 4)), [[0, 16, 32776, 65535]])
+    sixteen = np.array([0, 1, 65535], "<u2").tobytes()
+    np.testing.assert_array_equal(decode_pixels(sixteen, "Mono16", shape=(1, 3)), [[0, 1, 65535]])
+    rgb = decode_pixels(bytes(range(12)), "RGB8", shape=(2, 2))
+    assert rgb.tolist() == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
+    with pytest.raises(SourceError, match="has 3 bytes, not 4"):
+        decode_pixels(bytes(3), "Mono8", shape=(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "red_at"), [("BayerRG8", (0, 0)), ("BayerBG8", (1, 1)), ("BayerGR8", (0, 1)), ("BayerGB8", (1, 0))]
+)
+def test_a_red_part_is_red_in_every_bayer_pattern(pixel_format: str, red_at: tuple[int, int]) -> None:
+    mosaic = np.zeros((16, 16), np.uint8)
+    mosaic[red_at[0] :: 2, red_at[1] :: 2] = 200  # only red pixels see something
+    image = decode_pixels(mosaic.tobytes(), pixel_format, shape=(16, 16))
+    assert image[4:12, 4:12, 0].mean() > 190
+    assert image[4:12, 4:12, 1:].max() == 0
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+class NetworkCamera:
+    """Aravis' simulated GigE Vision camera in a network namespace of its own: real packets over a veth pair."""
+
+    def __init__(self) -> None:
+        ip("netns", "add", SPACE)
+        ip("link", "add", "reason0", "type", "veth", "peer", "name", "reason1")
+        ip("link", "set", "reason1", "netns", SPACE)
+        ip("addr", "add", f"{OURS}/24", "dev", "reason0")
+        ip("link", "set", "reason0", "up")
+        ip("netns", "exec", SPACE, "ip", "addr", "add", f"{THEIRS}/24", "dev", "reason1")
+        ip("netns", "exec", SPACE, "ip", "link", "set", "reason1", "up")
+        ip("netns", "exec", SPACE, "ip", "link", "set", "lo", "up")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.plug()
+
+    def plug(self, *, lost_per_thousand: int = 0) -> None:
+        command = ["ip", "netns", "exec", SPACE, CAMERA, "-i", "reason1", "-r", str(lost_per_thousand)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+
+    def unplug(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def remove(self) -> None:
+        self.unplug()
+        subprocess.run(["ip", "link", "del", "reason0"], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", SPACE], check=False, capture_output=True)
+
+
+@pytest.fixture
+def network_camera() -> Iterator[NetworkCamera]:
+    camera = NetworkCamera()
+    yield camera
+    camera.remove()
+
+
+@needs_aravis
+@needs_network
+def test_a_gige_vision_camera_on_the_network_streams_is_lost_and_comes_back(
+    network_camera: NetworkCamera, tmp_path: Path
+) -> None:
+    bundle = line_bundle(tmp_path / "line", threshold=0.99).path
+    source = AravisSource(THEIRS, settings=AravisSettings(pixel_format="Mono8", frame_rate=20))
+    source.checks_freezing = False  # its pattern repeats
+    settings = PipelineSettings(deadline_s=1.0, when_full="drop-oldest", heartbeat_s=0.1)
+    with running(bundle, Camera(name="top", source=source, stall_s=5), settings=settings) as line:
+        line.sink.wait(lambda: len(line.sink.answers) >= 15, 20)
+        before = len(line.sink.answers)
+        network_camera.unplug()
+        line.sink.wait(lambda: any(event.level == "fault" for event in line.sink.events), 20)
+        assert "camera top" in line.publisher.health.faults
+        network_camera.plug()
+        line.sink.wait(lambda: len(line.sink.answers) >= before + 15, 30)
+        line.close()
+    assert [answer.number for answer in line.sink.answers] == list(range(len(line.sink.answers)))
+    assert line.sink.causes.count("judged") >= 20
+    assert any(event.level == "info" and event.name == "camera top" for event in line.sink.events)
+
+
+@needs_aravis
+@needs_network
+def test_frames_with_missing_packets_are_incomplete_and_unknown(network_camera: NetworkCamera, tmp_path: Path) -> None:
+    network_camera.unplug()
+    network_camera.plug(lost_per_thousand=5)
+    bundle = line_bundle(tmp_path / "line", threshold=0.99).path
+    source = AravisSource(THEIRS, settings=AravisSettings(pixel_format="Mono8", frame_rate=20, packet_size=1400))
+    source.checks_freezing = False
+    with running(bundle, Camera(name="top", source=source), settings=PipelineSettings(deadline_s=1.0)) as line:
+        line.sink.wait(lambda: line.sink.causes.count("incomplete") >= 3 and "judged" in line.sink.causes, 30)
+        line.close()
+    broken = [answer for answer in line.sink.answers if answer.cause == "incomplete"]
+    assert all(answer.decision == "UNKNOWN" for answer in broken)
+    assert all("arrived incomplete" in (answer.reason or "") for answer in broken)
+    assert line.metrics.snapshot().grabbed_bad["top"] == len(broken)

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.line.station import CameraPlan, ModelPlan
+from reason_runtime.line.station_file import read_station
+from tests.line.models import HANG, line_bundle, part
+from tests.line.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from reason_runtime.commands import main; main()", "inspect", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(path: Path) -> list[dict[str, object]]:
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    return [line for line in lines if line["kind"] == "result"]
+
+
+def wait_for(path: Path, count: int, *, seconds: float = 20) -> list[dict[str, object]]:
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        found = results(path)
+        if len(found) >= count:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{len(results(path))} results, expected {count}")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line_bundle(tmp_path_factory.mktemp("b") / "line").path
+
+
+def endless(folder: Path, *, lines_per_s: int = 3200, faults: str = "") -> str:
+    """A simulated camera whose blocks of 32 lines are parts: two good ones, then a bad one."""
+    path = folder / "web.npy"
+    np.save(path, np.concatenate([part(130), part(120), part(250)]))
+    return f"linescan:{path}?lines_per_s={lines_per_s}&block_lines=32&faults={faults}"
+
+
+def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    process = start(bundle, "--source", endless(tmp_path), "--sink", f"jsonl:{out}", "--journal", tmp_path / "journal")
+    wait_for(out, 50)
+    process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+    _, log = process.communicate(timeout=10)
+    assert time.monotonic() - started_s < 5
+    assert process.returncode == 0, log
+    found = results(out)
+    assert [line["frame"] for line in found] == list(range(len(found)))
+    assert [line["decision"] for line in found[:6]] == ["OK", "OK", "NG"] * 2
+    assert f"{len(found)} frames: " in log
+    assert (tmp_path / "journal").read_text().count('"delivered"') >= len(found)
+
+
+def test_parts_in_flight_at_a_kill_are_answered_unknown_after_the_restart(bundle: Path, tmp_path: Path) -> None:
+    out, journal = tmp_path / "r.jsonl", tmp_path / "journal"
+    for _ in range(3):
+        arguments = (bundle, "--source", endless(tmp_path), "--sink", f"jsonl:{out}", "--journal", journal)
+        process = start(*arguments)
+        wait_for(out, len(results(out)) + 40)
+        process.kill()
+        process.communicate(timeout=10)
+    process = start(*arguments)
+    wait_for(out, len(results(out)) + 10)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    answers: dict[str, set[str]] = {}
+    for line in results(out):
+        answers.setdefault(str(line["part_id"]), set()).add(str(line["decision"]))
+    assert all(len(decisions) == 1 for decisions in answers.values())
+    runs: dict[str, list[int]] = {}
+    for part_id in answers:
+        run, _, number = part_id.rpartition("-")
+        runs.setdefault(run, []).append(int(number))
+    assert len(runs) == 4
+    for numbers in runs.values():
+        assert sorted(numbers) == list(range(len(numbers)))  # none is missing
+    taken = {json.loads(line)["taken"] for line in journal.read_text().splitlines() if line.startswith('{"taken"')}
+    assert taken <= set(answers)
+
+
+def test_a_hanging_native_call_is_answered_and_the_process_exits_for_its_supervisor(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "parts").mkdir()
+    for number, code in enumerate((0, HANG, 0)):
+        Image.fromarray(part(130, code=code)).save(tmp_path / "parts" / f"{number}.png")
+    (tmp_path / "station.toml").write_text(
+        f'bundle = "{bundle}"\nhang_s = 0.5\nthreads = 1\nsinks = ["jsonl:{tmp_path}/r.jsonl"]\n'
+        f'[[camera]]\nname = "top"\nsource = "{tmp_path}/parts"\n'
+    )
+    process = start("--config", tmp_path / "station.toml")
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "a stage hangs" in log
+    assert [line["cause"] for line in results(tmp_path / "r.jsonl")] == ["judged", "hung", "hung"]
+    assert [line["decision"] for line in results(tmp_path / "r.jsonl")] == ["OK", "UNKNOWN", "UNKNOWN"]
+
+
+def test_sighup_takes_the_bundle_that_a_link_names_and_sigusr1_goes_back(tmp_path: Path) -> None:
+    line_bundle(tmp_path / "loose", threshold=0.5)
+    line_bundle(tmp_path / "strict", threshold=0.001)
+    link, out = tmp_path / "current", tmp_path / "r.jsonl"
+    link.symlink_to("loose")
+    process = start(link, "--source", endless(tmp_path), "--sink", f"jsonl:{out}", "--threads", 1)
+
+    def wait_for_bundle(count: int) -> None:
+        until_s = time.monotonic() + 15
+        while len({line["bundle"] for line in results(out)}) != count or results(out)[-1]["bundle"] == before:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+    before = None
+    wait_for(out, 20)
+    before = results(out)[-1]["bundle"]
+    (tmp_path / "new").symlink_to("strict")
+    os.replace(tmp_path / "new", link)
+    process.send_signal(signal.SIGHUP)
+    wait_for_bundle(2)
+    before = results(out)[-1]["bundle"]
+    process.send_signal(signal.SIGUSR1)
+    wait_for_bundle(2)
+    (tmp_path / "strict" / "model.onnx").write_bytes(b"broken")
+    process.send_signal(signal.SIGHUP)
+    until_s = time.monotonic() + 10
+    while "the new bundle is refused" not in out.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=10)
+    assert process.returncode == 0, log
+    found = results(out)
+    assert [line["frame"] for line in found] == list(range(len(found)))
+    good = [line for line in found if line["frame"] % 3 != 2 and line["cause"] == "judged"]  # type: ignore[operator]
+    first = found[0]["bundle"]
+    assert {line["decision"] for line in good if line["bundle"] == first} == {"OK"}
+    assert {line["decision"] for line in good if line["bundle"] != first} == {"NG"}
+    assert found[-1]["bundle"] == first
+
+
+def test_supervisor_hears_ready_alive_and_stopping(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        process = start(bundle, "--source", endless(tmp_path), "--sink", f"jsonl:{tmp_path}/r.jsonl")
+        assert supervisor.recv(100) == b"READY=1"
+        assert supervisor.recv(100) == b"WATCHDOG=1"
+        process.send_signal(signal.SIGTERM)
+        heard = b""
+        while heard != b"STOPPING=1":
+            heard = supervisor.recv(100)
+        process.communicate(timeout=10)
+
+
+def test_the_dashboard_answers_while_the_line_runs(bundle: Path, tmp_path: Path) -> None:
+    import urllib.request
+
+    port = free_port()
+    arguments = ("--sink", f"jsonl:{tmp_path}/r.jsonl", "--dashboard", f"127.0.0.1:{port}")
+    process = start(bundle, "--source", endless(tmp_path), *arguments)
+    wait_for(tmp_path / "r.jsonl", 30)
+    state = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/state.json", timeout=5).read())
+    reject = urllib.request.urlopen(f"http://127.0.0.1:{port}/reject.jpg", timeout=5).read()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert state["beat"]["healthy"]
+    assert state["decisions"]["NG"] > 5
+    assert state["p99_ms"] > 0
+    assert reject.startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--config", "y"], 1, "y: cannot be read"),
+        (["BUNDLE", "--config", "y"], 2, "--config holds bundle, sources and sinks"),
+        (["BUNDLE", "--source", "nowhere"], 1, "nowhere: does not exist"),
+        (["BUNDLE", "--source", "aravis:x?speed=1"], 1, "unknown option speed"),
+        (["BUNDLE", "--source", "opencv:0", "--sink", "tape:x"], 1, "tape:x: is no sink"),
+        (["BUNDLE", "--source", "opencv:0", "--dashboard", "8080"], 1, "expected HOST:PORT"),
+        (["BUNDLE", "--source", "opencv:0", "--tile-overlap-px", "8"], 1, "trained on whole parts"),
+        (["BUNDLE", "--source", "opencv:0", "--deadline-ms", "0"], 1, "not a positive time"),
+    ],
+)
+def test_wrong_options_are_one_line(bundle: Path, arguments: list[str], status: int, message: str) -> None:
+    process = start(*[str(bundle) if item == "BUNDLE" else item for item in arguments])
+    _, log = process.communicate(timeout=30)
+    assert "Traceback" not in log
+    assert process.returncode == status, log
+    assert message in " ".join(log.split())
+    assert (re.search(r"^error: ", log, re.M) is not None) == (status == 1)
+
+
+STATION = """
+bundle = "b"
+backend = "openvino"
+precision = "int8"
+deadline_ms = 200
+back_pressure = "drop-oldest"
+journal = "/var/lib/j"
+sinks = ["jsonl:-"]
+[[camera]]
+name = "top"
+source = "opencv:0"
+stall_s = 2.5
+[web]
+lanes = 3
+pixel_mm = 0.1
+"""
+
+
+def test_a_station_file_says_everything(tmp_path: Path) -> None:
+    path = tmp_path / "station.toml"
+    path.write_text(STATION)
+    station = read_station(path)
+    assert station.model == ModelPlan(bundle=Path("b"), backend="openvino", precision="int8")
+    assert station.cameras == (CameraPlan(name="top", source="opencv:0", stall_s=2.5),)
+    assert (station.deadline_ms, station.back_pressure, station.journal) == (200, "drop-oldest", Path("/var/lib/j"))
+    assert station.web is not None
+    assert (station.web.lanes, station.web.pixel_mm, station.web.line_mm) == (3, 0.1, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("deadline_ms", "deadline", r"station.toml: deadline: unknown key; expected bundle, backend"),
+        ("stall_s", "stall", r"station.toml: camera\[0\]\.stall: unknown key; expected name, source, stall_s"),
+        ("lanes", "lane", r"station.toml: web\.lane: unknown key"),
+        ('"openvino"', '"openvin"', r"station.toml: backend: found 'openvin', expected one of onnxruntime"),
+        ("lanes = 3", "lanes = 0", r"station.toml: web\.lanes: found '0', expected a whole number, 1 or more"),
+        ("stall_s = 2.5", 'stall_s = "2"', r"camera\[0\]\.stall_s: found '2', expected a number"),
+        ('bundle = "b"', "", r"station.toml: bundle: missing key"),
+        ("[[camera]]", "[camera]", r"station.toml: camera: found .*, expected a list"),
+        ("lanes = 3", "lanes =", r"station.toml: is not TOML"),
+        ('sinks = ["jsonl:-"]', "sinks = [3]", r"station.toml: sinks: found '3', expected strings"),
+    ],
+)
+def test_whatever_is_wrong_in_a_station_file_is_said_with_its_path(
+    tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    path = tmp_path / "station.toml"
+    path.write_text(STATION.replace(before, after))
+    with pytest.raises(ConfigurationError, match=message):
+        read_station(path)

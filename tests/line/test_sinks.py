@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reason_runtime import load
+from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.line.messages import Answer, Beat, Event, Message, Picture
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.publisher import Publisher
+from reason_runtime.line.sinks.jsonl import JsonlSink
+from reason_runtime.line.sinks.open import open_sink
+from reason_runtime.line.sinks.pictures import PicturesSink
+from reason_runtime.line.sinks.plc import PlcState
+from reason_runtime.line.sinks.sink import Sink
+from tests.line.models import line_bundle, part
+from tests.line.ports import free_port
+
+
+def answer(number: int, decision: str = "OK", *, picture: bool = False) -> Answer:
+    return Answer(
+        camera="top",
+        number=number,
+        part_id=f"part-{number:04}",
+        decision=decision,  # type: ignore[arg-type]
+        cause="judged" if decision != "UNKNOWN" else "deadline",
+        score=None if decision == "UNKNOWN" else number / 8,
+        threshold=0.5,
+        grabbed="2026-01-01T00:00:00.000+00:00",
+        latency_ms=12.5,
+        picture=Picture(image=part(250), anomaly_map=np.ones((32, 32), np.float32)) if picture else None,
+    )
+
+
+def beat(count: int, *, healthy: bool = True) -> Beat:
+    return Beat(count=count, healthy=healthy, faults={} if healthy else {"camera top": "lost"}, busy=False)
+
+
+EVENT = Event(level="fault", name="camera top", text="lost", at="2026-01-01T00:00:00.000+00:00")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LineModel:
+    return LineModel(load(line_bundle(tmp_path_factory.mktemp("b") / "line").path, threads=1))
+
+
+@contextmanager
+def opened(text: str, model: LineModel, metrics: Metrics | None = None) -> Iterator[Sink]:
+    sink = open_sink(text, model=model, metrics=metrics or Metrics())
+    sink.open()
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+def part_ids(*paths: Path) -> list[str]:
+    return [json.loads(line).get("part_id") for path in paths for line in path.read_text().splitlines()]
+
+
+def test_lines_of_json_hold_answers_and_events_and_no_heartbeat(model: LineModel, tmp_path: Path) -> None:
+    messages: list[Message] = [answer(1), beat(1), EVENT, answer(2, "UNKNOWN")]
+    with opened(f"jsonl:{tmp_path}/a/b.jsonl?fsync=always", model) as sink:
+        sink.deliver(messages)
+    lines = [json.loads(line) for line in (tmp_path / "a" / "b.jsonl").read_text().splitlines()]
+    assert lines == [messages[0].line(), EVENT.line(), messages[3].line()]
+    assert lines[2]["score"] is None
+    assert [line["kind"] for line in lines] == ["result", "event", "result"]
+
+
+def test_files_are_rotated_and_the_oldest_removed(tmp_path: Path) -> None:
+    one = len(json.dumps(answer(13).line())) + 1
+    path = tmp_path / "r.jsonl"
+    sink = JsonlSink(path, max_bytes=3 * one, keep=2, fsync="never")
+    sink.open()
+    for number in range(14):
+        sink.deliver([answer(number)])
+    sink.close()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["r.jsonl", "r.jsonl.1", "r.jsonl.2"]
+    expected = [f"part-{number:04}" for number in range(6, 14)]
+    assert part_ids(path.with_name("r.jsonl.2"), path.with_name("r.jsonl.1"), path) == expected
+
+
+def test_a_line_that_a_kill_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"kind": "result", "par')
+    sink = JsonlSink(path, max_bytes=10**6, keep=2, fsync="never")
+    sink.open()
+    sink.deliver([answer(3)])
+    sink.close()
+    assert json.loads(path.read_text().splitlines()[1])["part_id"] == "part-0003"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_loses_no_line_and_leaves_no_half_one(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    try:
+        metrics = Metrics()
+        publisher = Publisher(metrics=metrics, journal=None)
+        publisher.start([JsonlSink(disk / "r.jsonl", max_bytes=10**7, keep=1, fsync="never")])
+        (disk / "filler").write_bytes(bytes(40_000))
+        for number in range(300):
+            publisher.publish(answer(number))
+        deadline_s = time.monotonic() + 5
+        while not publisher.health.faults and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert "No space left" in str(publisher.health.faults) or "full" in str(publisher.health.faults)
+        assert (disk / "r.jsonl").read_bytes()[-1:] in (b"\n", b"")
+        (disk / "filler").unlink()
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        assert publisher.finish(10) == 0
+        assert [item for item in part_ids(disk / "r.jsonl") if item] == [f"part-{number:04}" for number in range(300)]
+        assert metrics.snapshot().missed.get(f"jsonl {disk / 'r.jsonl'}", 0) == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_what_a_bounded_buffer_pushes_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reason_runtime.line.publisher._BUFFER", 5)
+    (tmp_path / "in the way").write_text("a file")
+    metrics = Metrics()
+    publisher = Publisher(metrics=metrics, journal=None)
+    sink = JsonlSink(tmp_path / "in the way" / "r.jsonl", max_bytes=10**6, keep=1, fsync="never")
+    publisher.start([sink])
+    for number in range(12):
+        publisher.publish(answer(number))
+    (tmp_path / "in the way").unlink()
+    publisher.finish(10)
+    missed = metrics.snapshot().missed[sink.name]
+    kept = [item for item in part_ids(tmp_path / "in the way" / "r.jsonl") if item]
+    assert missed + len(kept) >= 12
+    assert kept == [f"part-{number:04}" for number in range(12 - len(kept), 12)]
+
+
+def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineModel, tmp_path: Path) -> None:
+    sink = PicturesSink(tmp_path, max_bytes=6000, detector=model.detector)
+    sink.open()
+    sink.deliver([answer(0, picture=True), EVENT, beat(1)])
+    assert list(tmp_path.iterdir()) == []
+    for number in range(1, 30):
+        sink.deliver([answer(number, "NG", picture=True)])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 6000
+    assert names == [f"part-{number:04}.NG.jpg" for number in range(30 - len(names), 30)]
+    with Image.open(tmp_path / names[0]) as picture:
+        assert picture.size == (32, 32)
+    again = PicturesSink(
+        tmp_path, max_bytes=sum(p.stat().st_size for p in tmp_path.iterdir()) // 2, detector=model.detector
+    )
+    again.open()
+    assert len(list(tmp_path.iterdir())) <= len(names) // 2 + 1
+    odd = Answer(
+        **{**{name: getattr(answer(1, "NG", picture=True), name) for name in Answer.__slots__}, "part_id": "../../x y"}
+    )
+    again.deliver([odd])
+    assert (tmp_path / ".._.._x_y.NG.jpg").exists()
+
+
+@contextmanager
+def broker(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Debian's mosquitto."""
+    program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    configuration = folder / f"mosquitto-{port}.conf"
+    configuration.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    process = subprocess.Popen([program, "-c", configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(5)
+
+
+def wait_for_port(port: int) -> None:
+    import socket
+
+    until_s = time.monotonic() + 10
+    while time.monotonic() < until_s:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+class Listener:
+    """A real MQTT client that subscribes to everything of the station."""
+
+    def __init__(self, port: int) -> None:
+        import paho.mqtt.client as mqtt
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        self.heard: list[tuple[str, str]] = []
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2)
+        self.client.on_connect = lambda client, *_: client.subscribe("plant/line1/#", qos=1)
+        self.client.on_message = lambda _client, _data, item: self.heard.append((item.topic, item.payload.decode()))
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+
+    def wait(self, topic: str, count: int = 1) -> list[str]:
+        until_s = time.monotonic() + 10
+        while time.monotonic() < until_s:
+            found = [content for name, content in self.heard if name == f"plant/line1/{topic}"]
+            if len(found) >= count:
+                return found
+            time.sleep(0.02)
+        raise AssertionError(self.heard)
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def test_a_real_broker_gets_answers_events_heartbeats_and_the_state(model: LineModel, tmp_path: Path) -> None:
+    port = free_port()
+    with broker(port, tmp_path):
+        listener = Listener(port)
+        with opened(f"mqtt://127.0.0.1:{port}/plant/line1", model) as sink:
+            sink.deliver([answer(1), EVENT, beat(7), answer(2, "NG")])
+            results = [json.loads(item) for item in listener.wait("result", 2)]
+            assert results == [answer(1).line(), answer(2, "NG").line()]
+            assert json.loads(listener.wait("event")[0])["name"] == "camera top"
+            assert json.loads(listener.wait("beat")[0])["count"] == 7
+            assert listener.wait("status") == ["online"]
+        assert listener.wait("status", 2)[-1] == "offline"
+        listener.close()
+
+
+def test_the_broker_says_offline_when_the_process_is_killed(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(port, tmp_path):
+        listener = Listener(port)
+        script = (
+            "import sys,time; from reason_runtime.line.sinks.mqtt import MqttSink\n"
+            f"s=MqttSink('127.0.0.1',{port},topic='plant/line1',client_id='x',login=None,tls=False); s.open()\n"
+            "time.sleep(60)"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script])
+        listener.wait("status")
+        process.kill()
+        process.wait()
+        assert listener.wait("status", 2)[-1] == "offline"
+        listener.close()
+
+
+def test_a_broker_that_restarts_gets_what_it_missed(model: LineModel, tmp_path: Path) -> None:
+    port = free_port()
+    metrics = Metrics()
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([open_sink(f"mqtt://127.0.0.1:{port}/plant/line1", model=model, metrics=metrics)])
+    publisher.publish(answer(0))  # before there is a broker at all
+    with broker(port, tmp_path):
+        listener = Listener(port)
+        assert json.loads(listener.wait("result")[0])["part_id"] == "part-0000"
+        listener.close()
+    for number in range(1, 6):
+        publisher.publish(answer(number))
+    with broker(port, tmp_path):
+        listener = Listener(port)
+        heard = {json.loads(item)["part_id"] for item in listener.wait("result", 5)}
+        assert heard >= {f"part-{number:04}" for number in range(1, 6)}
+        assert publisher.finish(5) == 0
+        listener.close()
+    assert metrics.snapshot().missed.get(f"mqtt 127.0.0.1:{port}", 0) == 0
+
+
+def test_an_opc_ua_client_sees_each_result_and_cannot_write(model: LineModel) -> None:
+    import asyncio
+
+    from asyncua import Client, ua
+
+    port = free_port()
+
+    async def look() -> None:
+        async with Client(f"opc.tcp://127.0.0.1:{port}/") as client:
+            space = await client.get_namespace_index("urn:reason-edge:inspection")
+
+            async def value(name: str) -> object:
+                return await client.get_node(f"ns={space};s=Inspection.{name}").read_value()
+
+            names = ("Ready", "Busy", "ResultValid", "Pass", "ResultCode", "PartId", "Heartbeat", "Fault")
+            before = [await value(name) for name in names]
+            assert before == [False, False, False, False, 0, "", 0, False]
+            sink.deliver([beat(3), answer(2)])
+            assert [await value(name) for name in names] == [True, False, True, True, 1, "part-0002", 3, False]
+            assert await value("Score") == 0.25
+            sink.deliver([answer(3, "UNKNOWN"), beat(3, healthy=False)])
+            assert [await value(name) for name in names] == [False, False, True, False, 3, "part-0003", 3, True]
+            assert np.isnan(await value("Score"))  # type: ignore[call-overload]
+            with pytest.raises(ua.UaStatusCodeError):
+                await client.get_node(f"ns={space};s=Inspection.Pass").write_value(True)
+
+    with opened(f"opcua://127.0.0.1:{port}", model) as sink:
+        asyncio.run(look())
+
+
+def test_a_modbus_client_reads_each_result_in_one_request_and_cannot_write(model: LineModel) -> None:
+    from pymodbus.client import ModbusTcpClient
+
+    port = free_port()
+    with opened(f"modbus://127.0.0.1:{port}", model) as sink:
+        client = ModbusTcpClient("127.0.0.1", port=port)
+        assert client.connect()
+
+        def registers() -> tuple[int, int, int, int, float, str]:
+            words = client.read_input_registers(0, count=40).registers
+            *numbers, part_id = struct.unpack(">HHIIf64s", struct.pack(">40H", *words))
+            return (*numbers, part_id.rstrip(b"\0").decode())  # type: ignore[return-value]
+
+        assert registers() == (0, 0, 0, 0, 0.0, "")
+        sink.deliver([beat(70_000), answer(2)])
+        assert registers() == (0b01101, 1, 1, 70_000, 0.25, "part-0002")
+        assert client.read_discrete_inputs(0, count=5).bits[:5] == [True, False, True, True, False]
+        sink.deliver([answer(3, "NG"), beat(70_000, healthy=False)])
+        assert registers() == (0b10100, 2, 2, 70_000, 0.375, "part-0003")
+        sink.deliver([answer(4, "UNKNOWN")])
+        assert registers()[1] == 3
+        assert np.isnan(registers()[4])
+        assert client.write_coil(3, True).isError() or client.read_discrete_inputs(3, count=1).bits[0] is False
+        client.close()
+
+
+def test_prometheus_scrapes_every_metric(model: LineModel) -> None:
+    metrics = Metrics()
+    port = free_port()
+    metrics.grabbed("top", complete=True)
+    metrics.grabbed("top", complete=False)
+    metrics.answered("top", decision="UNKNOWN", cause="deadline", latency_ms=120.0)
+    metrics.answered("top", decision="UNKNOWN", cause="dropped", latency_ms=1.0)
+    metrics.answered("top", decision="OK", cause="judged", latency_ms=30.0)
+    metrics.stage("infer", 0.004)
+    metrics.missed("mqtt x", 3)
+    metrics.watch_queue("infer", [1, 2])
+    with opened(f"prometheus://127.0.0.1:{port}", model, metrics) as sink:
+        sink.deliver([beat(1)])
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    for line in (
+        'reason_frames_total{camera="top"} 2.0',
+        'reason_frames_incomplete_total{camera="top"} 1.0',
+        'reason_decisions_total{camera="top",decision="UNKNOWN"} 2.0',
+        'reason_unknown_total{camera="top",reason="deadline"} 1.0',
+        'reason_unknown_total{camera="top",reason="dropped"} 1.0',
+        'reason_sink_missed_total{sink="mqtt x"} 3.0',
+        'reason_stage_seconds_bucket{le="0.005",stage="infer"} 1.0',
+        'reason_stage_seconds_bucket{le="+Inf",stage="total"} 3.0',
+        'reason_stage_seconds_bucket{le="0.05",stage="total"} 2.0',
+        'reason_queue_depth{queue="infer"} 2.0',
+        "reason_healthy 1.0",
+    ):
+        assert line in text.splitlines(), text
+
+
+def test_the_page_shows_counts_answers_events_and_the_latest_reject(model: LineModel) -> None:
+    from reason_runtime.line.sinks.dashboard import open_dashboard
+
+    port = free_port()
+    metrics = Metrics()
+    metrics.answered("top", decision="NG", cause="judged", latency_ms=5.0)
+    sink = open_dashboard(f"127.0.0.1:{port}", metrics=metrics, model=model)
+    sink.open()
+    try:
+        sink.deliver([answer(1), answer(2, "NG", picture=True), EVENT, beat(4, healthy=False)])
+
+        def get(path: str) -> bytes:
+            content: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).read()
+            return content
+
+        assert b"<title>Inspection</title>" in get("/")
+        state = json.loads(get("/state.json"))
+        assert state["decisions"] == {"NG": 1}
+        assert [item["part_id"] for item in state["answers"]] == ["part-0002", "part-0001"]
+        assert state["beat"]["faults"] == {"camera top": "lost"}
+        assert state["reject"] == "part-0002"
+        assert get("/reject.jpg").startswith(b"\xff\xd8")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            get("/etc/passwd")
+        refused.value.close()
+        assert refused.value.code == 404
+    finally:
+        sink.close()
+
+
+def test_pass_is_true_for_ok_only_and_nothing_passes_after_the_end() -> None:
+    state = PlcState()
+    for decision, expected in (("OK", True), ("NG", False), ("OK", True), ("UNKNOWN", False)):
+        state.take(answer(1, decision))
+        assert state.passed is expected
+    state.take(answer(1))
+    state.stopped()
+    assert (state.passed, state.ready, state.result_valid, state.fault) == (False, False, False, True)
+
+
+@pytest.mark.parametrize("kind", ["opcua", "modbus", "prometheus"])
+def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: str) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        sink = open_sink(f"{kind}://127.0.0.1:{other.getsockname()[1]}", model=model, metrics=Metrics())
+        with pytest.raises(SinkError, match="cannot (start|listen)"):
+            sink.open()
+    sink.open()
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("results.jsonl", "is no sink"),
+        ("jsonl:", "expected jsonl:FILE"),
+        ("jsonl:a?fsync=maybe", "expected one of never, always"),
+        ("jsonl:a?kep=3", "unknown option kep; expected max_mib, keep, fsync"),
+        ("jsonl:a?keep=1.5", "expected a whole number"),
+        ("jsonl:a?keep", "name=value"),
+        ("mqtt:broker", "expected mqtt://HOST:PORT"),
+        ("mqtt://h:99999/x", "Port out of range"),
+        ("mqtt://h/x?user=me&password_file=/nowhere", "/nowhere: cannot be read"),
+        ("modbus://h:1?unit=-1", "0 or more"),
+    ],
+)
+def test_wrong_addresses_are_refused_with_what_was_expected(model: LineModel, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_sink(text, model=model, metrics=Metrics())
+
+
+@pytest.mark.parametrize(
+    ("text", "module", "extra"),
+    [
+        ("mqtt://h/x", "paho", "mqtt"),
+        ("opcua://h:1", "asyncua", "opcua"),
+        ("modbus://h:1", "pymodbus", "modbus"),
+        ("prometheus://h:1", "prometheus_client", "metrics"),
+    ],
+)
+def test_a_missing_library_names_the_extra(
+    model: LineModel, monkeypatch: pytest.MonkeyPatch, text: str, module: str, extra: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    sink = open_sink(text, model=model, metrics=Metrics())
+    with pytest.raises(ConfigurationError, match=rf"reason-edge\[{extra}\]"):
+        sink.open()
