@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits
 from reason_export.parity import TOLERANCES, Parity, broken, compare
+from reason_export.runs import load_images, run_each, score_each
 from reason_runtime.atomic import write_text
 from reason_runtime.bundle import Bundle
+from reason_runtime.checks import check_path
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
-from reason_runtime.session import Outputs, Session, open_session
+from reason_runtime.errors import DataError
+from reason_runtime.image import list_images
+from reason_runtime.manifest import Threshold
+from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
 
-CHECKS = "checks"
+if TYPE_CHECKING:
+    from reason_export.accuracy import Accuracy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +39,13 @@ class Check:
     synthetic_images: int
     """How many of the golden images are made-up patterns."""
     decisions_flipped: int | None
-    """Golden images on the other side of the threshold than with the trained model, too close to call left out: the
-    threshold touches the highest score of the artefact itself, so that rounding decides there. None without one."""
+    """Golden images judged otherwise than by the trained model, each by its own precision's threshold, too close to
+    call left out: the threshold touches the highest score, so that rounding decides there. None where one is missing.
+    """
+    accuracy: Accuracy | None = None
+    """What is lost on labelled images; None where none were given."""
+    threshold: Threshold | None = None
+    """From this backend's own scores of held-out good images; None where none were given."""
     broken: list[str]
     """Gates that do not hold, in words; the check is passed where there is none."""
     environment: dict[str, Json]
@@ -61,10 +73,26 @@ def check_bundle(
     threads: int | None = None,
     provider: Provider | None = None,
     cuda_graph: bool = False,
+    labelled: LabelledImages | None = None,
+    held_out: HeldOutImages | None = None,
 ) -> Check:
     """Run the golden images and compare; the result is written to `checks/<backend>_<precision>.json`.
 
+    Args:
+        bundle: As opened.
+        backend: See `reason_runtime.session.open_session`, also for the next five.
+        precision: The artefact.
+        device: Where it runs.
+        threads: Of the library, on CPU.
+        provider: Of ONNX Runtime.
+        cuda_graph: Of TensorRT.
+        labelled: To judge what detection loses.
+        held_out: To draw this artefact's own threshold from; it holds on this device only.
+
     Raises:
+        ConfigurationError: The false-reject rate is not between 0 and 1.
+        DataError: The data set is not as documented, or there are too few held-out images.
+        ImageError: An image cannot be read.
         BundleError: The bundle is broken or has no model of that precision.
         BackendError: The backend cannot run it.
         ReasonError: The result could not be written.
@@ -86,40 +114,63 @@ def check_bundle(
         anomaly_map=outputs.anomaly_map,
         score=outputs.score,
     )
-    found = bundle.manifest.thresholds.get(precision)
-    flipped = None
-    if found is not None:
-        flipped = _flipped(golden.score, outputs.score, limit=found.value)
+    threshold = None if held_out is None else _threshold(session, bundle, held_out)
+    limits = _limits(bundle, precision=precision, own=threshold)
+    accuracy = None if labelled is None else _accuracy(bundle, session, labelled, limits=limits)
+    tolerance = TOLERANCES[precision]
     check = Check(
         backend=backend,
         precision=precision,
         parity=parity,
         synthetic_images=int(golden.synthetic.sum()),
-        decisions_flipped=flipped,
-        broken=broken(parity, TOLERANCES[precision]),
+        decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
+        accuracy=accuracy,
+        threshold=threshold,
+        broken=broken(parity, tolerance) + ([] if accuracy is None else accuracy.broken(tolerance)),
         environment=fingerprint(session),
     )
-    folder = bundle.path / CHECKS
-    folder.mkdir(exist_ok=True)
-    manifest_hash = bundle.manifest.content_sha256
-    content = {"bundle_sha256": manifest_hash, **check.to_json()}
-    write_text(folder / f"{backend}_{precision}.json", json.dumps(content, indent=2) + "\n")
+    _write(bundle, check)
     return check
 
 
-def _flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *, limit: float) -> int:
-    close = (TOLERANCES["fp32"].score_difference or 0.0) * float(np.abs(golden).max())
-    clear = np.abs(golden.astype(np.float64) - limit) > close
-    return int(np.count_nonzero(clear & ((golden >= limit) != (score >= limit))))
+def _write(bundle: Bundle, check: Check) -> None:
+    path = check_path(bundle, backend=check.backend, precision=check.precision)
+    path.parent.mkdir(exist_ok=True)
+    content = {"bundle_sha256": bundle.manifest.content_sha256, **check.to_json()}
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def run_each(session: Session, images: NDArray[np.uint8], progress: Callable[[int], None] = lambda _: None) -> Outputs:
-    """Maps and scores of images, one image a run, as on the line."""
-    outputs = []
-    for image in images:
-        outputs.append(session.run(image[None]))
-        progress(1)
-    return Outputs(
-        anomaly_map=np.concatenate([output.anomaly_map for output in outputs]),
-        score=np.concatenate([output.score for output in outputs]),
+def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Threshold:
+    from reason_train.calibration import threshold_for
+
+    paths = list_images(held_out.folder)
+    if len(paths) < LEAST_HELD_OUT:
+        raise DataError(
+            f"{held_out.folder}: holds {len(paths)} images; a threshold needs {LEAST_HELD_OUT} good ones or more that "
+            "nothing was trained or calibrated on"
+        )
+    scores = score_each(session, load_images(paths, input_format=bundle.manifest.input))
+    source = f"{len(scores)} held-out good images, {session.backend} {session.precision} on this device"
+    return threshold_for(scores, false_reject_rate=held_out.false_reject_rate, source=source)
+
+
+def _limits(bundle: Bundle, *, precision: Precision, own: Threshold | None) -> Limits:
+    known = bundle.manifest.thresholds
+    reference, found = known.get("fp32"), known.get(precision) if own is None else own
+    return Limits(
+        reference=None if reference is None else reference.value, found=None if found is None else found.value
     )
+
+
+def _accuracy(bundle: Bundle, session: Session, labelled: LabelledImages, *, limits: Limits) -> Accuracy:
+    from reason_export.accuracy import measure_accuracy
+
+    return measure_accuracy(bundle, session, labelled=labelled, limits=limits)
+
+
+def _flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:
+    if limits.reference is None or limits.found is None:
+        return None
+    close = (TOLERANCES["fp32"].score_difference or 0.0) * float(np.abs(golden).max())
+    clear = np.abs(golden.astype(np.float64) - limits.reference) > close
+    return int(np.count_nonzero(clear & ((golden >= limits.reference) != (score >= limits.found))))

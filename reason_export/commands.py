@@ -22,8 +22,10 @@ from reason_runtime.options import (
 )
 
 if TYPE_CHECKING:
+    from reason_export.accuracy import Accuracy
     from reason_export.check import Check
 
+FalseRejectOption = Annotated[float, typer.Option(help="Share of good parts that the threshold may reject, 0..1.")]
 app = new_app("Export a trained run to a bundle, and check what was exported. Only `onnx` needs PyTorch.")
 
 
@@ -79,10 +81,21 @@ def check(
     provider: ProviderOption = None,
     threads: ThreadsOption = None,
     cuda_graph: CudaGraphOption = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Labelled data set: what detection loses against fp32 in ONNX Runtime."),
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="Category, where DIR holds several.")] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Held-out good images: this backend's own threshold, for this device."),
+    ] = None,
+    false_reject_rate: FalseRejectOption = 0.01,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what a backend gives with what the trained model gave. Exit 1 beyond the tolerance."""
     from reason_export.check import check_bundle
+    from reason_export.labelled import HeldOutImages, LabelledImages
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import ParityError
 
@@ -94,6 +107,8 @@ def check(
         threads=threads,
         provider=provider,
         cuda_graph=cuda_graph,
+        labelled=None if data is None else LabelledImages(folder=data, category=category),
+        held_out=None if held_out is None else HeldOutImages(folder=held_out, false_reject_rate=false_reject_rate),
     )
     if as_json:
         print(json.dumps(result.to_json()))
@@ -166,6 +181,29 @@ def _print_check(result: Check) -> None:
     print("" if parity.sqnr_db is None else f", SQNR {parity.sqnr_db:.0f} dB")
     print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")
     print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
+    if result.accuracy is not None:
+        _print_accuracy(result.accuracy)
+    if result.threshold is not None:
+        limit = result.threshold
+        print(
+            f"  threshold {limit.value:.6g} on this device, {limit.rejected} of {limit.images} held-out images rejected"
+        )
+
+
+def _print_accuracy(accuracy: Accuracy) -> None:
+    print(f"  on {accuracy.data}: {accuracy.good} good, {accuracy.defective} defective images")
+    for name, figure in (
+        ("image AUROC", accuracy.image_auroc),
+        ("pixel AUROC", accuracy.pixel_auroc),
+        ("AUPRO", accuracy.aupro),
+    ):
+        if figure is not None:
+            print(f"    {name:<12}{figure.found:.4f}, loses {figure.lost:+.4f} of {figure.reference:.4f}")
+    if accuracy.decisions_flipped is not None:
+        print(
+            f"    {accuracy.decisions_flipped} decisions flipped; {accuracy.good_rejected} good images rejected, "
+            f"{accuracy.defective_passed} defective ones passed"
+        )
 
 
 def main() -> None:

@@ -21,6 +21,10 @@ class Tolerance:
     """Largest |difference| of any score, over the largest golden score."""
     sqnr_db: float | None
     """Least signal-to-quantisation-noise ratio of the maps, dB."""
+    image_auroc_lost: float
+    """Most image AUROC lost on labelled images against fp32 in ONNX Runtime: the score's gate there."""
+    aupro_lost: float
+    """Most AUPRO lost there: the map's gate."""
     reason: str
 
 
@@ -29,24 +33,32 @@ TOLERANCES: dict[Precision, Tolerance] = {
         map_difference=1e-4,
         score_difference=1e-4,
         sqnr_db=None,
+        image_auroc_lost=1e-4,
+        aupro_lost=1e-4,
         reason="the same float32 arithmetic in another order of summation",
     ),
     "fp16": Tolerance(
         map_difference=2e-2,
         score_difference=2e-2,
         sqnr_db=40.0,
+        image_auroc_lost=0.001,
+        aupro_lost=0.002,
         reason="11 bits of mantissa through some fifty layers; cosine and map head stay float32",
     ),
     "bf16": Tolerance(
         map_difference=None,
         score_difference=0.1,
-        sqnr_db=25.0,
+        sqnr_db=20.0,
+        image_auroc_lost=0.001,
+        aupro_lost=0.002,
         reason="8 bits of mantissa: single pixels move, so the map is judged by its noise as a whole",
     ),
     "int8": Tolerance(
         map_difference=None,
         score_difference=None,
         sqnr_db=15.0,
+        image_auroc_lost=0.005,
+        aupro_lost=0.01,
         reason="quantised layers: judged by noise and by the accuracy lost on labelled images",
     ),
 }

@@ -261,10 +261,15 @@ def _read_blind_limits(value: Json, where: str) -> BlindLimits:
 
 def _read_thresholds(values: dict[str, Json], *, where: str) -> dict[Precision, Threshold]:
     known = Fields(dict.fromkeys(PRECISIONS) | values, where=where, keys=PRECISIONS)
-    return {name: _read_threshold(values[name], where=known.place(name)) for name in PRECISIONS if name in values}
+    return {name: read_threshold(values[name], where=known.place(name)) for name in PRECISIONS if name in values}
 
 
-def _read_threshold(value: Json, *, where: str) -> Threshold:
+def read_threshold(value: Json, *, where: str) -> Threshold:
+    """A threshold as JSON has it.
+
+    Raises:
+        BundleError: A key too many or too few, or a wrong type.
+    """
     fields = _fields(Threshold, value, where=where)
     return Threshold(
         value=fields.number("value"),

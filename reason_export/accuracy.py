@@ -1,0 +1,144 @@
+"""What an artefact loses on labelled images, against the fp32 graph in ONNX Runtime. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_export.labelled import LabelledImages, Limits
+from reason_export.parity import Parity, Tolerance, compare
+from reason_export.runs import joined
+from reason_runtime.bundle import Bundle
+from reason_runtime.image import load_image
+from reason_runtime.progress import counted
+from reason_runtime.session import Outputs, Session, open_session
+from reason_train.aupro import aupro
+from reason_train.datasets import load_dataset, read_masks, require_test
+from reason_train.metrics import auroc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One detection figure, 0..1."""
+
+    reference: float
+    """Of the fp32 graph in ONNX Runtime."""
+    found: float
+    """Of the artefact."""
+    lost: float
+    """Reference less found; below zero where the artefact is better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """An artefact on a labelled test set."""
+
+    data: str
+    """Folder of the images."""
+    good: int
+    defective: int
+    image_auroc: Figure
+    image_auroc_step: float
+    """What one swapped pair of a good and a defective image is worth: no smaller loss can be seen on these images."""
+    pixel_auroc: Figure | None
+    """None without masks, as the next one."""
+    aupro: Figure | None
+    parity: Parity
+    """Against the same reference, on these images."""
+    decisions_flipped: int | None
+    """Images judged otherwise than by the reference, each by its own precision's threshold; None where one is missing.
+    """
+    good_rejected: int | None
+    """Good images that the artefact rejects at its threshold."""
+    defective_passed: int | None
+    """Defective images that it lets pass."""
+
+    def broken(self, tolerance: Tolerance) -> list[str]:
+        """Gates that do not hold, in words: the score's by image AUROC, the map's by AUPRO.
+
+        A loss below one swapped pair cannot be seen, so that one pair is always allowed.
+        """
+        found = []
+        allowed = max(tolerance.image_auroc_lost, self.image_auroc_step)
+        if not self.image_auroc.lost <= allowed:
+            found.append(
+                f"the score loses {self.image_auroc.lost:.4f} image AUROC on {self.data}, at most {allowed:.4f} is "
+                "allowed"
+            )
+        if self.aupro is not None and not self.aupro.lost <= tolerance.aupro_lost:
+            found.append(
+                f"the map loses {self.aupro.lost:.4f} AUPRO on {self.data}, at most "
+                f"{tolerance.aupro_lost:.4f} is allowed"
+            )
+        return found
+
+
+def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImages, limits: Limits) -> Accuracy:
+    """Run a data set's test images through the reference and the artefact.
+
+    Args:
+        bundle: Of both.
+        session: The artefact.
+        labelled: The data set.
+        limits: Thresholds of the two.
+
+    Raises:
+        DataError: Not a data set, or its test images are all of one kind.
+        ImageError: An image cannot be read.
+        BackendError: ONNX Runtime is missing, or a backend failed.
+    """
+    form = bundle.manifest.input
+    samples = require_test(load_dataset(labelled.folder, category=labelled.category))
+    masks = read_masks(
+        samples,
+        size_px=bundle.manifest.map_size_px,
+        resize_px=form.resize_height_px if form.resize_height_px != form.height_px else None,
+    )
+    reference_session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
+    pairs = []
+    for sample in counted(samples, total=len(samples), what="images"):
+        image = load_image(sample.path, input_format=form)[None]
+        pairs.append((reference_session.run(image), session.run(image)))
+    reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
+    anomalous = np.array([sample.anomalous for sample in samples])
+    return _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
+
+
+def _judged(
+    folder: str,
+    anomalous: NDArray[np.bool_],
+    masks: NDArray[np.bool_] | None,
+    *,
+    reference: Outputs,
+    found: Outputs,
+    limits: Limits,
+) -> Accuracy:
+    def figure(before: float, after: float) -> Figure:
+        return Figure(reference=before, found=after, lost=before - after)
+
+    pixel = None if masks is None else [auroc(outputs.anomaly_map, masks) for outputs in (reference, found)]
+    region = None if masks is None else [aupro(outputs.anomaly_map, masks) for outputs in (reference, found)]
+    rejected = None if limits.found is None else found.score >= limits.found
+    before = None if limits.reference is None else reference.score >= limits.reference
+    defective = int(anomalous.sum())
+    good = len(anomalous) - defective
+    return Accuracy(
+        data=folder,
+        good=good,
+        defective=defective,
+        image_auroc=figure(auroc(reference.score, anomalous), auroc(found.score, anomalous)),
+        image_auroc_step=1 / (good * defective),
+        pixel_auroc=None if pixel is None else figure(*pixel),
+        aupro=None if region is None else figure(*region),
+        parity=compare(
+            golden_map=reference.anomaly_map,
+            golden_score=reference.score,
+            anomaly_map=found.anomaly_map,
+            score=found.score,
+        ),
+        decisions_flipped=None if rejected is None or before is None else int((rejected != before).sum()),
+        good_rejected=None if rejected is None else int((rejected & ~anomalous).sum()),
+        defective_passed=None if rejected is None else int((~rejected & anomalous).sum()),
+    )

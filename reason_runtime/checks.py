@@ -1,0 +1,74 @@
+"""Parity checks: what `reason-export check` found out on this device, kept beside the bundle's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reason_runtime.bundle import Bundle
+from reason_runtime.choices import Backend, Precision
+from reason_runtime.environment import processor
+from reason_runtime.errors import BundleError
+from reason_runtime.manifest import Threshold, read_threshold
+from reason_runtime.strict_json import Json, as_object, parse
+
+CHECKS = "checks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownCheck:
+    """What the runtime needs of a check.
+
+    Attributes:
+        backend: That ran.
+        precision: Of the artefact.
+        passed: Whether every gate held.
+        threshold: From this backend's own scores on this device; None where none was drawn.
+        libraries: Versions by name, as the session gave them.
+    """
+
+    backend: Backend
+    precision: Precision
+    passed: bool
+    threshold: Threshold | None
+    libraries: dict[str, Json]
+
+
+def check_path(bundle: Bundle, *, backend: Backend, precision: Precision) -> Path:
+    """Where the check of a backend and precision is kept."""
+    return bundle.path / CHECKS / f"{backend}_{precision}.json"
+
+
+def known_check(bundle: Bundle, *, backend: Backend, precision: Precision) -> KnownCheck | None:
+    """The check of a backend and precision that was made of these very files on this kind of processor; None without.
+
+    A bundle that changed, or that came from another device with its checks, has none.
+
+    Raises:
+        BundleError: The file is not as `reason-export check` writes it.
+    """
+    path = check_path(bundle, backend=backend, precision=precision)
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read ({error}); run reason-export check again") from error
+    content = as_object(parse(text, where=str(path)), where=str(path))
+    try:
+        environment = as_object(content["environment"], where=f"{path}: environment")
+        session = as_object(environment["session"], where=f"{path}: environment.session")
+        same = content["bundle_sha256"] == bundle.manifest.content_sha256 and environment["processor"] == processor()
+        found = content["threshold"]
+        passed = content["passed"] is True
+    except KeyError as error:
+        raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
+    if not same:
+        return None
+    return KnownCheck(
+        backend=backend,
+        precision=precision,
+        passed=passed,
+        threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),
+        libraries=session,
+    )
