@@ -73,6 +73,41 @@ def onnx(
 
 
 @app.command()
+def quantize(
+    bundle: BundleArgument,
+    calibration: Annotated[Path, typer.Option(metavar="DIR", help="Good images, as the camera sees them.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Good images for the threshold, not trained on.", show_default="every other of DIR"
+        ),
+    ] = None,
+    false_reject_rate: FalseRejectOption = 0.01,
+    as_json: JsonOption = False,
+) -> None:
+    """Add an int8 file (explicit Q/DQ) with its own threshold to a bundle, and check it."""
+    from reason_export.check import check_bundle
+    from reason_export.quantize import QuantizeChoices
+    from reason_export.quantize import quantize as quantize_bundle
+    from reason_runtime.bundle import open_bundle
+    from reason_runtime.errors import ParityError
+
+    choices = QuantizeChoices(calibration=calibration, held_out=held_out, false_reject_rate=false_reject_rate)
+    changed, found = quantize_bundle(open_bundle(bundle), choices=choices)
+    result = check_bundle(changed, precision="int8")
+    if as_json:
+        facts = {"method_sqnr_db": found.method_sqnr_db, "sqnr_db": found.sqnr_db, "layers": found.layers}
+        print(json.dumps({"bundle": str(bundle), **facts, "float_layers": found.kept, "check": result.to_json()}))
+    else:
+        print(f"{bundle}: {found.layers} layers in int8, ranges by {found.method}, map's SQNR {found.sqnr_db:.1f} dB")
+        for name, alone_db in found.kept.items():
+            print(f"  {name} stays in fp32: alone in int8 it leaves an SQNR of {alone_db:.1f} dB")
+        _print_check(result)
+    if not result.passed:
+        raise ParityError(f"{bundle}: {'; '.join(result.broken)}")
+
+
+@app.command()
 def check(
     bundle: BundleArgument,
     backend: BackendOption = "onnxruntime",

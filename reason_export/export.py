@@ -25,6 +25,7 @@ from reason_runtime.strict_json import Json
 from reason_train.calibrate import HeldOut, read_held_out, read_threshold
 from reason_train.calibration import threshold_for
 from reason_train.model import ReasonModel
+from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run
 from reason_train.trained import input_format, load_run
 
@@ -65,7 +66,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundl
         white_level=choices.white_level,
     )
     golden = _golden(model, form, held_out, choices)
-    manifest = _manifest(run, form, name=out.name)
+    manifest = _manifest(run, form, name=out.name, protocol=described_protocol(run_folder, run.config))
     graph = export_graph(model, input_format=form)
     if held_out is not None and wanted is not None:
         images = held_out.images if form.channels == 3 else _to_mono(held_out.images)
@@ -122,11 +123,13 @@ def _statistics(scores: NDArray[np.float32]) -> ScoreStatistics:
     )
 
 
-def _manifest(run: Run, form: InputFormat, *, name: str) -> Manifest:
+def _manifest(run: Run, form: InputFormat, *, name: str, protocol: str | None) -> Manifest:
     configuration = _json(dataclasses.asdict(run.config.training))
     configuration["preset"] = run.config.preset
     configuration["departures"] = list(run.config.departures)
     configuration["dataset"] = run.dataset
+    if protocol is not None:
+        configuration["paper_protocol"] = protocol
     if run.imported_from is not None:
         configuration["imported_from"] = run.imported_from
     settings = _json(dataclasses.asdict(run.config.method))

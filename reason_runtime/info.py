@@ -42,6 +42,12 @@ def describe(bundle: Bundle) -> str:
             f"at most {limit.false_reject_upper_bound:.2%} of good parts (95 % confidence), asked for "
             f"{limit.target_false_reject_rate:.2%}; {limit.source}"
         )
+    if manifest.quantisation is not None:
+        made = manifest.quantisation
+        lines.append(
+            f"int8        {made.layers} layers; ranges by {made.method} on {made.images} good images; map's SQNR "
+            f"{made.sqnr_db:.1f} dB; left in fp32: {', '.join(made.float_layers) or 'none'}"
+        )
     lines += [
         f"file        {name}, {entry.size_bytes / 1e6:.2f} MB, sha256 {entry.sha256[:16]}..."
         for name, entry in manifest.files.items()

@@ -95,6 +95,25 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantisation:
+    """How the int8 file came about.
+
+    Attributes:
+        images: Good images it was calibrated on.
+        method: Of the activations' ranges: `minmax`, `percentile` or `entropy`, the best by measurement.
+        sqnr_db: Of the map against float32 on calibration images.
+        layers: Convolutions in int8.
+        float_layers: Convolutions left in float32, each with the map's SQNR in dB when it alone is in int8.
+    """
+
+    images: int
+    method: str
+    sqnr_db: float
+    layers: int
+    float_layers: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """One file of the bundle.
 
@@ -122,6 +141,7 @@ class Manifest:
         score_statistics: None where no held-out good image was at hand.
         blind_limits: What a camera that sees gives; None where no held-out good image was at hand.
         thresholds: By the precision whose own scores they were chosen on; may be empty.
+        quantisation: Of the int8 file; None where there is none.
         files: By name; filled in when a bundle is written.
         content_sha256: Over the canonical spelling of all the rest; filled in when a bundle is written.
     """
@@ -136,6 +156,7 @@ class Manifest:
     score_statistics: ScoreStatistics | None = None
     blind_limits: BlindLimits | None = None
     thresholds: dict[Precision, Threshold] = field(default_factory=dict)
+    quantisation: Quantisation | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
     content_sha256: str = ""
 
@@ -174,6 +195,7 @@ def from_json(text: str, *, where: str) -> Manifest:
             raise BundleError(f"{where}: bundle format {found}, this version reads {FORMAT_VERSION}; export again")
     fields = _fields(Manifest, value, where=f"{where}: ")
     statistics, limits = fields.value("score_statistics"), fields.value("blind_limits")
+    quantised = fields.value("quantisation")
     manifest = Manifest(
         name=fields.text("name"),
         created=fields.text("created"),
@@ -184,6 +206,7 @@ def from_json(text: str, *, where: str) -> Manifest:
         score_statistics=None if statistics is None else _read_statistics(statistics, fields.place("score_statistics")),
         blind_limits=None if limits is None else _read_blind_limits(limits, fields.place("blind_limits")),
         thresholds=_read_thresholds(fields.objects("thresholds"), where=fields.place("thresholds")),
+        quantisation=None if quantised is None else _read_quantisation(quantised, fields.place("quantisation")),
         files=_read_files(fields.objects("files"), where=fields.place("files")),
         content_sha256=fields.text("content_sha256"),
     )
@@ -278,6 +301,19 @@ def read_threshold(value: Json, *, where: str) -> Threshold:
         rejected=fields.integer("rejected"),
         false_reject_upper_bound=fields.number("false_reject_upper_bound"),
         source=fields.text("source"),
+    )
+
+
+def _read_quantisation(value: Json, where: str) -> Quantisation:
+    fields = _fields(Quantisation, value, where=where)
+    kept = fields.objects("float_layers")
+    numbers = Fields(kept, where=fields.place("float_layers"), keys=tuple(kept))
+    return Quantisation(
+        images=fields.integer("images"),
+        method=fields.text("method"),
+        sqnr_db=fields.number("sqnr_db"),
+        layers=fields.integer("layers"),
+        float_layers={name: numbers.number(name) for name in kept},
     )
 
 

@@ -1,0 +1,78 @@
+"""The parts of an exported graph that a change of precision must tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+INSTANCE_NORM = "InstanceNormalization"
+_CARRIERS = ("Add", "Relu", "Clip", "LeakyRelu")
+"""What may end a network after its last convolution: it belongs to the network, not to the map head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Who makes and who reads each tensor of a graph."""
+
+    producers: dict[str, NodeProto]
+    consumers: dict[str, list[NodeProto]]
+
+    def inputs(self, node: NodeProto) -> list[str]:
+        """The inputs of a node that another node computes."""
+        return [name for name in node.input if name in self.producers]
+
+    def after(self, node: NodeProto) -> list[NodeProto]:
+        """The nodes that read what a node computes."""
+        return [reader for name in node.output for reader in self.consumers.get(name, [])]
+
+
+def wiring(graph: GraphProto) -> Wiring:
+    """Index a graph."""
+    consumers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    return Wiring({name: node for node in graph.node for name in node.output}, consumers)
+
+
+def convolutions(graph: GraphProto) -> list[NodeProto]:
+    """Plain and transposed convolutions, in the order they run."""
+    return [node for node in graph.node if node.op_type in CONVOLUTIONS]
+
+
+def before_network(graph: GraphProto) -> set[str]:
+    """Names of the nodes that make the network's input from the image: all that no convolution precedes."""
+    wires = wiring(graph)
+    before: set[str] = set()
+    for node in graph.node:  # in topological order
+        if node.op_type not in CONVOLUTIONS and all(
+            wires.producers[name].name in before for name in wires.inputs(node)
+        ):
+            before.add(node.name)
+    return before
+
+
+def map_head(graph: GraphProto) -> set[str]:
+    """Names of the nodes from the features to map and score: cosine, interpolation, blur, maximum.
+
+    They are what no convolution follows, without the sums and rectifiers that end a network itself.
+    """
+    wires = wiring(graph)
+    tail: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type not in CONVOLUTIONS and all(reader.name in tail for reader in wires.after(node)):
+            tail.add(node.name)
+    head = tail - before_network(graph)
+    for node in graph.node:
+        if node.name in head and node.op_type in _CARRIERS and not _any_made_in(wires, node, head):
+            head.discard(node.name)
+    return head
+
+
+def _any_made_in(wires: Wiring, node: NodeProto, names: Iterable[str]) -> bool:
+    return any(wires.producers[name].name in names for name in wires.inputs(node))

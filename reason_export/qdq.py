@@ -1,0 +1,163 @@
+"""Explicit quantisation: Q/DQ pairs where backends look for them, int8, symmetric, per-channel weights.
+
+| where | why |
+|---|---|
+| at a convolution's input, one pair a tensor, however many read it | the convolution runs on int8 |
+| on its weight, an int8 constant with one scale an output channel, and a DequantizeLinear | the same |
+| on the shortcut of a residual sum, not on its other side | TensorRT and OpenVINO fuse convolution, sum and rectifier |
+| on every input of a concatenation, with the scale of its output | it becomes a copy of int8 values |
+| for every reader of a convolution's output that has a pair | OpenVINO computes wrong values otherwise |
+| before a max-pooling, with the scale of its output | it pools int8 values |
+
+Biases, instance norm and the map head stay float32. Zero points are 0, as TensorRT demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from reason_export.graph_parts import CONVOLUTIONS, Wiring, convolutions, wiring
+
+LEVELS = 127
+"""Of each sign: -128 is not used, so that scales are the same for both."""
+
+
+def quantised_graph(model: ModelProto, *, largest: Mapping[str, float], layers: Collection[str]) -> ModelProto:
+    """The graph with the named convolutions in int8.
+
+    Args:
+        model: float32.
+        largest: Magnitude by tensor that the highest level stands for; of every convolution's input, concatenation's
+            output and shortcut.
+        layers: Names of the convolutions to quantise.
+
+    Returns:
+        A new graph with the same inputs, outputs and opset.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    pairs = _Pairs(changed.graph, largest)
+    for node in convolutions(changed.graph):
+        if node.name in layers:
+            node.input[0] = pairs.of(node.input[0])
+            pairs.quantise_weight(node)
+    wires = wiring(changed.graph)
+    for node in changed.graph.node:
+        if node.op_type == "Add":
+            _quantise_shortcut(node, wires, pairs, layers)
+    for node in changed.graph.node:
+        if node.op_type in ("Concat", "MaxPool") and node.output[0] in pairs.made:
+            for i, name in enumerate(node.input):
+                node.input[i] = pairs.of(name, like=node.output[0])
+    _read_through_pairs(changed.graph, wires, pairs)
+    pairs.insert()
+    onnx.checker.check_model(changed, full_check=True)
+    return changed
+
+
+def activations(graph: GraphProto) -> list[str]:
+    """Tensors that may get a Q/DQ pair, so that their range must be known."""
+    wires = wiring(graph)
+    names = [node.input[0] for node in convolutions(graph)]
+    names += [found for node in graph.node if node.op_type == "Add" if (found := _shortcut(node, wires)) is not None]
+    return list(dict.fromkeys(names))
+
+
+def _shortcut(node: NodeProto, wires: Wiring) -> str | None:
+    """The input of a residual sum that does not come straight from a convolution; None where it is no such sum."""
+    made = wires.inputs(node)
+    straight = [name for name in made if wires.producers[name].op_type in CONVOLUTIONS]
+    if len(made) != 2 or not straight:
+        return None
+    others = [name for name in made if name not in straight]
+    return others[0] if others else made[1]
+
+
+def _quantise_shortcut(node: NodeProto, wires: Wiring, pairs: _Pairs, layers: Collection[str]) -> None:
+    shortcut = _shortcut(node, wires)
+    if shortcut is None:
+        return
+    main = next(name for name in wires.inputs(node) if name != shortcut)
+    if wires.producers[main].name in layers:
+        node.input[list(node.input).index(shortcut)] = pairs.of(shortcut)
+
+
+def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs) -> None:
+    """Let nobody read a convolution's output beside its pair.
+
+    OpenVINO 2026.4 gives wrong values where an int8 convolution's output is read by a quantiser and by float32 layers:
+    it moves the scale of the product into the quantiser and applies it once more.
+    """
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in pairs.made and name in wires.producers and wires.producers[name].op_type in CONVOLUTIONS:
+                node.input[i] = pairs.made[name]
+
+
+class _Pairs:
+    """The Q/DQ pairs of one graph, each made once."""
+
+    def __init__(self, graph: GraphProto, largest: Mapping[str, float]) -> None:
+        self.graph, self.largest = graph, largest
+        self.made: dict[str, str] = {}
+        self.nodes: dict[str, list[NodeProto]] = {}
+        self.weights: dict[str, NDArray[np.float32]] = {
+            item.name: numpy_helper.to_array(item) for item in graph.initializer
+        }
+        self._constant("zero_point", np.zeros((), np.int8))
+
+    def of(self, tensor: str, *, like: str | None = None) -> str:
+        """The name of a tensor after its pair; `like` names the tensor whose scale is used."""
+        key = tensor if like is None else f"{tensor}.{like}"
+        if key not in self.made:
+            scale = self._constant(f"{key}.scale", np.float32(self.largest[like or tensor] / LEVELS))
+            self.nodes.setdefault(tensor, []).extend(_pair(tensor, key=key, scale=scale))
+            self.made[key] = f"{key}.dequantised"
+        return self.made[key]
+
+    def quantise_weight(self, node: NodeProto) -> None:
+        """Replace a convolution's weight by int8 values and their scales."""
+        name = node.input[1]
+        weight = self.weights[name]
+        axis = 0 if node.op_type == "Conv" else 1  # (in, out, ...) where transposed
+        rest = tuple(i for i in range(weight.ndim) if i != axis)
+        scale = np.maximum(np.abs(weight).max(axis=rest), np.finfo(np.float32).tiny * LEVELS) / np.float32(LEVELS)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        values = np.clip(np.round(weight / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
+        quantised, scales = self._constant(f"{name}.int8", values), self._constant(f"{name}.scale", scale)
+        zeros = self._constant(f"{name}.zero_point", np.zeros(scale.shape, np.int8))
+        out = f"{name}.dequantised"
+        self.nodes.setdefault("", []).append(
+            helper.make_node("DequantizeLinear", [quantised, scales, zeros], [out], name=out, axis=axis)
+        )
+        node.input[1] = out
+
+    def insert(self) -> None:
+        """Put the nodes where they belong in the order of the graph, and drop weights that nothing reads any more."""
+        ordered = [*self.nodes.get("", [])]
+        for node in self.graph.node:
+            ordered.append(node)
+            ordered += [pair for name in node.output for pair in self.nodes.get(name, [])]
+        del self.graph.node[:]
+        self.graph.node.extend(ordered)
+        read = {name for node in ordered for name in node.input}
+        kept = [item for item in self.graph.initializer if item.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+
+def _pair(tensor: str, *, key: str, scale: str) -> list[NodeProto]:
+    quantised, out = f"{key}.quantised", f"{key}.dequantised"
+    return [
+        helper.make_node("QuantizeLinear", [tensor, scale, "zero_point"], [quantised], name=quantised),
+        helper.make_node("DequantizeLinear", [quantised, scale, "zero_point"], [out], name=out),
+    ]

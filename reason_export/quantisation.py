@@ -1,0 +1,126 @@
+"""The int8 graph: ranges and sensitive layers found by measurement on calibration images. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from reason_export.activation_ranges import RANGE_METHODS, RangeMethod, activation_ranges
+from reason_export.graph_parts import convolutions
+from reason_export.qdq import activations, quantised_graph
+from reason_runtime.backends.signature import INPUT, OUTPUTS
+from reason_runtime.errors import ParityError
+from reason_runtime.progress import counted
+
+TARGET_SQNR_DB = 20.0
+"""Of the map on calibration images: layers are left in float32, the noisiest first, until it is met."""
+LEAST_SQNR_DB = 15.0
+MEASURED_IMAGES = 4
+"""Calibration images that the noise of each layer is measured on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantised:
+    """An int8 graph and how it came about."""
+
+    graph: bytes
+    method: RangeMethod
+    """Of the ranges."""
+    method_sqnr_db: dict[str, float]
+    """Of the map by every method tried, all layers in int8."""
+    sqnr_db: float
+    """Of the map, as it is."""
+    layers: int
+    """Convolutions in int8."""
+    kept: dict[str, float]
+    """Convolutions left in float32, each with the map's SQNR when it alone is in int8."""
+
+
+def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
+    """The int8 graph of a float32 one.
+
+    The noise of the map is close to the sum of what each layer alone brings, so that one run a layer finds the order in
+    which layers are left out.
+
+    Args:
+        model: The float32 ONNX file.
+        images: (N, H, W, C) good images to calibrate on.
+
+    Raises:
+        ParityError: Even with half of the layers in float32 the map is too far off.
+    """
+    source = onnx.load(model)
+    probe = _Probe(source, images[np.linspace(0, len(images) - 1, min(len(images), MEASURED_IMAGES)).astype(int)])
+    labels = {node.name: node.input[1].removesuffix(".weight") for node in convolutions(source.graph)}
+    names = list(labels)
+    ranges, method_sqnr = _ranges(model, source, images, probe, names)
+    method = max(method_sqnr, key=lambda name: method_sqnr[name])
+    largest = ranges[method]
+    alone = {
+        name: probe.sqnr_db(quantised_graph(source, largest=largest, layers=[name]))
+        for name in counted(names, total=len(names), what="layers measured")
+    }
+    order = sorted(names, key=lambda name: alone[name])
+    for kept in range(_first_guess(alone, order), len(order) // 2 + 1):
+        graph = quantised_graph(source, largest=largest, layers=order[kept:])
+        sqnr_db = probe.sqnr_db(graph)
+        if sqnr_db >= TARGET_SQNR_DB:
+            break
+    if sqnr_db < LEAST_SQNR_DB:
+        raise ParityError(
+            f"{model}: in int8 the map's SQNR is {sqnr_db:.1f} dB even with half of the layers in float32, at least "
+            f"{LEAST_SQNR_DB:.0f} dB is needed; use fp16 or bf16"
+        )
+    return Quantised(
+        graph=bytes(graph.SerializeToString()),
+        method=method,
+        method_sqnr_db={name: round(value, 2) for name, value in method_sqnr.items()},
+        sqnr_db=round(sqnr_db, 2),
+        layers=len(order) - kept,
+        kept={labels[name]: round(alone[name], 2) for name in order[:kept]},
+    )
+
+
+def _ranges(
+    model: Path, source: onnx.ModelProto, images: NDArray[np.uint8], probe: _Probe, names: Sequence[str]
+) -> tuple[dict[RangeMethod, dict[str, float]], dict[RangeMethod, float]]:
+    tensors = activations(source.graph)
+    ranges: dict[RangeMethod, dict[str, float]] = {}
+    sqnr_db: dict[RangeMethod, float] = {}
+    for method in RANGE_METHODS:
+        ranges[method] = activation_ranges(model, images, method=method, tensors=tensors, graph_input=INPUT)
+        sqnr_db[method] = probe.sqnr_db(quantised_graph(source, largest=ranges[method], layers=names))
+    return ranges, sqnr_db
+
+
+def _first_guess(alone: dict[str, float], order: Sequence[str]) -> int:
+    """How many layers must stay in float32 if the noise of the others adds up."""
+    allowed = 10 ** (-TARGET_SQNR_DB / 10)
+    noise = np.array([10 ** (-alone[name] / 10) for name in order])
+    left = np.append(np.cumsum(noise[::-1])[::-1], 0.0)  # of the layers from i on
+    return int(np.argmax(left <= allowed))
+
+
+class _Probe:
+    """Maps of a few images by the float32 graph, to measure the noise of another graph against."""
+
+    def __init__(self, source: onnx.ModelProto, images: NDArray[np.uint8]) -> None:
+        self.images = images
+        self.expected = self._maps(source)
+
+    def sqnr_db(self, graph: onnx.ModelProto) -> float:
+        noise = float(np.square(self._maps(graph) - self.expected).mean())
+        return float(10 * np.log10(np.square(self.expected).mean() / max(noise, np.finfo(np.float64).tiny)))
+
+    def _maps(self, graph: onnx.ModelProto) -> NDArray[np.float64]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        maps = [session.run([OUTPUTS[0]], {INPUT: image[None]})[0][0] for image in self.images]
+        return np.stack(maps).astype(np.float64)

@@ -1,0 +1,147 @@
+"""`reason-export quantize`: the int8 file of a bundle, its own threshold, and how it came about. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_export.labelled import LEAST_HELD_OUT
+from reason_export.quantisation import Quantised, quantise_model
+from reason_export.runs import load_images, score_each
+from reason_runtime.atomic import reason
+from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
+from reason_runtime.errors import DataError
+from reason_runtime.image import list_images
+from reason_runtime.manifest import Quantisation, Threshold
+from reason_runtime.session import open_session
+from reason_train.calibration import threshold_for
+
+LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
+"""Good images that the ranges are measured on. More change nothing: the ranges are of values, of which an image has
+millions."""
+MOST_REJECTED = 0.2
+"""Share of the images that the float32 model may reject: above it they are not good parts, or not these parts."""
+LOWER_SCORES = 4.0
+"""Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
+seen them, and a threshold from them would reject good parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeChoices:
+    """What the user asked for."""
+
+    calibration: Path
+    """Folder of good images for the ranges."""
+    held_out: Path | None = None
+    """Folder of good images for the threshold, never used for the ranges; None: every other image of `calibration`."""
+    false_reject_rate: float = 0.01
+    """Wanted, between 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Images:
+    """(N, H, W, C) good images; what sets the ranges never sets the threshold."""
+
+    calibration: NDArray[np.uint8]
+    held_out: NDArray[np.uint8]
+
+
+def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quantised]:
+    """Add `model_int8.onnx` and the int8 threshold to a bundle.
+
+    Raises:
+        DataError: Too few good images, images that are not of good parts, or held-out ones that were trained on.
+        ImageError: An image cannot be read.
+        ConfigurationError: The false-reject rate is not between 0 and 1.
+        BackendError: ONNX Runtime is missing.
+        ParityError: Quantised, the map is too far off.
+        ReasonError: The bundle could not be written; it is as it was.
+    """
+    images = _read_images(bundle, choices)
+    _check_scores(bundle, images, choices)
+    found = quantise_model(bundle.model_path("fp32"), images.calibration)
+    record = Quantisation(
+        images=len(images.calibration),
+        method=found.method,
+        sqnr_db=found.sqnr_db,
+        layers=found.layers,
+        float_layers=found.kept,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        threshold = _threshold(bundle, found, images.held_out, choices, folder=Path(folder))
+    thresholds = {**bundle.manifest.thresholds, "int8": threshold}
+    manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
+    return update_bundle(bundle, manifest=manifest, files={MODELS["int8"]: found.graph}), found
+
+
+def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
+    paths = list_images(choices.calibration)
+    if choices.held_out is None:
+        calibration, held_out = paths[::2], paths[1::2]
+    else:
+        held_out = list_images(choices.held_out)
+        kept_out = {_sha256(path) for path in held_out}
+        calibration = [path for path in paths if _sha256(path) not in kept_out]
+    if len(calibration) < LEAST_CALIBRATION or len(held_out) < LEAST_HELD_OUT:
+        raise DataError(
+            f"{choices.calibration}: {len(calibration)} good images to calibrate and {len(held_out)} others to draw "
+            f"the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed"
+        )
+    evenly = np.linspace(0, len(calibration) - 1, min(len(calibration), MOST_CALIBRATION)).astype(int)
+    form = bundle.manifest.input
+    return _Images(
+        calibration=load_images([calibration[i] for i in evenly], input_format=form),
+        held_out=load_images(held_out, input_format=form),
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> None:
+    """Refuse images that the float32 model itself says are not held-out good parts."""
+    session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
+    scores = score_each(session, images.held_out)
+    where = choices.held_out or choices.calibration
+    limit = bundle.manifest.thresholds.get("fp32")
+    every = np.concatenate([scores, score_each(session, images.calibration)])
+    if limit is not None and (every >= limit.value).mean() > MOST_REJECTED:
+        raise DataError(
+            f"{choices.calibration}: the trained model rejects {int((every >= limit.value).sum())} of {len(every)} "
+            "images; calibration needs good parts, as the camera sees them"
+        )
+    known = bundle.manifest.score_statistics
+    if known is None or known.images < 2:
+        return
+    error = known.std * np.sqrt(1 / known.images + 1 / len(scores))
+    if known.mean - scores.mean() > LOWER_SCORES * error > 0:
+        raise DataError(
+            f"{where}: its images score {scores.mean():.3g} on average, the bundle's own held-out images "
+            f"{known.mean:.3g}: training has seen them, so that no threshold can be drawn; give others with --held-out"
+        )
+
+
+def _threshold(
+    bundle: Bundle, found: Quantised, held_out: NDArray[np.uint8], choices: QuantizeChoices, *, folder: Path
+) -> Threshold:
+    """From the int8 graph's own scores."""
+    files: dict[str, Path | bytes] = {
+        MODELS["fp32"]: bundle.model_path("fp32"),
+        GOLDEN: bundle.path / GOLDEN,
+        MODELS["int8"]: found.graph,
+    }
+    draft = write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)
+    session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
+    scores = score_each(session, held_out)
+    source = f"{len(scores)} held-out good images, int8 in ONNX Runtime"
+    return threshold_for(scores, false_reject_rate=choices.false_reject_rate, source=source)
