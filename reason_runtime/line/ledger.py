@@ -14,7 +14,7 @@ from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Cause, wall_text
 from reason_runtime.line.metrics import Metrics
 
-_REMEMBERED = 20_000  # part ids that are refused when they come again
+_REMEMBERED = 5_000  # part ids that are refused when they come again
 _LATE = "not judged within its deadline"
 
 

@@ -1,0 +1,93 @@
+"""What a soak run has to show: every part exactly one decision, and no defect that passed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Figures of one run; the first four must be 0.
+
+    Attributes:
+        lost: Parts whose number is missing between the first and the last of a process.
+        contradicted: Parts with two different decisions, in the files or between files and broker.
+        passed_defects: Frames that own a defect and are OK.
+        late: Answers later than twice the deadline that were judged.
+        parts: Different part ids.
+        decisions: By decision.
+        causes: UNKNOWN by cause.
+        processes: Lives of the station.
+        heard: Parts that the broker's client heard of.
+    """
+
+    lost: int
+    contradicted: int
+    passed_defects: int
+    late: int
+    parts: int
+    decisions: dict[str, int]
+    causes: dict[str, int]
+    processes: int
+    heard: int
+
+    def figures(self) -> dict[str, object]:
+        """For the report."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def check(
+    files: Sequence[Path],
+    heard: Mapping[str, set[str]],
+    *,
+    spots: Sequence[tuple[int, int]],
+    web_lines: int,
+    frame_lines: int,
+    overlap_lines: int,
+) -> Verdict:
+    """Read all results of a run.
+
+    Args:
+        files: Result files, rotated ones too.
+        heard: Decisions by part id, as an MQTT client heard them; may hold other runs.
+        spots: First row and rows of each defect of the web.
+        web_lines: After which it repeats.
+        frame_lines: Of a frame.
+        overlap_lines: Of two frames.
+    """
+    lines = [json.loads(line) for path in files for line in path.read_bytes().splitlines() if line.strip()]
+    results = [line for line in lines if line["kind"] == "result"]
+    decisions: dict[str, set[str]] = {}
+    for line in results:
+        decisions.setdefault(line["part_id"], set()).add(line["decision"])
+    for part_id, also in heard.items():
+        if part_id in decisions:
+            decisions[part_id] |= also
+    runs: dict[str, set[int]] = {}
+    for part_id in decisions:
+        run, _, number = part_id.rpartition("-")
+        runs.setdefault(run, set()).add(int(number))
+    first = {line["part_id"]: line for line in reversed(results)}
+    margin = overlap_lines // 2
+    defective = {row + k for row, rows in spots for k in range(rows)}
+    return Verdict(
+        lost=sum(max(numbers) + 1 - len(numbers) for numbers in runs.values()),
+        contradicted=sum(len(found) > 1 for found in decisions.values()),
+        passed_defects=sum(
+            line["decision"] == "OK"
+            and any(
+                (line["encoder_count"] + row) % web_lines in defective for row in range(margin, frame_lines - margin)
+            )
+            for line in first.values()
+        ),
+        late=sum(line["cause"] == "judged" and (line["latency_ms"] or 0) > 500 for line in first.values()),
+        parts=len(decisions),
+        decisions=dict(Counter(line["decision"] for line in first.values())),
+        causes=dict(Counter(line["cause"] for line in first.values() if line["decision"] == "UNKNOWN")),
+        processes=len(runs),
+        heard=sum(part_id in heard for part_id in decisions),
+    )
