@@ -12,6 +12,8 @@ import typer
 from reason_runtime.line.run import LineRun, Summary
 from reason_runtime.line.station import Station
 
+_SWITCH_S = 0.0005  # Python's 5 ms would let one thread keep a finished inference waiting for as long
+
 
 def inspect_station(station: Station) -> None:
     """Run a station until its end.
@@ -21,6 +23,7 @@ def inspect_station(station: Station) -> None:
     Raises:
         ReasonError: The station cannot run.
     """
+    sys.setswitchinterval(_SWITCH_S)
     line = LineRun(station)
     hint = line.model.detector.limit.hint
     if hint is not None:
@@ -39,16 +42,25 @@ def inspect_station(station: Station) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     print(describe(summary), file=sys.stderr)
-    if summary.outcome == "hung":
-        print("error: a stage hangs; the process ends so that its supervisor can start it again", file=sys.stderr)
+    status = _status(summary)
+    if summary.is_stuck:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # a hung native call would keep the interpreter from ending
+        os._exit(status)  # the interpreter cannot end around a thread that is still in a native call
+    if status:
+        raise typer.Exit(status)
+
+
+def _status(summary: Summary) -> int:
     failed = _failed(summary)
+    if summary.outcome == "hung":
+        print("error: a stage hangs; the process ends so that its supervisor can start it again", file=sys.stderr)
+        return 1
     if summary.outcome == "ended" and failed:
         frames = sum(summary.metrics.frames.values())
         print(f"error: {failed} of {frames} images could not be judged; their lines say why", file=sys.stderr)
-        raise typer.Exit(1)
+        return 1
+    return 0
 
 
 def describe(summary: Summary) -> str:

@@ -190,6 +190,8 @@ class Pipeline:
         if self._outcome != "hung" and not self._desk.ledger.wait_empty(seconds):
             self._desk.ledger.refuse_all("stopped", "the line stopped before this part was judged")
         self._timekeeper.stop()
+        for thread in self.threads:
+            thread.join(max(0.05, until_s - time.monotonic()) if self._outcome != "hung" else 0.05)
         if self._failure is not None:
             raise self._failure
         return self._outcome if ended and self._outcome else "stopped"

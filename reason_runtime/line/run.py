@@ -41,12 +41,14 @@ class Summary:
         seconds: From start to end.
         metrics: The last counts.
         undelivered: Messages that sinks did not get; those of the journal come again after a restart.
+        is_stuck: A thread is still in a native call that cannot be interrupted.
     """
 
     outcome: Outcome
     seconds: float
     metrics: Snapshot
     undelivered: int
+    is_stuck: bool
 
 
 class LineRun:
@@ -113,6 +115,7 @@ class LineRun:
             seconds=time.monotonic() - started_s,
             metrics=self.metrics.snapshot(),
             undelivered=undelivered,
+            is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
         )
 
     def stop(self) -> None:

@@ -122,6 +122,25 @@ def test_a_hanging_native_call_is_answered_and_the_process_exits_for_its_supervi
     assert [line["decision"] for line in results(tmp_path / "r.jsonl")] == ["OK", "UNKNOWN", "UNKNOWN"]
 
 
+def test_sigterm_during_a_hanging_call_answers_and_still_exits_0_within_five_seconds(
+    bundle: Path, tmp_path: Path
+) -> None:
+    web = tmp_path / "web.npy"
+    np.save(web, np.concatenate([part(130)] * 20 + [part(130, code=HANG)] + [part(130)] * 1000))
+    out = tmp_path / "r.jsonl"
+    source = f"linescan:{web}?lines_per_s=1600&block_lines=32"
+    process = start(bundle, "--source", source, "--sink", f"jsonl:{out}", "--deadline-ms", 300)
+    wait_for(out, 30)
+    process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+    _, log = process.communicate(timeout=10)
+    assert time.monotonic() - started_s < 5
+    assert process.returncode == 0, log
+    found = results(out)
+    assert [line["frame"] for line in found] == list(range(len(found)))
+    assert {line["decision"] for line in found[20:]} == {"UNKNOWN"}
+
+
 def test_sighup_takes_the_bundle_that_a_link_names_and_sigusr1_goes_back(tmp_path: Path) -> None:
     line_bundle(tmp_path / "loose", threshold=0.5)
     line_bundle(tmp_path / "strict", threshold=0.001)

@@ -238,7 +238,7 @@ def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Pat
 
 
 def test_stopping_finishes_what_is_in_flight_and_answers_the_rest(bundle: Path) -> None:
-    frames = [part(130, code=SLOW)] * 6
+    frames = [part(130), *[part(130, code=SLOW)] * 6]
     with running(bundle, camera(*frames, live=True), settings=PipelineSettings(queue_frames=8)) as line:
         time.sleep(0.2)
         started_s = time.monotonic()

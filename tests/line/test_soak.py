@@ -23,7 +23,7 @@ def hold(found: dict[str, object]) -> None:
     for report in loads.values():
         for name in ("lost", "contradicted", "passed_defects", "late"):
             assert report[name] == 0, (name, report)
-        assert report["processes"] == 2
+        assert report["processes"] >= 2
         assert report["parts"] > 50
         assert report["decisions"]["NG"] > 0
         assert report["heard"] > 0
