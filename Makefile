@@ -1,6 +1,8 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first; PYTHON chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+# add camera where Aravis and the headers of girepository-1.0 and cairo are installed: its tests are skipped otherwise
+EXTRAS ?= test,lint
 # without a GPU driver the CUDA libraries in PyTorch's wheel are dead weight, but PyPI has no smaller wheel
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -24,7 +26,7 @@ lint: .venv/test
 	touch $@
 
 .venv/test: .venv/demo
-	$(INSTALL) --editable '.[test,lint]'
+	$(INSTALL) --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
