@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,4 +152,5 @@ def _manifest(run: Run, form: InputFormat, *, name: str, protocol: str | None) -
 
 def _json(values: dict[str, object]) -> dict[str, Json]:
     """Configuration values as JSON has them: tuples become lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    text = json.dumps(values, allow_nan=False)
+    return cast("dict[str, Json]", json.loads(text))

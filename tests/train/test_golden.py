@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from reason_train.config import MethodConfig
-from reason_train.losses import block_loss, cosine_distance, global_cosine_loss
 from reason_train.model import ReasonModel, build_model
-from tests.golden_weights import GOLDEN, features, fill, image
+from tests.golden_weights import GOLDEN, fill, image
 
 TOLERANCE = 1e-4  # of the largest magnitude in the array: float32 convolutions differ by their order of summation
 
