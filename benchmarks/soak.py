@@ -144,7 +144,6 @@ class StationProcess:
 
     def __init__(self, folder: Path, disk: Path, broker: Broker, *, lines_per_s: float) -> None:
         self._clock = folder / "clock"
-        self._log = (folder / "log").open("ab")
         faults = "corrupt@40,corrupt@700-703,unplug@300-330,black@500-504"
         source = (
             f"linescan:{folder}/web.npy?lines_per_s={lines_per_s:.0f}&block_lines={BLOCK_LINES}&jitter=0.3"
@@ -175,7 +174,8 @@ class StationProcess:
             }
         script = "from reason_runtime.commands import main; main()"
         command = [sys.executable, "-c", script, "inspect", "--config", str(self._folder / "station.toml")]
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log)
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         self.watched = Watched()
 
     def step_clock(self, seconds: int) -> None:

@@ -69,7 +69,7 @@ def measure_sight(image: NDArray[np.uint8]) -> Sight:
     Args:
         image: (H, W, C), as the graph takes it.
     """
-    highest = image.max(axis=2)
+    highest = image[:, :, 0] if image.shape[2] == 1 else cv2.max(cv2.max(*cv2.split(image)[:2]), image[:, :, 2])
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else np.ascontiguousarray(image[:, :, 0])
     return Sight(
         mean=float(grey.mean()),
