@@ -290,9 +290,9 @@ def _trouble(station: StationProcess, broker: Broker, disk: Path, *, seconds: fl
             except OSError:
                 return
 
-    pause_s = max(0.5, seconds / 40)
+    pause_s = max(0.3, seconds / 40)
     station.start()
-    station.run_for(max(4.0, seconds / 10))
+    station.run_for(max(2.5, seconds / 10))
     fault("broker restarted", broker.stop, broker.start, hold_s=1.5)
     fault("disk full", fill, (disk / "filler").unlink, hold_s=1.5)
     fault(
@@ -306,14 +306,14 @@ def _trouble(station: StationProcess, broker: Broker, disk: Path, *, seconds: fl
     faults["killed and restarted"] += 1
     if FAKETIME.exists():
         station.start(own_clock=True)
-        station.run_for(3)
+        station.run_for(2)
         fault("clock stepped back", lambda: station.step_clock(-7200), lambda: None, hold_s=1.5)
         fault("clock stepped forth", lambda: station.step_clock(+86400), lambda: None, hold_s=1.5)
         station.signal(signal.SIGKILL)
         statuses.append(station.wait())
         faults["killed and restarted"] += 1
     station.start()
-    station.run_for(max(4.0, seconds / 2))
+    station.run_for(max(3.0, seconds / 2))
     station.signal(signal.SIGTERM)
     statuses.append(station.wait())
     if statuses[-1] != 0 or set(statuses[:-1]) != {-signal.SIGKILL}:

@@ -36,7 +36,7 @@ def hold(found: dict[str, object]) -> None:
 
 
 def test_no_part_is_lost_and_no_defect_passes_in_a_short_soak(tmp_path: Path) -> None:
-    hold(soak(tmp_path, seconds=16))
+    hold(soak(tmp_path, seconds=8))
 
 
 @pytest.mark.slow
