@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,38 +27,68 @@ class StepReport:
     suppression: float
     learning_rate: float
     seconds: float
+    """Since training was started or resumed."""
+    reading_s: float
+    """This step's wait for images; the first step's lines hold what is done once before it, too."""
+    teacher_s: float
+    student_s: float
 
 
-def save_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optimizer, *, step: int) -> None:
-    """Write all that the next step depends on.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Tensors by name, and facts as text: what a checkpoint holds."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def current_state(model: ReasonModel, optimizer: torch.optim.Optimizer, *, step: int) -> State:
+    """All that the next step depends on; the teacher is not part of it."""
+    tensors = {f"model.{name}": tensor for name, tensor in trained_tensors(model).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    return State(tensors={name: tensor.detach().cpu() for name, tensor in tensors.items()}, facts={"step": str(step)})
+
+
+def save_checkpoint(
+    path: Path, model: ReasonModel, optimizer: torch.optim.Optimizer, *, step: int, more: State | None = None
+) -> None:
+    """Write all that the next step depends on, and what is given with it.
 
     Raises:
         TrainingError: A tensor is not finite: such a state is no good one, and the old checkpoint is kept.
         ReasonError: The system refused to write; the old checkpoint is kept.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in _trained(model).items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    for name, tensor in tensors.items():
+    state, more = current_state(model, optimizer, step=step), more or State()
+    for name, tensor in state.tensors.items():
         if not torch.isfinite(tensor).all():
             raise TrainingError(
                 f"{path.parent}: {name} is not finite after step {step}; the last good checkpoint is kept, "
                 "start a new run with a lower --learning-rate, or check the images"
             )
-    write_tensors(path, tensors, facts={"step": str(step)})
+    write_tensors(path, state.tensors | more.tensors, facts=state.facts | more.facts)
 
 
-def load_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optimizer) -> int:
+def read_checkpoint(path: Path) -> State:
+    """What a checkpoint holds.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    tensors, facts = read_tensors(path)
+    return State(tensors=tensors, facts=facts)
+
+
+def restore(checkpoint: State, model: ReasonModel, optimizer: torch.optim.Optimizer, *, path: Path) -> int:
     """Put a checkpoint into model and optimiser.
 
     Returns:
         Steps that are done.
 
     Raises:
-        RunError: The file cannot be read or is another model's.
+        RunError: It is another model's; the message names `path`.
     """
-    tensors, facts = read_tensors(path)
-    own = _trained(model)
+    tensors, own = checkpoint.tensors, trained_tensors(model)
     found = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     if found.keys() != own.keys() or any(found[name].shape != own[name].shape for name in own):
         raise RunError(f"{path}: its tensors are not this model's; train again in a new run")
@@ -70,7 +100,7 @@ def load_checkpoint(path: Path, model: ReasonModel, optimizer: torch.optim.Optim
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     _lay_out_alike(optimizer)
-    return int(facts["step"])
+    return int(checkpoint.facts["step"])
 
 
 def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
@@ -81,7 +111,8 @@ def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(weight).copy_(value)
 
 
-def _trained(model: ReasonModel) -> dict[str, Tensor]:
+def trained_tensors(model: ReasonModel) -> dict[str, Tensor]:
+    """All of a model's tensors but the frozen teacher's."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("teacher.")}
 
 

@@ -19,6 +19,11 @@ Preset = Literal["edge", "paper"]
 
 TEACHER_NAMES: tuple[TeacherName, ...] = get_args(TeacherName)
 PAPER_TEACHER: TeacherName = "wide_resnet50_2"
+PAPER_PROTOCOL_NOTE = (
+    "paper protocol: the epoch was chosen by its figures on the TEST set, as the published code does; "
+    "figures on that set are optimistic"
+)
+"""What every output of such a run says."""
 
 
 def _require(holds: bool, what: str) -> None:
@@ -153,3 +158,10 @@ class Config:
     training: TrainingConfig
     departures: tuple[str, ...] = ()
     """How this run differs from the published method, in words; empty for `--preset paper` with its own teacher."""
+    paper_protocol: bool = False
+    """Whether the epoch is chosen by its figures on the TEST set, as published; else none is looked at."""
+
+    @property
+    def protocol_note(self) -> str | None:
+        """What every output of the run must say of how its epoch was chosen; None where there is nothing to say."""
+        return PAPER_PROTOCOL_NOTE if self.paper_protocol else None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reason_train.datasets import DataSet, Sample, read_masks, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore
+from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run
 from reason_train.trained import Judgement, input_format, judge, load_run
 
@@ -27,6 +28,8 @@ class Evaluated:
     samples: tuple[Sample, ...]
     judgement: Judgement
     masks: NDArray[np.bool_] | None
+    protocol: str | None
+    """Where the epoch was chosen by the test set: which, and that it was; None for every other run."""
 
 
 def evaluate(
@@ -60,7 +63,14 @@ def evaluate(
     evaluation = evaluate_scores(
         samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
     )
-    return Evaluated(run=run, evaluation=evaluation, samples=samples, judgement=judgement, masks=masks)
+    return Evaluated(
+        run=run,
+        evaluation=evaluation,
+        samples=samples,
+        judgement=judgement,
+        masks=masks,
+        protocol=described_protocol(folder, run.config),
+    )
 
 
 def report_settings(run: Run) -> dict[str, str]:
@@ -69,6 +79,7 @@ def report_settings(run: Run) -> dict[str, str]:
     fields = {**dataclasses.asdict(method), **dataclasses.asdict(training)}
     return {
         "preset": run.config.preset,
+        **({"protocol": note} if (note := run.config.protocol_note) else {}),
         "training images": str(len(run.train)),
         "held-out images": str(len(run.held_out)),
         **{name: str(value) for name, value in fields.items() if value is not None},

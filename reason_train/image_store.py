@@ -74,9 +74,16 @@ class ImageStore:
             for order in orders:
                 waiting.append([readers.submit(self.__getitem__, index) for index in order])
                 if len(waiting) > AHEAD:
-                    yield np.stack([future.result() for future in waiting.pop(0)])
+                    yield self._stacked(waiting.pop(0))
             for futures in waiting:
-                yield np.stack([future.result() for future in futures])
+                yield self._stacked(futures)
+
+    def _stacked(self, futures: Sequence[Future[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+        form = self.input_format
+        batch = np.empty((len(futures), form.height_px, form.width_px, form.channels), np.uint8)
+        for position, future in enumerate(futures):
+            batch[position] = future.result()
+        return batch
 
 
 def all_images(store: ImageStore, *, batch_size: int = 16) -> Iterator[NDArray[np.uint8]]:

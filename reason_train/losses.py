@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,11 +65,18 @@ def block_loss(distances: Sequence[Tensor], *, block_share: float = BLOCK_SHARE)
         side = max(1, int(min(distance.shape[-2:]) * block_share))
         means = F.avg_pool2d(distance.unsqueeze(1), side, ceil_mode=True)  # (N, 1, rows, columns) of blocks
         sums.append(means.mean(0).sum())
-        blocks += means[0].numel()
+        blocks += means.shape[1:].numel()
     return torch.stack(sums).sum() / blocks
 
 
-def mine_hard_positions(*, teacher: Tensor, student: Tensor, easy_share: float, easy_gradient: float) -> Tensor:
+def mine_hard_positions(
+    *,
+    teacher: Tensor,
+    student: Tensor,
+    easy_share: float,
+    easy_gradient: float,
+    gather: Callable[[Tensor], Tensor] = lambda distance: distance,
+) -> Tensor:
     """The student's features unchanged in value, with the gradient of the easiest positions scaled down.
 
     Background that is already rebuilt then no longer steers the student.
@@ -79,12 +86,13 @@ def mine_hard_positions(*, teacher: Tensor, student: Tensor, easy_share: float, 
         student: Same shape.
         easy_share: Share of positions, by distance within the batch, that count as easy; 0 changes nothing.
         easy_gradient: Factor on their gradient.
+        gather: (N, H, W) distances of these samples to those of the whole batch, where several processes share it.
 
     Source: hard mining as in EfficientAD, arXiv:2303.14535, section 3.2, softened: easy positions keep a share.
     Departure: Not in REASON; `--preset paper` does not use it.
     """
     with torch.no_grad():
         distance = cosine_distance(teacher=teacher, student=student)
-        limit = distance.flatten().float().quantile(easy_share)
+        limit = gather(distance).flatten().quantile(easy_share)
         factor = torch.where(distance >= limit, 1.0, easy_gradient).unsqueeze(1).to(student.dtype)
     return student.detach() + factor * (student - student.detach())  # the difference is 0, so the value is exact

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from reason_train.lite import LiteBottleneck, LiteStudent
 from reason_train.student import ResNetStudent, UpBasicBlock, UpBottleneck
 from reason_train.suppression import Suppression
 from reason_train.teacher import Teacher, build_teacher, normalise
+
+Reconstruct = Callable[[Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
+"""Teacher features as the trained parts are given them, to suppressed and to rebuilt features."""
 
 
 class ReasonModel(nn.Module):
@@ -77,6 +80,11 @@ class ReasonModel(nn.Module):
         """Suppressed features to the student's, through the embedding."""
         rebuilt: list[Tensor] = self.student(self.bottleneck(suppressed))
         return rebuilt
+
+    def reconstruct(self, seen: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Everything that is trained: teacher features to suppressed and to rebuilt features."""
+        suppressed = self.suppress(seen)
+        return suppressed, self.rebuild(suppressed)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (N, H, W, C) images to the float32 map (N, S, S) and score (N,), raw units."""

@@ -15,8 +15,10 @@ Data = Annotated[
     Path, typer.Option("--data", metavar="DIR", help="Data set: a category folder, or a root with --category.")
 ]
 Category = Annotated[str | None, typer.Option(help="Category inside a root of several.")]
+CategoryOrAll = Annotated[str | None, typer.Option(help="Category inside a root of several, or `all` of them.")]
+LayoutName = Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"]
 Dataset = Annotated[
-    Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"] | None,
+    LayoutName | None,
     typer.Option(help="Layout of the data set.", show_default="recognised by its folders"),
 ]
 Device = Annotated[
@@ -24,6 +26,9 @@ Device = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `reason-train fit` wrote.")]
+RunFolders = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder that `reason-train fit` wrote; of several runs for `all`.")
+]
 OutFolder = Annotated[Path, typer.Option("--out", metavar="RUN", help="Run folder to make.")]
 TeacherWeights = Annotated[
     Path | None,
@@ -73,7 +78,14 @@ RoiOption = Annotated[
 IgnoreMask = Annotated[
     Path | None, typer.Option(metavar="IMAGE", help="White where defects do not count.", show_default="nowhere")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN.")]
+PaperProtocol = Annotated[
+    bool,
+    typer.Option(
+        "--paper-protocol",
+        help="Choose the epoch by the TEST set, as published; for comparison only, says so everywhere.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN; of `all`, each that is.")]
 CacheMib = Annotated[int, typer.Option(min=0, help="Bound on decoded images in memory, MiB.")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Least time between two checkpoints, s.")]
 FalseRejectRate = Annotated[float, typer.Option(help="Wanted share of good parts that are rejected, 0..1.")]

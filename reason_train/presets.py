@@ -48,6 +48,7 @@ class Choices:
     ignore_mask_sha256: str | None = None
     bf16: bool | None = None
     seed: int | None = None
+    paper_protocol: bool = False
 
 
 def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
@@ -61,12 +62,11 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
         bf16_is_fast: Whether the device multiplies in bf16 by itself; `edge` then trains in it.
 
     Raises:
-        ConfigurationError: A setting is out of its range, or both epochs and steps are given.
+        ConfigurationError: A setting is out of its range, or two of them conflict.
     """
-    if choices.epochs is not None and choices.steps is not None:
-        raise ConfigurationError("--epochs and --steps are both given; choose one")
     edge = choices.teacher.startswith("efficientnet_lite")
     preset: Preset = choices.preset or ("edge" if edge else "paper")
+    _check_conflicts(choices, preset=preset)
     method, training = (_edge if preset == "edge" else _paper)(choices, dataset=dataset)
     method = _changed(method, _given(choices, MethodConfig))
     if preset == "edge" and choices.bf16 is None:
@@ -78,7 +78,24 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
         changes |= {"epochs": None, "least_steps": None, "most_steps": None}
     training = _changed(training, changes)
     reference = _paper(choices, dataset=dataset)
-    return Config(preset=preset, method=method, training=training, departures=_departures(method, training, reference))
+    return Config(
+        preset=preset,
+        method=method,
+        training=training,
+        departures=_departures(method, training, reference),
+        paper_protocol=choices.paper_protocol,
+    )
+
+
+def _check_conflicts(choices: Choices, *, preset: Preset) -> None:
+    if choices.epochs is not None and choices.steps is not None:
+        raise ConfigurationError("--epochs and --steps are both given; choose one")
+    if choices.paper_protocol and preset != "paper":
+        raise ConfigurationError(
+            f"--paper-protocol chooses by test images; the preset {preset} never sees any, use paper"
+        )
+    if choices.paper_protocol and choices.steps is not None:
+        raise ConfigurationError("--paper-protocol chooses an epoch; give --epochs in place of --steps")
 
 
 def _changed(config: Settings, changes: dict[str, object]) -> Settings:

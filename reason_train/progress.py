@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reason_train.checkpoint import StepReport
-from reason_train.config import Config
+from reason_train.config import PAPER_PROTOCOL_NOTE, Config
 
 
 class TrainingBar:
@@ -30,6 +30,8 @@ class TrainingBar:
         self._bar.console.print(f"training {config.method.method} with {config.method.teacher}, {steps} steps")
         for departure in config.departures if config.preset == "paper" else ():
             self._bar.console.print(f"not the published method: {departure}")
+        if config.paper_protocol:
+            self._bar.console.print(PAPER_PROTOCOL_NOTE)
         self._bar.update(self._task, total=steps, description="training")
 
     def update(self, line: StepReport) -> None:
@@ -37,16 +39,17 @@ class TrainingBar:
         self._bar.update(self._task, completed=line.step, description=f"loss {line.loss:.4f}")
 
 
-def _bar() -> Progress:
+def _bar(*, shown: bool = True) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 @contextmanager
-def training_bar() -> Iterator[TrainingBar]:
-    """A bar for `reason_train.training_run.train`."""
-    with _bar() as bar:
+def training_bar(*, shown: bool = True) -> Iterator[TrainingBar]:
+    """A bar for `reason_train.training_run.train`; where it is not shown, nothing is said either."""
+    with _bar(shown=shown) as bar:
+        bar.console.quiet = not shown
         yield TrainingBar(bar)
 
 

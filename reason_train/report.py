@@ -39,6 +39,7 @@ def write_report(
     masks: Masks | None,
     input_format: InputFormat,
     settings: Mapping[str, object],
+    note: str | None = None,
 ) -> Path:
     """Write `<folder>/report.html` and return its path.
 
@@ -53,6 +54,7 @@ def write_report(
         masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
         input_format: How the images are read and which part of them the maps cover.
         settings: What was run; names and values as they shall be read.
+        note: A sentence that a reader must know before the figures.
 
     Raises:
         ImageError: A picture that the page shows cannot be read.
@@ -73,6 +75,7 @@ def write_report(
     page = Template(files("reason_train").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         subtitle=f"{evaluation.good} good and {evaluation.defective} defective test images · written {now}",
+        note="" if note is None else f"<p><strong>{escape(note)}</strong></p>",
         figures=_figures(evaluation),
         threshold=_threshold_text(threshold, scores=scores, anomalous=anomalous),
         charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks),

@@ -8,6 +8,7 @@ RUN/
   model.safetensors       the finished model, teacher included
   calibration.npz         held-out good images and their scores
   calibration.json        the threshold from them
+  paper_protocol.json     with --paper-protocol: each judged epoch's figures on the test set, and the one chosen
 ```
 Files appear whole or not at all. Nothing is a pickle.
 """
@@ -36,6 +37,7 @@ T = TypeVar("T")
 FORMAT = 1
 RUN, LOG, CHECKPOINT, MODEL = "run.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 CALIBRATION, THRESHOLD = "calibration.npz", "calibration.json"
+PAPER_PROTOCOL = "paper_protocol.json"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
 
 
@@ -118,6 +120,7 @@ def read_run(folder: Path) -> Run:
                 method=_read(MethodConfig, config["method"]),
                 training=_read(TrainingConfig, config["training"]),
                 departures=tuple(config["departures"]),
+                paper_protocol=config.get("paper_protocol", False),
             ),
             train=tuple(ImageEntry(**entry) for entry in content.pop("train")),
             held_out=tuple(ImageEntry(**entry) for entry in content.pop("held_out")),

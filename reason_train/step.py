@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from reason_train.config import Config
 from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
-from reason_train.model import ReasonModel
+from reason_train.model import ReasonModel, Reconstruct
+from reason_train.ranks import ALONE, Part
 from reason_train.synthesis import synthesise, synthesise_in_features
 
 MINING_RAMP = 0.3
@@ -34,10 +35,14 @@ class TeacherView:
     """What the student must rebuild."""
     seen: Sequence[Tensor]
     """What the trained part is given: the same, with latent noise in half of the samples where the method has it."""
+    part: Part
+    """Which samples of the whole batch these are; all of them, but where several processes share it."""
 
 
 @torch.no_grad()
-def view_images(model: ReasonModel, images: Tensor, config: Config, *, noise: Generator) -> TeacherView:
+def view_images(
+    model: ReasonModel, images: Tensor, config: Config, *, noise: Generator, part: Part | None = None
+) -> TeacherView:
     """The teacher's features of a batch, with latent noise at the stem where the method puts it there.
 
     The stem runs once and the stages on 1.5 batches: the half without noise is the same in both.
@@ -47,27 +52,31 @@ def view_images(model: ReasonModel, images: Tensor, config: Config, *, noise: Ge
         images: (N, H, W, C) uint8.
         config: The run's.
         noise: On the CPU.
+        part: Which images of the whole batch these are, where several processes share it; none: all.
     """
+    part = part or ALONE.part(len(images))
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.training.bf16):
         stem = model.stem(images)
         if config.method.noise_at == "features" or config.method.method == "rd4ad":
-            return view_features(model.stages(stem), config, noise=noise)
-        half = synthesise(stem, std=config.method.noise_std, generator=noise)
+            return view_features(model.stages(stem), config, noise=noise, part=part)
+        half = synthesise(stem, std=config.method.noise_std, generator=noise, part=part)
         both = model.stages(torch.cat([stem, half.stem]))
     clean = [feature[: len(stem)] for feature in both]
     seen = [feature.index_copy(0, half.indices, noisy[len(stem) :]) for feature, noisy in zip(clean, both, strict=True)]
-    return TeacherView(clean=clean, seen=seen)
+    return TeacherView(clean=clean, seen=seen, part=part)
 
 
-def view_features(clean: Sequence[Tensor], config: Config, *, noise: Generator) -> TeacherView:
+def view_features(clean: Sequence[Tensor], config: Config, *, noise: Generator, part: Part) -> TeacherView:
     """Clean features, for example kept from an earlier epoch, with latent noise where the method has it."""
     if config.method.method == "rd4ad":
-        return TeacherView(clean=clean, seen=clean)
-    seen = synthesise_in_features(clean, std=config.method.noise_std, generator=noise)
-    return TeacherView(clean=clean, seen=seen)
+        return TeacherView(clean=clean, seen=clean, part=part)
+    seen = synthesise_in_features(clean, std=config.method.noise_std, generator=noise, part=part)
+    return TeacherView(clean=clean, seen=seen, part=part)
 
 
-def training_losses(model: ReasonModel, view: TeacherView, config: Config, *, progress: float) -> Losses:
+def training_losses(
+    model: ReasonModel, view: TeacherView, config: Config, *, progress: float, reconstruct: Reconstruct | None = None
+) -> Losses:
     """One batch's loss L_KD + lambda L_supp; networks in bf16 autocast where configured, the loss in float32.
 
     Args:
@@ -75,24 +84,29 @@ def training_losses(model: ReasonModel, view: TeacherView, config: Config, *, pr
         view: The batch as the teacher sees it.
         config: The run's.
         progress: Share of the training that is done, 0..1; hard mining sets in over the first 30 %.
+        reconstruct: In place of the model's own, where several processes train it together.
+
+    Returns:
+        Means over these samples. Mining's limit is that of the whole batch, everything else is a mean over samples.
 
     Source: REASON, IEEE TCSVT 2025.
     """
     method, clean = config.method, view.clean
     with torch.autocast(clean[0].device.type, torch.bfloat16, enabled=config.training.bf16):
-        suppressed = model.suppress(view.seen)
-        rebuilt = model.rebuild(suppressed)
+        suppressed, rebuilt = (reconstruct or model.reconstruct)(view.seen)
     mined = rebuilt
     if method.easy_share > 0:
         share = method.easy_share * min(1.0, progress / MINING_RAMP)
         mined = [
-            mine_hard_positions(teacher=t, student=g, easy_share=share, easy_gradient=method.easy_gradient)
+            mine_hard_positions(
+                teacher=t, student=g, easy_share=share, easy_gradient=method.easy_gradient, gather=view.part.gather
+            )
             for t, g in zip(clean, rebuilt, strict=True)
         ]
     distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, mined, strict=True)]
     distillation = global_cosine_loss(targets=clean, rebuilt=mined) + method.block_weight * block_loss(distances)
     if model.suppression is None:
-        return Losses(total=distillation, distillation=distillation, suppression=torch.zeros(()))
+        return Losses(total=distillation, distillation=distillation, suppression=torch.zeros_like(distillation))
     targets = clean if method.suppression_target == "teacher" else rebuilt
     suppression = global_cosine_loss(targets=targets, rebuilt=suppressed)
     total = distillation + method.suppression_weight * suppression

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from reason_train.ranks import ALONE, Part
+
 SMALLEST_RATIO, LARGEST_RATIO = 0.01, 0.5
 
 
@@ -51,12 +53,12 @@ class NoisyHalf:
     """Which samples were made noisy, and their stem outputs."""
 
     indices: Tensor
-    """(floor(N / 2),) int64 positions in the batch."""
+    """(floor(N / 2),) int64 positions in the batch; of several processes, each has its own part of them."""
     stem: Tensor
     """(floor(N / 2), C, H, W) noisy copies; the batch itself is untouched."""
 
 
-def synthesise(stem: Tensor, *, std: float | Tensor, generator: Generator) -> NoisyHalf:
+def synthesise(stem: Tensor, *, std: float | Tensor, generator: Generator, part: Part | None = None) -> NoisyHalf:
     """Copies a random half of the batch and adds N(0, std^2) on one rectangle over all channels.
 
     The rectangle is the same for the whole half, the noise differs per sample.
@@ -65,20 +67,26 @@ def synthesise(stem: Tensor, *, std: float | Tensor, generator: Generator) -> No
         stem: (N, C, H, W) output of the teacher's stem.
         std: Standard deviation of the noise in the stem's own units; a tensor broadcasts, (1, C, 1, 1) per channel.
         generator: On the CPU, so that every device draws the same numbers.
+        part: Which samples of the whole batch these are, where several processes share it; none: all.
 
     Source: REASON, IEEE TCSVT 2025, latent anomaly feature synthesis.
     """
-    n, channels, height, width = stem.shape
+    part = part or ALONE.part(len(stem))
+    n, (_, channels, height, width) = part.images, stem.shape
     indices = torch.randperm(n, generator=generator)[: n // 2]
     box = draw_rectangle(height, width, generator)
     noise = torch.randn((n // 2, channels, box.height, box.width), generator=generator)
+    here = (indices >= part.start) & (indices < part.stop)
+    indices, noise = indices[here] - part.start, noise[here]
     noisy = stem[indices.to(stem.device)].clone()
     area = noisy[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     area += (noise.to(stem.device) * std).to(stem.dtype)
     return NoisyHalf(indices=indices.to(stem.device), stem=noisy)
 
 
-def synthesise_in_features(features: Sequence[Tensor], *, std: float, generator: Generator) -> list[Tensor]:
+def synthesise_in_features(
+    features: Sequence[Tensor], *, std: float, generator: Generator, part: Part | None = None
+) -> list[Tensor]:
     """Adds noise to a smooth random region of the tapped features of half of the batch, the same region at every scale.
 
     The region is where a random field, upsampled from 3 to 8 values a side, is above its own 80 to 98 % quantile. The
@@ -88,15 +96,17 @@ def synthesise_in_features(features: Sequence[Tensor], *, std: float, generator:
         features: Over scales, finest first, (N, C, h, w) each, in units of their own deviation (whitened).
         std: Largest standard deviation of the noise.
         generator: On the CPU.
+        part: Which samples of the whole batch these are, where several processes share it; none: all.
 
     Returns:
-        Copies; the first floor(N / 2) samples are noisy.
+        Copies; the first floor(N / 2) samples of the whole batch are noisy.
 
     Departure: REASON adds noise to the stem's output and runs the teacher again. Here the teacher runs once, so that
     its clean features can be kept from epoch to epoch; the noise reaches what the student sees without being smoothed
     by the teacher's layers. `--preset paper` does not use it.
     """
-    noisy_samples = len(features[0]) // 2
+    part = part or ALONE.part(len(features[0]))
+    noisy_samples = part.images // 2
     if noisy_samples == 0:  # the last batch of an epoch may be one image
         return [feature.clone() for feature in features]
     side = features[0].shape[-1]
@@ -106,8 +116,9 @@ def synthesise_in_features(features: Sequence[Tensor], *, std: float, generator:
     for feature in features:
         region = F.adaptive_max_pool2d(regions, feature.shape[-2:])
         noise = torch.randn((noisy_samples, *feature.shape[1:]), generator=generator) * strength * region
+        noise = noise[part.start : part.stop]
         noisy = feature.clone()
-        noisy[:noisy_samples] += noise.to(feature)
+        noisy[: len(noise)] += noise.to(feature)
         seen.append(noisy)
     return seen
 

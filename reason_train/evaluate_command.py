@@ -1,0 +1,127 @@
+"""`reason-train evaluate`: one run judged on one test set, or a run a category with one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reason_train import options
+
+if TYPE_CHECKING:
+    from reason_train.datasets import DataSet
+    from reason_train.device import DeviceName
+    from reason_train.evaluation import Evaluation
+
+
+def evaluate(
+    run_folder: options.RunFolders,
+    data: options.Data,
+    category: options.CategoryOrAll = None,
+    dataset: options.Dataset = None,
+    device: options.Device = "auto",
+    report: options.Report = None,
+    as_json: options.Json = False,
+) -> None:
+    """Judge the test images of a data set: AUROC, AUPRO, F1, for each kind of defect too."""
+    from reason_train.all_categories import ALL
+    from reason_train.datasets import load_dataset
+
+    if category == ALL:
+        _evaluate_all(run_folder, data, layout=dataset, device=device, report=report, as_json=as_json)
+        return
+    found = load_dataset(data, layout=dataset, category=category)
+    evaluation, facts = _judge(run_folder, found, device=device, report=report)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _print_evaluation(evaluation)
+    if facts["paper_protocol"] is not None:
+        print(facts["paper_protocol"])
+    if report is not None:
+        print(f"report: {facts['report']}")
+
+
+def _judge(
+    run_folder: Path, found: DataSet, *, device: DeviceName, report: Path | None
+) -> tuple[Evaluation, dict[str, object]]:
+    """Evaluate a run, write its page where one is wanted; the figures and what JSON says of them."""
+    from reason_train.calibrate import read_threshold
+    from reason_train.device import find_device
+    from reason_train.evaluate import evaluate as judge_all
+    from reason_train.evaluate import report_settings
+    from reason_train.progress import image_bar
+
+    with image_bar(f"judging {found.name}", total=len(found.test)) as bar:
+        result = judge_all(
+            run_folder, found, device=find_device(device), keep_maps=report is not None, progress=bar.advance
+        )
+    facts: dict[str, object] = {"run": str(run_folder), "data": found.name, **result.evaluation.to_json()}
+    facts["paper_protocol"] = result.protocol
+    if report is not None:
+        from reason_train.report import write_report
+        from reason_train.trained import input_format
+
+        page = write_report(
+            report,
+            title=found.name,
+            note=result.protocol,
+            evaluation=result.evaluation,
+            samples=result.samples,
+            scores=result.judgement.scores,
+            threshold=read_threshold(run_folder),
+            maps=result.judgement.maps,
+            masks=result.masks,
+            input_format=input_format(result.run.config.method),
+            settings=report_settings(result.run),
+        )
+        facts["report"] = str(page)
+    return result.evaluation, facts
+
+
+def _evaluate_all(
+    runs: Path,
+    data: Path,
+    *,
+    layout: options.LayoutName | None,
+    device: DeviceName,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    from reason_train.all_categories import category_figures, category_table, load_categories, mean_figures
+    from reason_train.report_index import write_index
+
+    judged: dict[str, dict[str, object]] = {}
+    rows = {}
+    for name, found in load_categories(data, layout=layout).items():
+        page = report / name if report is not None else None
+        evaluation, judged[name] = _judge(runs / name, found, device=device, report=page)
+        rows[name] = category_figures(evaluation)
+    notes = {str(facts["paper_protocol"]) for facts in judged.values() if facts["paper_protocol"] is not None}
+    facts: dict[str, object] = {"runs": str(runs), "categories": judged, "mean": mean_figures(rows)}
+    if report is not None:
+        facts["report"] = str(write_index(report, title=data.resolve().name, rows=rows, notes=sorted(notes)))
+    if as_json:
+        print(json.dumps(facts))
+        return
+    print("\n".join([category_table(rows), *sorted(notes)]))
+    if report is not None:
+        print(f"report: {facts['report']}")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    facts = evaluation.to_json()
+    print(f"{evaluation.good} good, {evaluation.defective} defective test images")
+    for key, name in (
+        ("image_auroc", "image AUROC"),
+        ("pixel_auroc", "pixel AUROC"),
+        ("aupro", "AUPRO (FPR <= 0.3)"),
+        ("aupro_per_image", "AUPRO per image"),
+        ("f1_max", "best F1"),
+    ):
+        value = facts[key]
+        print(f"{name:20}", "no masks" if value is None else f"{value:.4f}")
+    for title, parts in (("defect", evaluation.per_defect), ("group", evaluation.per_group)):
+        for name, part in parts.items():
+            figure = "-" if part.image_auroc is None else f"{part.image_auroc:.4f}"
+            print(f"{title} {name:28} image AUROC {figure} ({part.defective} defective)")

@@ -1,0 +1,79 @@
+"""What a training finds in its folder: nothing yet, an unfinished run of the same kind, or a whole one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from reason_runtime.atomic import reason
+from reason_runtime.errors import ReasonError, RunError
+from reason_train.run import (
+    CALIBRATION,
+    CHECKPOINT,
+    LOG,
+    MODEL,
+    PAPER_PROTOCOL,
+    RUN,
+    THRESHOLD,
+    Run,
+    read_run,
+    write_run,
+)
+
+Stage = Literal["train", "calibrate", "finished"]
+
+
+def prepare(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
+    """Make the run folder, or check that the one there is this run.
+
+    Args:
+        out: The folder.
+        run: What is asked for.
+        resume: Go on with what is there.
+        keep_finished: With `resume`, take a finished run as it is.
+
+    Returns:
+        What is left to do.
+
+    Raises:
+        RunError: Something else is there, or it is there and was not to be.
+        ReasonError: The folder cannot be made.
+    """
+    if not (out / RUN).exists():
+        if out.exists() and not (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
+            raise RunError(f"{out}: exists and is not a run; choose another --out")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReasonError(f"{out}: cannot be made ({reason(error)}); choose another --out") from error
+        write_run(out, run)
+        return "train"
+    if not resume:
+        raise RunError(f"{out}: a run is there already; continue it with --resume or choose another --out")
+    finished = (out / MODEL).exists() and ((out / THRESHOLD).exists() or not run.held_out)
+    if finished and not keep_finished:
+        raise RunError(f"{out}: training is finished; evaluate or export it, or choose another --out")
+    _remove_unfinished(out)
+    _require_same(out, run)
+    if finished:
+        return "finished"
+    return "calibrate" if (out / MODEL).exists() else "train"  # it may have been stopped between the two
+
+
+def _require_same(out: Path, run: Run) -> None:
+    found = read_run(out)
+    for name, ours, theirs in (
+        ("settings", run.config, found.config),
+        ("training images", run.train, found.train),
+        ("held-out images", run.held_out, found.held_out),
+    ):
+        if ours != theirs:
+            raise RunError(f"{out}: was started with other {name}; give the same options and images, or another --out")
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what a killed process was writing: hidden files beside the run's own, as `atomic.replacing` names them."""
+    for name in (RUN, LOG, CHECKPOINT, MODEL, CALIBRATION, THRESHOLD, PAPER_PROTOCOL):
+        stem, suffix = name.split(".")
+        for path in out.glob(f".{stem}.*.{suffix}"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,27 @@
+"""What commands say of a threshold: its value, and what its images can promise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reason_runtime.manifest import Threshold
+
+
+def threshold_facts(threshold: Threshold) -> dict[str, object]:
+    """A threshold with whether its bound holds the wanted rate, and how many images that takes."""
+    from reason_train.calibration import images_needed
+
+    needed = images_needed(threshold.target_false_reject_rate)
+    kept = threshold.false_reject_upper_bound <= threshold.target_false_reject_rate
+    return {**dataclasses.asdict(threshold), "images_needed": needed, "bound_kept": kept}
+
+
+def print_threshold(threshold: Threshold) -> None:
+    """The same in two lines."""
+    facts = threshold_facts(threshold)
+    print(f"threshold {threshold.value:.6g} from {threshold.images} good images, {threshold.rejected} of them rejected")
+    print(f"false rejects: at most {threshold.false_reject_upper_bound:.2%} with 95 % confidence", end="")
+    wanted = threshold.target_false_reject_rate
+    print("" if facts["bound_kept"] else f"; promising {wanted:.2%} takes {facts['images_needed']} good images")
