@@ -97,7 +97,7 @@ class Grabber:
                 self._stop.wait(pause_s)
             finally:
                 self._camera.source.close()
-        if failure is not None:
+        if failure is not None and self._camera.source.live:  # of a file, the command says it in its one line
             self._desk.health.fault(f"camera {self._camera.name}", str(failure))
         self._queue.close()
         self._ended(failure)
