@@ -91,10 +91,11 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
     """
     form = bundle.manifest.input
     samples = require_test(load_dataset(labelled.folder, category=labelled.category))
+    crop_from_px = bundle.manifest.method.settings.get("crop_from_px")
     masks = read_masks(
         samples,
         size_px=bundle.manifest.map_size_px,
-        resize_px=form.resize_height_px if form.resize_height_px != form.height_px else None,
+        resize_px=crop_from_px if isinstance(crop_from_px, int) else None,
     )
     reference_session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
     pairs = []

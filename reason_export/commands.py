@@ -36,6 +36,13 @@ def onnx(
     channels: Annotated[int, typer.Option(min=1, max=3, help="Of the camera: 3, or 1 for mono.")] = 3,
     black_level: Annotated[int, typer.Option(help="16-bit value that becomes 0.")] = 0,
     white_level: Annotated[int, typer.Option(help="16-bit value that becomes 255; 4095 for a 12-bit camera.")] = 65535,
+    input_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="H W", help="Frames of one camera size, resized in the graph.", show_default="any, resized before"
+        ),
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Also write model_fp16.onnx, for GPUs.")] = False,
     golden: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images for the parity check.", show_default="held-out ones")
     ] = None,
@@ -56,20 +63,25 @@ def onnx(
         channels=1 if channels == 1 else 3,
         black_level=black_level,
         white_level=white_level,
+        fp16=fp16,
+        frame_px=input_size,
         golden_folder=golden,
         no_images=no_images,
         overwrite=overwrite,
     )
     bundle = export_onnx(run_folder, out, choices=choices)
-    result = check_bundle(bundle)
+    results = [check_bundle(bundle), *([check_bundle(bundle, precision="fp16")] if fp16 else [])]
     size_mib = sum(entry.size_bytes for entry in bundle.manifest.files.values()) / 2**20
     if as_json:
-        print(json.dumps({"bundle": str(out), "size_mib": size_mib, "check": result.to_json()}))
+        checks = {result.precision: result.to_json() for result in results}
+        print(json.dumps({"bundle": str(out), "size_mib": size_mib, "check": checks["fp32"], "checks": checks}))
     else:
         print(f"{out}: {size_mib:.1f} MiB")
-        _print_check(result)
-    if not result.passed:
-        raise ParityError(f"{out}: {'; '.join(result.broken)}")
+        for result in results:
+            _print_check(result)
+    for result in results:
+        if not result.passed:
+            raise ParityError(f"{out}: {result.precision}: {'; '.join(result.broken)}")
 
 
 @app.command()

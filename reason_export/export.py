@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
+from reason_export.half import half_graph
 from reason_export.onnx_graph import export_graph
+from reason_export.resize_graph import CameraModel, camera_model
+from reason_export.runs import score_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, write_bundle
+from reason_runtime.choices import Precision
 from reason_runtime.errors import DataError
 from reason_runtime.golden import Golden
 from reason_runtime.image import InputFormat, list_images, load_image
-from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, TrainingProvenance
+from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
 from reason_runtime.strict_json import Json
 from reason_train.calibrate import HeldOut, read_held_out, read_threshold
 from reason_train.calibration import threshold_for
@@ -44,54 +49,101 @@ class ExportChoices:
     """Images to keep as golden ones; none: held-out good images of the run."""
     no_images: bool = False
     """Keep synthetic patterns, no photograph, in the bundle."""
+    fp16: bool = False
+    """Also write the half-precision file, with its own threshold."""
+    frame_px: tuple[int, int] | None = None
+    """Height and width of camera frames that the graph itself resizes; None: images are resized before."""
     overwrite: bool = False
 
 
 def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundle:
     """Write the bundle of a finished run.
 
-    The fp32 threshold comes from the exported graph's own scores of the run's held-out images.
+    Each threshold comes from the exported graph's own scores of the run's held-out images.
 
     Raises:
         RunError: The run is not finished or does not fit this version.
         BundleError: There is something at `out`.
         DataError: The golden folder holds no image.
-        ParityError: The exporter gave a graph of another form.
+        ParityError: The exporter gave a graph of another form, or a weight does not fit in half precision.
+        ConfigurationError: Frames are smaller than what they are resized to.
     """
-    run, model = load_run(run_folder)
+    run, network = load_run(run_folder)
     held_out, wanted = read_held_out(run_folder), read_threshold(run_folder)
-    form = dataclasses.replace(
+    own = dataclasses.replace(
         input_format(run.config.method),
         channels=choices.channels,
         black_level=choices.black_level,
         white_level=choices.white_level,
     )
+    form = own if choices.frame_px is None else _camera_format(own, choices.frame_px)
+    model = network if form is own else camera_model(network, own=own, camera=form)
     golden = _golden(model, form, held_out, choices)
+    files = _files(model, form, golden, choices)
     manifest = _manifest(run, form, name=out.name, protocol=described_protocol(run_folder, run.config))
-    graph = export_graph(model, input_format=form)
     if held_out is not None and wanted is not None:
         images = held_out.images if form.channels == 3 else _to_mono(held_out.images)
-        scores = _graph_scores(graph, golden, manifest, images)
-        manifest = dataclasses.replace(
-            manifest,
-            score_statistics=_statistics(scores),
-            blind_limits=limits_from(images),
-            thresholds={
-                "fp32": threshold_for(scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source)
-            },
-        )
-    files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
+        if form is own:
+            manifest = dataclasses.replace(
+                _calibrated(manifest, files, images, wanted), blind_limits=limits_from(images)
+            )
+        else:  # held-out images are kept resized: the network without its resize scores them
+            plain = _files(network, own, make_golden(network, synthetic_images(own), synthetic=True), choices)
+            before = dataclasses.replace(wanted, source=f"{wanted.source}, resized before the graph")
+            calibrated = _calibrated(dataclasses.replace(manifest, input=own), plain, images, before)
+            manifest = dataclasses.replace(calibrated, input=form)
     return write_bundle(out, manifest=manifest, files=files, overwrite=choices.overwrite)
 
 
-def _golden(model: ReasonModel, form: InputFormat, held_out: HeldOut | None, choices: ExportChoices) -> Golden:
+def _camera_format(own: InputFormat, frame_px: tuple[int, int]) -> InputFormat:
+    height, width = frame_px
+    return dataclasses.replace(
+        own,
+        height_px=height,
+        width_px=width,
+        resize_height_px=height,
+        resize_width_px=width,
+        resize_filter="in-graph",
+    )
+
+
+def _files(
+    model: ReasonModel | CameraModel, form: InputFormat, golden: Golden, choices: ExportChoices
+) -> dict[str, bytes]:
+    graph = export_graph(model, input_format=form)
+    files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
+    if choices.fp16:
+        files[MODELS["fp16"]] = bytes(half_graph(onnx.load_from_string(graph)).SerializeToString())
+    return files
+
+
+def _calibrated(manifest: Manifest, files: dict[str, bytes], images: NDArray[np.uint8], wanted: Threshold) -> Manifest:
+    """The manifest with a threshold for each file, from its own scores by the runtime that will run it."""
+    thresholds: dict[Precision, Threshold] = {}
+    statistics = None
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
+        for precision in ("fp32", "fp16"):
+            if MODELS[precision] not in files:
+                continue
+            scores = score_each(open_session(bundle, precision=precision, device="cpu", threads=None), images)
+            thresholds[precision] = threshold_for(
+                scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source
+            )
+            statistics = statistics or _statistics(scores)
+    return dataclasses.replace(manifest, score_statistics=statistics, thresholds=thresholds)
+
+
+def _golden(
+    model: ReasonModel | CameraModel, form: InputFormat, held_out: HeldOut | None, choices: ExportChoices
+) -> Golden:
     if choices.golden_folder is not None:
         paths = list_images(choices.golden_folder)[:MOST_IMAGES]
         if not paths:
             raise DataError(f"{choices.golden_folder}: no image found; expected pictures of parts for the parity check")
         images = np.stack([load_image(path, input_format=form) for path in paths])
         return make_golden(model, images, synthetic=False)
-    if choices.no_images or held_out is None:
+    if choices.no_images or held_out is None or form.resize_filter == "in-graph":
         return make_golden(model, synthetic_images(form), synthetic=True)
     images = held_out.images[:MOST_IMAGES]
     return make_golden(model, images if form.channels == 3 else _to_mono(images), synthetic=False)
@@ -103,15 +155,6 @@ def _to_mono(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     form = square_format(images.shape[1], channels=1)
     return np.stack([as_image(image, input_format=form) for image in images])
-
-
-def _graph_scores(graph: bytes, golden: Golden, manifest: Manifest, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scores of the exported graph itself, by the runtime that will run it."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
-        bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
-        session = open_session(bundle, precision="fp32", device="cpu", threads=None)
-        return np.concatenate([session.run(images[i : i + 1]).score for i in range(len(images))])
 
 
 def _statistics(scores: NDArray[np.float32]) -> ScoreStatistics:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reason_export.resize_graph import CameraModel
 from reason_runtime.golden import Golden
 from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
@@ -33,7 +34,7 @@ def synthetic_images(input_format: InputFormat) -> NDArray[np.uint8]:
 
 
 @torch.no_grad()
-def make_golden(model: ReasonModel, images: NDArray[np.uint8], *, synthetic: bool) -> Golden:
+def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, synthetic: bool) -> Golden:
     """Maps and scores of the PyTorch model in float32 on the CPU, one image at a time.
 
     Args:

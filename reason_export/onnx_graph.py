@@ -7,6 +7,7 @@ import warnings
 import onnx
 import torch
 
+from reason_export.resize_graph import CameraModel
 from reason_runtime.errors import ParityError
 from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
@@ -17,7 +18,7 @@ INPUT, MAP, SCORE = "image", "anomaly_map", "score"
 MAX_BATCH = 1024
 
 
-def export_graph(model: ReasonModel, *, input_format: InputFormat) -> bytes:
+def export_graph(model: ReasonModel | CameraModel, *, input_format: InputFormat) -> bytes:
     """The model as ONNX bytes, float32, with a dynamic batch.
 
     Normalisation, networks and the map head are all inside; batch norm is folded into the convolutions. What

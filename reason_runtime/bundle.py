@@ -35,7 +35,7 @@ REQUIRED = (MODELS["fp32"], GOLDEN)
 PORTABLE = (*dict.fromkeys(MODELS.values()), GOLDEN)
 DEVICE_FOLDERS = ("engines", "checks")
 _HOW_TO_MAKE: dict[Precision, str] = {
-    "fp16": "export again with fp16",
+    "fp16": "export again with --fp16",
     "int8": "run `reason-export quantize BUNDLE --calibration DIR`",
 }
 

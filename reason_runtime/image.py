@@ -35,6 +35,9 @@ SMALLEST_SIDE_PX = 16
 LARGEST_PIXELS = 150_000_000
 
 
+ResizeFilter = Literal["pillow-bilinear", "in-graph"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFormat:
     """What the graph takes and how an image becomes it; kept in the manifest.
@@ -48,11 +51,12 @@ class InputFormat:
         black_level: 16-bit value that becomes 0; everything below does too.
         white_level: 16-bit value that becomes 255; everything above does too (4095 for a 12-bit camera).
         colour_order: Of the channels; without meaning where there is one.
-        resize_filter: Pillow's bilinear filter with antialiasing, the only one there is.
+        resize_filter: Pillow's bilinear filter with antialiasing before the graph, or the same filter inside a graph
+            that takes frames of one camera size; other frames are then refused.
 
     Raises:
-        ConfigurationError: A size is not positive, the crop is larger than the resized image, or the levels are not
-            0 <= black < white <= 65535.
+        ConfigurationError: A size is not positive, the crop is larger than the resized image, something is to be
+            resized both before and in the graph, or the levels are not 0 <= black < white <= 65535.
     """
 
     height_px: int
@@ -63,7 +67,7 @@ class InputFormat:
     black_level: int = 0
     white_level: int = 65535
     colour_order: Literal["RGB"] = "RGB"
-    resize_filter: Literal["pillow-bilinear"] = "pillow-bilinear"
+    resize_filter: ResizeFilter = "pillow-bilinear"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -73,6 +77,9 @@ class InputFormat:
                 f"an input of {self.height_px} x {self.width_px} pixels cannot be cropped from an image resized to "
                 f"{self.resize_height_px} x {self.resize_width_px}"
             )
+        resized = (self.resize_height_px, self.resize_width_px)
+        if self.resize_filter == "in-graph" and resized != (self.height_px, self.width_px):
+            raise ConfigurationError(f"a graph that resizes takes frames as they are, not resized to {resized}")
         if not 0 <= self.black_level < self.white_level <= 65535:
             raise ConfigurationError(
                 f"black level {self.black_level} and white level {self.white_level} are not 0 <= black < white <= 65535"
@@ -125,6 +132,12 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise ImageError(f"an image array is (H, W), (H, W, 1) or (H, W, 3), not {array.shape}")
     _check_size(width_px=array.shape[1], height_px=array.shape[0])
+    form = input_format
+    if form.resize_filter == "in-graph" and array.shape[:2] != (form.height_px, form.width_px):
+        raise ImageError(
+            f"the image has {array.shape[0]} rows and {array.shape[1]} columns; this graph resizes by itself and takes "
+            f"{form.height_px} x {form.width_px} only; export without --input-size for other sizes"
+        )
     image: NDArray[np.uint8] = _to_8_bit(array, input_format=input_format)
     if image.ndim == 2:
         image = image[:, :, None]
@@ -138,7 +151,8 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
 def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDArray[np.uint8]:
     """The image as the graph takes it: Pillow's antialiased bilinear filter, then the centre crop.
 
-    The aspect ratio is not kept: the whole image is resized to `resize_height_px` x `resize_width_px`.
+    The aspect ratio is not kept: the whole image is resized to `resize_height_px` x `resize_width_px`. Where the graph
+    resizes, the image is given as it is.
 
     Args:
         image: (H, W, C), from `read_image` or `as_image`.
@@ -149,6 +163,8 @@ def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDAr
 
     Source: METHOD, forward pass; AeBAD's pipeline (MMR) for the crop.
     """
+    if input_format.resize_filter == "in-graph":
+        return np.ascontiguousarray(image)
     pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
     size = (input_format.resize_width_px, input_format.resize_height_px)
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))

@@ -225,9 +225,13 @@ def _read_input(value: Json, *, where: str) -> InputFormat:
     channels = fields.integer("channels")
     if channels not in (1, 3):
         raise BundleError(f"{fields.place('channels')}: found {channels}, expected 1 or 3")
-    for key, expected in (("colour_order", "RGB"), ("resize_filter", "pillow-bilinear")):
-        if fields.text(key) != expected:
-            raise BundleError(f"{fields.place(key)}: found {fields.text(key)!r}, expected {expected!r}")
+    if fields.text("colour_order") != "RGB":
+        raise BundleError(f"{fields.place('colour_order')}: found {fields.text('colour_order')!r}, expected 'RGB'")
+    resize_filter = fields.text("resize_filter")
+    if resize_filter not in ("pillow-bilinear", "in-graph"):
+        raise BundleError(
+            f"{fields.place('resize_filter')}: found {resize_filter!r}, expected 'pillow-bilinear' or 'in-graph'"
+        )
     try:
         return InputFormat(
             height_px=fields.integer("height_px"),
@@ -237,6 +241,7 @@ def _read_input(value: Json, *, where: str) -> InputFormat:
             resize_width_px=fields.integer("resize_width_px"),
             black_level=fields.integer("black_level"),
             white_level=fields.integer("white_level"),
+            resize_filter="in-graph" if resize_filter == "in-graph" else "pillow-bilinear",
         )
     except ConfigurationError as error:
         raise BundleError(f"{where}: {error}") from error
