@@ -19,6 +19,7 @@ Preset = Literal["edge", "paper"]
 
 TEACHER_NAMES: tuple[TeacherName, ...] = get_args(TeacherName)
 PAPER_TEACHER: TeacherName = "wide_resnet50_2"
+EDGE_TEACHER: TeacherName = "efficientnet_lite0"
 PAPER_PROTOCOL_NOTE = (
     "paper protocol: the epoch was chosen by its figures on the TEST set, as the published code does; "
     "figures on that set are optimistic"
@@ -98,6 +99,9 @@ class MethodConfig:
             f"crop from {self.crop_from_px} px is smaller than the image size {self.image_size_px} px",
         )
         _require(0 <= self.easy_share < 1, f"easy share {self.easy_share} is not in [0, 1)")
+        _require(
+            0 <= self.suppression_weight <= 1e6, f"suppression weight {self.suppression_weight} is negative or huge"
+        )
         _require(0 <= self.score_share < 1, f"score share {self.score_share} is not in [0, 1)")
         _require(self.noise_std > 0, f"noise deviation {self.noise_std} is not positive")
 
@@ -145,6 +149,7 @@ class TrainingConfig:
         _require(self.batch_size >= 2, f"batch size {self.batch_size} is below 2: half of a batch gets the noise")
         _require(0 <= self.views <= 100, f"{self.views} views an image are not between 0 and 100")
         _require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
+        _require(self.learning_rate <= 1e30, f"learning rate {self.learning_rate} is beyond float32")
         _require(0 <= self.held_out_share <= 0.5, f"held-out share {self.held_out_share} is not in [0, 0.5]")
 
 

@@ -160,7 +160,7 @@ def _require_finite(loss: float, *, step: int, run: Path) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
             f"{run}: the loss is {loss} at step {step + 1}; the last good checkpoint is kept, "
-            "resume it with a lower --learning-rate in a new run, or check the images"
+            "train again with a lower --learning-rate, or check the images"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reason_train import options
+from reason_train.config import EDGE_TEACHER, PAPER_TEACHER
 from reason_train.threshold_text import print_threshold
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def fit(
     data: options.Data,
     out: options.OutFolder,
-    teacher: options.TeacherOption = "efficientnet_lite0",
+    teacher: options.FitTeacher = None,
     preset: options.PresetOption = None,
     method: options.MethodOption = None,
     category: options.CategoryOrAll = None,
@@ -58,7 +59,8 @@ def fit(
 
     # fmt: off
     choices = Choices(
-        teacher=teacher, preset=preset, method=method, image_size_px=image_size, crop_from_px=crop_from,
+        teacher=teacher or (PAPER_TEACHER if preset == "paper" else EDGE_TEACHER), preset=preset, method=method,
+        image_size_px=image_size, crop_from_px=crop_from,
         suppression_layers=suppression_layers, views=views,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,

@@ -34,6 +34,12 @@ TeacherWeights = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="State dict for the teacher.", show_default="the published ImageNet weights"),
 ]
+FitTeacher = Annotated[
+    TeacherName | None,
+    typer.Option(
+        help="Frozen ImageNet network.", show_default="efficientnet_lite0; wide_resnet50_2 for --preset paper"
+    ),
+]
 TeacherOption = Annotated[TeacherName, typer.Option(help="Frozen ImageNet network.")]
 PresetOption = Annotated[
     Preset | None,

@@ -110,8 +110,15 @@ def _given(choices: Choices, kind: type[MethodConfig] | type[TrainingConfig]) ->
 def _paper(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConfig]:
     """The published method and training, with whatever teacher was chosen."""
     weight = OCT2017_SUPPRESSION_WEIGHT if dataset == "oct2017" else 0.01
+    size, crop_from = (224, 256) if dataset.startswith("aebad") else (256, None)
     return (
-        MethodConfig(teacher=choices.teacher, suppression_target="student", suppression_weight=weight),
+        MethodConfig(
+            teacher=choices.teacher,
+            image_size_px=size,
+            crop_from_px=crop_from,
+            suppression_target="student",
+            suppression_weight=weight,
+        ),
         TrainingConfig(epochs=PAPER_EPOCHS.get(dataset, PAPER_EPOCHS_ELSE), held_out_share=0.0),
     )
 

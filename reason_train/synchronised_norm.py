@@ -41,7 +41,7 @@ class SynchronisedBatchNorm(nn.Module):
         """(N, C, H, W) of this process to the same shape and type."""
         if not self.training:
             return F.batch_norm(feature, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        values = feature.float()
+        values = feature.to(torch.promote_types(feature.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])
         sums: Tensor = _SumOverRanks.apply(torch.cat([values.sum((0, 2, 3)), count]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()

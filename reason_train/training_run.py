@@ -117,7 +117,7 @@ def train(
     config = resolve(choices, dataset=dataset.category or dataset.layout, bf16_is_fast=multiplies_bf16(device))
     parts = split(dataset, held_out_share=config.training.held_out_share, seed=config.training.seed)
     config = _limited_batch(config, images=len(parts.train))
-    run = _describe(config, dataset, parts)
+    run, parts = _describe(config, dataset, parts)
     ranks.require_equal(run, what="settings or images")
     choice = EpochChoice(dataset, config, device=device) if config.paper_protocol and ranks.is_first else None
     stage = ranks.from_first(lambda: prepare(out, run, resume=resume, keep_finished=keep_finished))
@@ -144,14 +144,20 @@ def train(
     return Finished(run=run, steps=steps, threshold=threshold, timing=timing, was_there=stage == "finished")
 
 
-def _describe(config: Config, dataset: DataSet, parts: Split) -> Run:
-    return Run(
+def _describe(config: Config, dataset: DataSet, parts: Split) -> tuple[Run, Split]:
+    """The run, and its images without held-out ones that are copies of training images: the bound would not hold."""
+    train = describe_images(parts.train, root=dataset.root)
+    trained = {entry.sha256 for entry in train}
+    held_out = zip(parts.held_out, describe_images(parts.held_out, root=dataset.root), strict=True)
+    unseen = [(path, entry) for path, entry in held_out if entry.sha256 not in trained]
+    run = Run(
         config=config,
         dataset=dataset.name,
-        train=describe_images(parts.train, root=dataset.root),
-        held_out=describe_images(parts.held_out, root=dataset.root),
+        train=train,
+        held_out=tuple(entry for _, entry in unseen),
         libraries=library_versions(),
     )
+    return run, Split(train=parts.train, held_out=tuple(path for path, _ in unseen))
 
 
 def _new_model(config: Config, *, teacher_weights: Path | None, ignore_mask: Path | None) -> ReasonModel:

@@ -160,3 +160,9 @@ def test_a_configuration_has_either_epochs_or_steps() -> None:
         with pytest.raises(ConfigurationError, match="exactly one of epochs and steps must be given"):
             TrainingConfig(**wrong)
     assert MethodConfig(teacher="resnet18").method == "reason"
+
+
+@pytest.mark.parametrize("dataset", ["aebad-s", "aebad-v"])
+def test_paper_crops_aebad_as_its_pipeline_does(dataset: str) -> None:
+    config = paper(dataset)
+    assert (config.method.image_size_px, config.method.crop_from_px) == (224, 256)

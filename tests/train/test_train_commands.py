@@ -258,3 +258,30 @@ def test_held_out_scores_are_those_of_the_model(finished_run: Path) -> None:
     with torch.no_grad():
         scores = model(torch.from_numpy(held_out.images))[1].numpy()
     np.testing.assert_allclose(scores, held_out.scores, rtol=1e-5)
+
+
+def test_the_papers_preset_brings_the_papers_teacher(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=4)
+    text = save(tmp_path / "weights.png", good_picture(0)).rename(tmp_path / "weights.pth")
+    done = call(
+        "reason-train", "fit", "--data", data, "--out", tmp_path / "run", "--preset", "paper", "--teacher-weights", text
+    )
+    assert "weights.pth: cannot be read as a PyTorch checkpoint" in done.error
+    assert json.loads((tmp_path / "run" / RUN).read_text())["config"]["method"]["teacher"] == "wide_resnet50_2"
+
+
+def test_a_held_out_copy_of_a_training_image_is_left_out(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=5)
+    original = data / "train" / "good" / "000.png"
+    for copy in range(5):  # whichever is held out has its copies in training
+        shutil.copy(original, data / "train" / "good" / f"copy{copy}.png")
+    for other in range(1, 5):
+        (data / "train" / "good" / f"{other:03}.png").unlink()
+    done = fit(data, tmp_path / "run", "--json")
+    assert json.loads(done.output)["held_out"] == 0
+    assert json.loads(done.output)["threshold"] is None
+
+
+def test_a_learning_rate_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=4)
+    assert "learning rate 1e+39 is beyond float32" in fit(data, tmp_path / "run", "--learning-rate", "1e39").error
