@@ -72,6 +72,7 @@ def open_session(
     threads: int | None = None,
     provider: Provider | None = None,
     cuda_graph: bool = False,
+    streams: int | None = None,
 ) -> Session:
     """Load a bundle's model.
 
@@ -84,6 +85,8 @@ def open_session(
         threads: Of the library, on CPU; None leaves the choice to it.
         provider: ONNX Runtime's execution provider; None: the device's own.
         cuda_graph: Whether TensorRT records a run once and replays it, which saves the launching of its kernels.
+        streams: OpenVINO: images of a batch that run at the same time, each on its share of the threads; None runs one
+            after the other on all of them, which is the quickest for a single image.
 
     Raises:
         ConfigurationError: An unknown word, fewer than one thread, or an option that the backend does not have.
@@ -91,7 +94,7 @@ def open_session(
         BackendError: The library is missing, twice installed, or cannot do what was asked for.
     """
     _check_words(backend=backend, precision=precision, device=device, provider=provider)
-    _check_options(backend, threads=threads, provider=provider, cuda_graph=cuda_graph)
+    _check_options(backend, threads=threads, provider=provider, cuda_graph=cuda_graph, streams=streams)
     if backend == "tensorrt" or backend == "tensorrt_rtx":
         from reason_runtime.backends.tensorrt import open_session as open_tensorrt
 
@@ -102,7 +105,7 @@ def open_session(
     if backend == "openvino":
         from reason_runtime.backends.openvino import open_session as open_openvino
 
-        return open_openvino(bundle, precision=precision, device=device, threads=threads)
+        return open_openvino(bundle, precision=precision, device=device, threads=threads, streams=streams)
     from reason_runtime.backends.onnxruntime import open_session as open_onnxruntime
 
     return open_onnxruntime(bundle, precision=precision, device=device, threads=threads, provider=provider)
@@ -119,9 +122,13 @@ def _check_words(*, backend: str, precision: str, device: str | None, provider: 
             raise ConfigurationError(f"{name} {value!r} is not known; expected one of {', '.join(known)}")
 
 
-def _check_options(backend: Backend, *, threads: int | None, provider: Provider | None, cuda_graph: bool) -> None:
+def _check_options(
+    backend: Backend, *, threads: int | None, provider: Provider | None, cuda_graph: bool, streams: int | None
+) -> None:
     if threads is not None and threads < 1:
         raise ConfigurationError(f"{threads} threads cannot work; expected 1 or more")
+    if streams is not None and (backend != "openvino" or streams < 1):
+        raise ConfigurationError(f"{streams} streams on {backend}; streams are 1 or more, an option of openvino")
     if threads is not None and backend in BUILDERS:
         raise ConfigurationError(f"threads are an option of backends that run on a CPU, not of {backend}")
     if provider is not None and backend != "onnxruntime":

@@ -3,6 +3,9 @@
 Compiled models are kept in `$XDG_CACHE_HOME/reason-edge/openvino` (`~/.cache` where that is not set), never in the
 bundle; OpenVINO keys them by model, settings and its own version. Where the folder cannot be made, every start compiles
 again.
+
+One image after the other runs in its latency mode; with streams it runs in its throughput mode, where a batch becomes
+requests of one image each, several at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.backends.openvino_bf16 import keep_head_in_float32
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
@@ -42,18 +46,40 @@ class OpenVinoSession:
     manifest: Manifest
     model: Path
     compiled: ov.CompiledModel
+    requests: tuple[ov.InferRequest, ...]
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """See `Session.run`."""
+        """See `Session.run`; with streams, each image is a request of its own."""
         check_batch(images, self.manifest)
         try:
+            if self.requests:
+                return self._stream(images)
             found = self.compiled({INPUT: np.ascontiguousarray(images)})
         except RuntimeError as error:
             raise BackendError(f"{self.model}: OpenVINO failed on a batch of {len(images)} ({error})") from error
         return Outputs(anomaly_map=found[OUTPUTS[0]], score=found[OUTPUTS[1]])
 
+    def _stream(self, images: NDArray[np.uint8]) -> Outputs:
+        size = self.manifest.map_size_px
+        maps, scores = np.empty((len(images), size, size), np.float32), np.empty(len(images), np.float32)
+        waiting: dict[int, int] = {}  # image by request
+        for i in range(len(images) + len(self.requests)):
+            lane = i % len(self.requests)
+            request = self.requests[lane]
+            if lane in waiting:
+                request.wait()
+                done = waiting.pop(lane)
+                maps[done] = request.get_tensor(OUTPUTS[0]).data[0]
+                scores[done] = request.get_tensor(OUTPUTS[1]).data[0]
+            if i < len(images):
+                request.start_async({INPUT: np.ascontiguousarray(images[i : i + 1])})
+                waiting[lane] = i
+        return Outputs(anomaly_map=maps, score=scores)
 
-def open_session(bundle: Bundle, *, precision: Precision, device: Device, threads: int | None) -> OpenVinoSession:
+
+def open_session(
+    bundle: Bundle, *, precision: Precision, device: Device, threads: int | None, streams: int | None = None
+) -> OpenVinoSession:
     """Load a bundle's model; see `reason_runtime.session.open_session`.
 
     Raises:
@@ -71,17 +97,24 @@ def open_session(bundle: Bundle, *, precision: Precision, device: Device, thread
     if _CAPABILITIES[precision] not in capabilities:
         raise BackendError(f"this processor has no {precision} for OpenVINO; it has {', '.join(capabilities)}")
     try:
-        compiled = core.compile_model(str(model), "CPU", _settings(precision, threads=threads))
+        settings, added = _settings(precision, threads=threads, streams=streams), 0
+        if precision == "bf16":
+            source = core.read_model(str(model))
+            added = keep_head_in_float32(source)
+            compiled = core.compile_model(source, "CPU", settings)
+        else:
+            compiled = core.compile_model(str(model), "CPU", settings)
     except RuntimeError as error:
         raise BackendError(f"{model}: OpenVINO {ov.__version__} refuses the model ({error})") from error
-    _check(compiled, model, bundle.manifest)
-    used = compiled.get_property("INFERENCE_NUM_THREADS")
+    _check(compiled, model, bundle.manifest, added=added)
+    used, lanes = (compiled.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     return OpenVinoSession(
         precision=precision,
-        libraries={"openvino": ov.__version__, "device": "CPU", "threads": str(used)},
+        libraries={"openvino": ov.__version__, "device": "CPU", "threads": str(used), "streams": str(lanes)},
         manifest=bundle.manifest,
         model=model,
         compiled=compiled,
+        requests=() if streams is None else tuple(compiled.create_infer_request() for _ in range(2 * streams)),
     )
 
 
@@ -94,8 +127,12 @@ def _import() -> ModuleType:
     return module
 
 
-def _settings(precision: Precision, *, threads: int | None) -> dict[str, str]:
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+def _settings(precision: Precision, *, threads: int | None, streams: int | None) -> dict[str, str]:
+    settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    if streams is None:
+        settings["PERFORMANCE_HINT"] = "LATENCY"
+    else:
+        settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     folder = _writable_cache_folder()
@@ -112,11 +149,12 @@ def _writable_cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _check(compiled: ov.CompiledModel, model: Path, manifest: Manifest) -> None:
+def _check(compiled: ov.CompiledModel, model: Path, manifest: Manifest, *, added: int) -> None:
     def shapes(ports: list[ov.ConstOutput]) -> dict[str, list[int | None]]:
         return {
             port.get_any_name(): [side.get_length() if side.is_static else None for side in port.get_partial_shape()]
             for port in ports
         }
 
-    check_signature(model, manifest, inputs=shapes(compiled.inputs), outputs=shapes(compiled.outputs))
+    own = compiled.outputs[: len(compiled.outputs) - added]
+    check_signature(model, manifest, inputs=shapes(compiled.inputs), outputs=shapes(own))
