@@ -10,12 +10,12 @@ import typer
 
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
-    BackendOption,
+    AnyBackendOption,
+    AnyPrecisionOption,
     BundleArgument,
     CudaGraphOption,
     DeviceOption,
     JsonOption,
-    PrecisionOption,
     ProviderOption,
     ThreadsOption,
 )
@@ -26,8 +26,8 @@ app = new_app("Measure a bundle on this machine.")
 @app.command()
 def latency(
     bundle: BundleArgument,
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "fp32",
+    backend: AnyBackendOption = "onnxruntime",
+    precision: AnyPrecisionOption = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     threads: ThreadsOption = None,

@@ -59,7 +59,7 @@ def known_check(bundle: Bundle, *, backend: Backend, precision: Precision) -> Kn
         environment = as_object(content["environment"], where=f"{path}: environment")
         session = as_object(environment["session"], where=f"{path}: environment.session")
         same = content["bundle_sha256"] == bundle.manifest.content_sha256 and environment["processor"] == processor()
-        found = content["threshold"]
+        found = content.get("threshold")
         passed = content["passed"] is True
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error

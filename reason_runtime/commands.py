@@ -12,12 +12,12 @@ import typer
 from reason_runtime.choices import BackPressure
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
-    BackendOption,
+    AnyBackendOption,
+    AnyPrecisionOption,
     BundleArgument,
     CudaGraphOption,
     DeviceOption,
     JsonOption,
-    PrecisionOption,
     ProviderOption,
     ThreadsOption,
     ThresholdOption,
@@ -34,8 +34,8 @@ app = new_app("Inspect images with an exported bundle. Needs no PyTorch.")
 def predict(
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_DIR...", help="Images and folders of images.")],
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "fp32",
+    backend: AnyBackendOption = "onnxruntime",
+    precision: AnyPrecisionOption = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     threads: ThreadsOption = None,
@@ -109,8 +109,8 @@ def inspect(
     tile_overlap_px: Annotated[
         int | None, typer.Option(min=0, help="Judge tiles of a web, sharing so much.", show_default="whole parts")
     ] = None,
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "fp32",
+    backend: AnyBackendOption = "onnxruntime",
+    precision: AnyPrecisionOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     threshold: ThresholdOption = None,
@@ -174,6 +174,8 @@ def _readable(judgement: Judgement) -> str:
 
 
 def _hint(detector: Detector) -> None:
+    if detector.choice is not None:
+        print(detector.choice.describe(), file=sys.stderr)
     if detector.limit.hint is not None:
         print(f"every decision is UNKNOWN: {detector.limit.hint}", file=sys.stderr)
 

@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.auto import AutoChoice, choose
 from reason_runtime.bundle import Bundle, open_bundle
-from reason_runtime.choices import Backend, Device, Precision, Provider
+from reason_runtime.checks import known_check
+from reason_runtime.choices import Backend, BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
 from reason_runtime.session import Session, open_session
@@ -23,6 +25,7 @@ NOT_FINITE = "the model's output is not finite"
 _HOW_TO_CALIBRATE: dict[Precision, str] = {
     "fp32": "run `reason-train calibrate RUN --data DIR --false-reject-rate 0.01` and export again, or ",
     "int8": "run `reason-export quantize BUNDLE --calibration DIR`, or ",
+    "bf16": "run `reason-export check BUNDLE --backend openvino --precision bf16 --held-out DIR`, or ",
 }
 
 
@@ -85,12 +88,16 @@ class Detector:
         bundle: The model came from.
         session: The loaded model.
         limit: The threshold in force.
+        choice: How `auto` came to this session; None where the user named it.
     """
 
-    def __init__(self, *, bundle: Bundle, session: Session, limit: DecisionLimit) -> None:
+    def __init__(
+        self, *, bundle: Bundle, session: Session, limit: DecisionLimit, choice: AutoChoice | None = None
+    ) -> None:
         self.bundle = bundle
         self.session = session
         self.limit = limit
+        self.choice = choice
 
     def __call__(self, image: Pixels) -> Result:
         """Judge one image of any size.
@@ -145,8 +152,8 @@ class Detector:
 def load(
     bundle: str | Path,
     *,
-    backend: Backend = "onnxruntime",
-    precision: Precision = "fp32",
+    backend: BackendChoice = "onnxruntime",
+    precision: Precision | None = None,
     device: Device | None = None,
     threads: int | None = None,
     provider: Provider | None = None,
@@ -157,8 +164,8 @@ def load(
 
     Args:
         bundle: The folder.
-        backend: The inference library; it must be installed.
-        precision: Of the model; each has its own threshold.
+        backend: The inference library, which must be installed; `auto`: see `reason_runtime.auto.choose`.
+        precision: Of the model; each has its own threshold. None: fp32, with `auto` any.
         device: See `reason_runtime.session.open_session`, also for the next three.
         threads: Of the inference library on CPU; None leaves the choice to it.
         provider: ONNX Runtime's execution provider.
@@ -171,11 +178,19 @@ def load(
         BackendError: See `reason_runtime.session.open_session`.
     """
     opened = open_bundle(bundle)
-    limit = decision_limit(opened, precision=precision, threshold=threshold)
+    if backend == "auto":
+        if provider is not None or cuda_graph:
+            raise ConfigurationError("auto chooses the backend; a provider and CUDA graphs are options of named ones")
+        choice = choose(opened, precision=precision, device=device, threads=threads)
+        limit = decision_limit(
+            opened, backend=choice.session.backend, precision=choice.session.precision, threshold=threshold
+        )
+        return Detector(bundle=opened, session=choice.session, limit=limit, choice=choice)
+    limit = decision_limit(opened, backend=backend, precision=precision or "fp32", threshold=threshold)
     session = open_session(
         opened,
         backend=backend,
-        precision=precision,
+        precision=precision or "fp32",
         device=device,
         threads=threads,
         provider=provider,
@@ -184,16 +199,23 @@ def load(
     return Detector(bundle=opened, session=session, limit=limit)
 
 
-def decision_limit(bundle: Bundle, *, precision: Precision, threshold: float | None = None) -> DecisionLimit:
-    """The threshold given by hand, else the bundle's for this precision, else none with a hint how to get one.
+def decision_limit(
+    bundle: Bundle, *, backend: Backend, precision: Precision, threshold: float | None = None
+) -> DecisionLimit:
+    """The threshold given by hand, else this device's own, else the bundle's, else none with a hint how to get one.
 
     Raises:
         ConfigurationError: The threshold is not finite.
+        BundleError: The device's check is not as `reason-export check` writes it.
     """
     if threshold is not None:
         if not np.isfinite(threshold):
             raise ConfigurationError(f"threshold {threshold} is not a finite number")
         return DecisionLimit(value=threshold, source="given by hand")
+    check = known_check(bundle, backend=backend, precision=precision)
+    if check is not None and check.threshold is not None:
+        own = check.threshold
+        return DecisionLimit(value=own.value, source=f"check of this device, {precision}: {own.source}")
     found = bundle.manifest.thresholds.get(precision)
     if found is not None:
         return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}")

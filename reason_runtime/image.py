@@ -167,7 +167,10 @@ def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDAr
         return np.ascontiguousarray(image)
     pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
     size = (input_format.resize_width_px, input_format.resize_height_px)
-    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    if pixels.shape[1::-1] == size:  # the filter would give the same pixels, after two copies
+        resized = pixels
+    else:
+        resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     # torchvision's CenterCrop, with Python's rounding of halves to the even number
     top = round((input_format.resize_height_px - input_format.height_px) / 2)
     left = round((input_format.resize_width_px - input_format.width_px) / 2)

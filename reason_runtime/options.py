@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from reason_runtime.choices import Backend, Device, Precision, Provider
+from reason_runtime.choices import Backend, BackendChoice, Device, Precision, Provider
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `reason-export onnx` wrote.")]
 BackendOption = Annotated[Backend, typer.Option(help="Inference library.")]
+AnyBackendOption = Annotated[
+    BackendChoice, typer.Option(help="Inference library; auto: the fastest that passed `reason-export check` here.")
+]
+AnyPrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="Of the layers before the map head; bf16 needs openvino.", show_default="fp32; auto: any"),
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the layers before the map head; bf16 needs openvino.")]
 DeviceOption = Annotated[
     Device | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reason_runtime.choices import Backend, BackPressure, Device, Precision
+from reason_runtime.choices import BackendChoice, BackPressure, Device, Precision
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.web.judge import WebSettings
 
@@ -30,8 +30,8 @@ class ModelPlan:
     """Which model runs where; see `reason_runtime.detector.load`."""
 
     bundle: Path
-    backend: Backend = "onnxruntime"
-    precision: Precision = "fp32"
+    backend: BackendChoice = "onnxruntime"
+    precision: Precision | None = None
     device: Device | None = None
     threads: int | None = None
     threshold: float | None = None

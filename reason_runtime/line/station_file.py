@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 from reason_runtime.atomic import reason
-from reason_runtime.choices import BACKENDS, DEVICES, PRECISIONS
+from reason_runtime.choices import BACKEND_CHOICES, DEVICES, PRECISIONS
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
 from reason_runtime.line.table import Table
@@ -52,8 +52,8 @@ def read_station(path: Path) -> Station:
     station = Station(
         model=ModelPlan(
             bundle=Path(table.text("bundle")),
-            backend=table.choice("backend", "onnxruntime", BACKENDS),
-            precision=table.choice("precision", "fp32", PRECISIONS),
+            backend=table.choice("backend", "onnxruntime", BACKEND_CHOICES),
+            precision=table.optional_choice("precision", PRECISIONS),
             device=table.optional_choice("device", DEVICES),
             threads=table.optional_integer("threads", low=1),
             threshold=table.optional_number("threshold"),

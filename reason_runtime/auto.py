@@ -1,0 +1,105 @@
+"""`--backend auto`: the fastest backend and precision whose parity check passed on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from reason_runtime.bundle import Bundle
+from reason_runtime.checks import KnownCheck, known_check
+from reason_runtime.choices import BACKENDS, PRECISIONS, Backend, Device, Precision
+from reason_runtime.errors import ConfigurationError
+from reason_runtime.session import Session, open_session
+
+WARM_UP, ROUNDS = 3, 15
+"""Runs that are not counted, and runs that are; the candidates take turns, so that a busy moment meets all of them."""
+_SEED = 20250101
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AutoChoice:
+    """What was chosen, and by what.
+
+    Attributes:
+        session: The chosen one, loaded.
+        median_ms: Of one image, by backend and precision, of every candidate.
+    """
+
+    session: Session
+    median_ms: dict[tuple[Backend, Precision], float]
+
+    def describe(self) -> str:
+        """In one line, the fastest first."""
+        ordered = sorted(self.median_ms.items(), key=lambda item: item[1])
+        tried = ", ".join(f"{backend} {precision} {found:.1f} ms" for (backend, precision), found in ordered)
+        return f"auto chose {self.session.backend} {self.session.precision}; median of one image: {tried}"
+
+
+def choose(
+    bundle: Bundle, *, precision: Precision | None = None, device: Device | None = None, threads: int | None = None
+) -> AutoChoice:
+    """Load every candidate, time them side by side on one image, and keep the fastest.
+
+    A candidate has a passed check of these very files, made on this kind of processor with this version of its library,
+    and a threshold, where the bundle has any.
+
+    Args:
+        bundle: As opened.
+        precision: Only this one; None: whichever is fastest.
+        device: Where it runs; None: on each backend's own.
+        threads: Of the library, on CPU.
+
+    Raises:
+        ConfigurationError: No check passed; says how to make one.
+        BundleError: A check is not as `reason-export check` writes it.
+        BackendError: A candidate that passed its check does not load.
+    """
+    sessions = {}
+    for check in _passed(bundle, precision):
+        session = open_session(
+            bundle,
+            backend=check.backend,
+            precision=check.precision,
+            device=device,
+            threads=threads if check.backend in ("onnxruntime", "openvino") else None,
+        )
+        if session.libraries.get(check.backend) == check.libraries.get(check.backend):
+            sessions[check.backend, check.precision] = session
+    if not sessions:
+        raise ConfigurationError(
+            f"{bundle.path}: for {precision or 'any precision'} no parity check passed on this machine with a "
+            "threshold; run `reason-export check BUNDLE --backend B --precision P` for each, or name a backend"
+        )
+    median_ms = _median_ms(bundle, sessions)
+    return AutoChoice(session=sessions[min(median_ms, key=lambda key: median_ms[key])], median_ms=median_ms)
+
+
+def _passed(bundle: Bundle, precision: Precision | None) -> list[KnownCheck]:
+    found = []
+    for backend in BACKENDS:
+        for each in PRECISIONS if precision is None else (precision,):
+            check = known_check(bundle, backend=backend, precision=each)
+            if check is None or not check.passed:
+                continue
+            if check.threshold is not None or each in bundle.manifest.thresholds or not bundle.manifest.thresholds:
+                found.append(check)
+    return found
+
+
+def _median_ms(
+    bundle: Bundle, sessions: dict[tuple[Backend, Precision], Session]
+) -> dict[tuple[Backend, Precision], float]:
+    form = bundle.manifest.input
+    shape = (1, form.height_px, form.width_px, form.channels)
+    image = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+    times: dict[tuple[Backend, Precision], list[int]] = {key: [] for key in sessions}
+    for turn in range(WARM_UP + ROUNDS):
+        for key, session in sessions.items():
+            started_ns = time.perf_counter_ns()
+            session.run(image)
+            if turn >= WARM_UP:
+                times[key].append(time.perf_counter_ns() - started_ns)
+    return {key: statistics.median(values) / 1e6 for key, values in times.items()}
