@@ -6,13 +6,16 @@ EXTRAS ?= test,lint
 # without a GPU driver the CUDA libraries in PyTorch's wheel are dead weight, but PyPI has no smaller wheel
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: .venv/demo
 	$(BIN)/python benchmarks/demo.py
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: .venv/test
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
