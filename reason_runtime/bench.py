@@ -1,16 +1,21 @@
-"""Latency of one image after another, the way a single camera sees it."""
+"""Latency of one image after another, the way a single camera sees it, and what the runtime itself takes of it."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
+from reason_runtime.image import resize_image
+from reason_runtime.power import PowerMeter
+from reason_runtime.session import Outputs
 from reason_runtime.strict_json import Json
 
 _SEED = 20250101  # the pattern does not matter to a network's speed; it is fixed so that runs are alike
@@ -41,19 +46,43 @@ class LatencyPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """What was measured: a closed loop (the next image starts when the last is judged), batch 1.
+class Times:
+    """Durations of equal calls; each figure is a time that was seen.
 
     Attributes:
         count: Counted calls.
-        p50_ms: Half of the calls took no longer; 90 % and 99 % for the next two. Each is a time that was seen.
+        p50_ms: Half of the calls took no longer; 90 % and 99 % for the next two.
         p90_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         max_ms: The slowest call.
         fps: Calls per second of the loop.
+    """
+
+    count: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    fps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """What was measured: a closed loop (the next image starts when the last is judged), batch 1.
+
+    Attributes:
+        count: See `Times`, also for the next five.
+        p50_ms: Of a call.
+        p90_ms: Of a call.
+        p99_ms: Of a call.
+        max_ms: Of a call.
+        fps: Calls per second.
         backend: The inference library.
         precision: Of the model.
         input_px: Height and width of the image: the graph's, or that before its crop, so that nothing is resized.
+        overhead_p50_ms: What the runtime adds outside the backend: checks, copies and the decision, timed with a
+            session that answers at once.
+        power_w: Mean of the board, or `not measured`.
         environment: See `reason_runtime.environment.fingerprint`.
     """
 
@@ -66,7 +95,23 @@ class Latency:
     backend: Backend
     precision: Precision
     input_px: list[int]
+    overhead_p50_ms: float
+    power_w: float | str
     environment: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AnswersAtOnce:
+    """A session that computes nothing, to time what is around it."""
+
+    backend: Backend
+    precision: Precision
+    libraries: dict[str, str]
+    outputs: Outputs
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """The same outputs, whatever the images."""
+        return self.outputs
 
 
 def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
@@ -75,28 +120,59 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
     Raises:
         BackendError: The inference library failed.
     """
+    image = pattern(detector)
+    session = detector.session
+    outputs = session.run(resize_image(image, input_format=detector.bundle.manifest.input)[None])
+    around = Detector(
+        bundle=detector.bundle,
+        session=_AnswersAtOnce(
+            backend=session.backend, precision=session.precision, libraries=session.libraries, outputs=outputs
+        ),
+        limit=detector.limit,
+    )
+    overhead = time_calls(lambda: around(image), plan=LatencyPlan(minimum_count=200, minimum_s=0.2))
+    with PowerMeter() as power:
+        times = time_calls(lambda: detector(image), plan=plan)
+    return Latency(
+        **asdict(times),
+        backend=session.backend,
+        precision=session.precision,
+        input_px=list(image.shape[:2]),
+        overhead_p50_ms=overhead.p50_ms,
+        power_w=power.mean_w(),
+        environment=fingerprint(session),
+    )
+
+
+def pattern(detector: Detector) -> NDArray[np.uint8]:
+    """(H, W, C) fixed noise in the size that needs no resize."""
     form = detector.bundle.manifest.input
     shape = (form.resize_height_px, form.resize_width_px, form.channels)
-    image = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+    return np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+
+
+def time_calls(call: Callable[[], object], *, plan: LatencyPlan) -> Times:
+    """Time a call again and again, each starting when the last has returned."""
     for _ in range(plan.warm_up):
-        detector(image)
+        call()
     durations_ns: list[int] = []
     started_ns = last_ns = time.perf_counter_ns()
     while len(durations_ns) < plan.minimum_count or last_ns - started_ns < plan.minimum_s * 1e9:
-        detector(image)
+        call()
         now_ns = time.perf_counter_ns()
         durations_ns.append(now_ns - last_ns)
         last_ns = now_ns
+    return times_of(durations_ns, elapsed_ns=last_ns - started_ns)
+
+
+def times_of(durations_ns: Sequence[int], *, elapsed_ns: int) -> Times:
+    """Percentiles of durations."""
     p50_ms, p90_ms, p99_ms = np.percentile(np.array(durations_ns) / 1e6, (50, 90, 99), method="inverted_cdf")
-    return Latency(
+    return Times(
         count=len(durations_ns),
         p50_ms=float(p50_ms),
         p90_ms=float(p90_ms),
         p99_ms=float(p99_ms),
         max_ms=max(durations_ns) / 1e6,
-        fps=len(durations_ns) * 1e9 / (last_ns - started_ns),
-        backend=detector.session.backend,
-        precision=detector.session.precision,
-        input_px=list(shape[:2]),
-        environment=fingerprint(detector.session),
+        fps=len(durations_ns) * 1e9 / elapsed_ns,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,15 +13,27 @@ from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     AnyBackendOption,
     AnyPrecisionOption,
+    BackendOption,
     BundleArgument,
     CudaGraphOption,
     DeviceOption,
     JsonOption,
+    PrecisionOption,
     ProviderOption,
     ThreadsOption,
+    ThresholdOption,
 )
 
+if TYPE_CHECKING:
+    from reason_runtime.bench import Latency
+    from reason_runtime.pipeline_bench import Pipeline
+    from reason_runtime.strict_json import Json
+    from reason_runtime.throughput import Throughput
+
 app = new_app("Measure a bundle on this machine.")
+WarmUpOption = Annotated[int, typer.Option(min=0, help="Calls that are not counted.")]
+CountOption = Annotated[int, typer.Option(min=1, help="Counted calls, at least.")]
+SecondsOption = Annotated[float, typer.Option(min=0, help="Seconds of counted calls, at least.")]
 
 
 @app.command()
@@ -32,14 +45,19 @@ def latency(
     provider: ProviderOption = None,
     threads: ThreadsOption = None,
     cuda_graph: CudaGraphOption = False,
-    warm_up: Annotated[int, typer.Option(min=0, help="Calls that are not counted.")] = 10,
-    minimum_count: Annotated[int, typer.Option(min=1, help="Counted calls, at least.")] = 100,
-    minimum_seconds: Annotated[float, typer.Option(min=0, help="Seconds of counted calls, at least.")] = 5.0,
+    warm_up: WarmUpOption = 10,
+    minimum_count: CountOption = 100,
+    minimum_seconds: SecondsOption = 5.0,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Also cold start, peak memory and the roofline; takes a minute.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time from an image in memory to the decision: one stream, one image at a time, nothing resized."""
     from reason_runtime.bench import LatencyPlan, measure_latency
+    from reason_runtime.cold_start import measure_cold_start
     from reason_runtime.detector import load
+    from reason_runtime.roofline import measure_roofline
 
     detector = load(
         bundle,
@@ -52,19 +70,171 @@ def latency(
     )
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
     found = measure_latency(detector, plan=plan)
+    opened, session = detector.bundle, detector.session
+    facts: dict[str, Json] = {
+        "model_size_bytes": opened.model_path(session.precision).stat().st_size,
+        "input_from": opened.manifest.input.resize_filter,
+    }
+    if whole:
+        cold = measure_cold_start(
+            bundle, backend=session.backend, precision=session.precision, device=device, threads=threads
+        )
+        roofline = measure_roofline(opened, precision=session.precision, threads=threads)
+        facts |= {
+            "cold_start": dataclasses.asdict(cold),
+            "roofline": None if roofline is None else dataclasses.asdict(roofline),
+            "roofline_share": None if roofline is None else roofline.bound_ms / found.p50_ms,
+        }
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), **facts}))
+        return
+    height, width = found.input_px
+    _print_times(found)
+    print(f"{found.count} calls, {found.backend} {found.precision}, {height} x {width}, batch 1; {_session(found)}")
+    print(f"{found.overhead_p50_ms:.3f} ms of it outside the backend; power {_power(found.power_w)}")
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' ')}: {json.dumps(value)}")
+    _print_machine(found)
+
+
+@app.command()
+def throughput(
+    bundle: BundleArgument,
+    backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch size to try.", show_default="1, 2, 4, 8")
+    ] = None,
+    warm_up: WarmUpOption = 2,
+    minimum_count: CountOption = 5,
+    minimum_seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Images per second when all are at hand: batch sizes and, with OpenVINO, streams searched."""
+    from reason_runtime.bench import LatencyPlan
+    from reason_runtime.bundle import open_bundle
+    from reason_runtime.throughput import measure_throughput
+
+    found = measure_throughput(
+        open_bundle(bundle),
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        batches=batch or (1, 2, 4, 8),
+        plan=LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds),
+    )
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return
-    height, width = found.input_px
-    session = ", ".join(f"{name} {value}" for name, value in detector.session.libraries.items())
-    print(
-        f"p50 {found.p50_ms:.2f} ms  p90 {found.p90_ms:.2f} ms  p99 {found.p99_ms:.2f} ms  max {found.max_ms:.2f} ms  "
-        f"{found.fps:.1f} FPS\n"
-        f"{found.count} calls, {found.backend} {found.precision}, {height} x {width}, batch 1; {session}\n"
-        f"{found.environment['processor']}, {found.environment['cores']} cores, {found.environment['system']}"
-    )
+    print(f"{found.fps:.1f} FPS with batch {found.batch}, streams {found.streams or 'none'}")
+    for tried in found.tried:
+        print(f"  batch {tried['batch']}, streams {tried['streams'] or 'none'}: {tried['fps']:.1f} FPS")
+    _print_machine(found)
+
+
+@app.command()
+def pipeline(
+    bundle: BundleArgument,
+    backend: AnyBackendOption = "onnxruntime",
+    precision: AnyPrecisionOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    frame_size: Annotated[tuple[int, int], typer.Option(metavar="H W", help="Of a made-up camera frame.")] = (
+        2048,
+        2448,
+    ),
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read and decode this file for every frame instead.")
+    ] = None,
+    warm_up: WarmUpOption = 3,
+    minimum_count: CountOption = 30,
+    minimum_seconds: SecondsOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time from a camera frame to the decision, stage by stage: grab, resize, infer, decide."""
+    from reason_runtime.bench import LatencyPlan
+    from reason_runtime.detector import load
+    from reason_runtime.pipeline_bench import measure_pipeline
+
+    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads)
+    plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
+    found = measure_pipeline(detector, frame_px=frame_size, image=image, plan=plan)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    _print_times(found)
+    for name, stage in found.stages.items():
+        print(f"  {name:<8} p50 {stage['p50_ms']:.3f} ms  p99 {stage['p99_ms']:.3f} ms")
+    height, width = found.frame_px
+    print(f"{found.count} frames of {height} x {width}, {found.backend} {found.precision}; {_session(found)}")
+    _print_machine(found)
+
+
+@app.command()
+def accuracy(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with good/ and a folder for each defect.")],
+    backend: AnyBackendOption = "onnxruntime",
+    precision: AnyPrecisionOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    threshold: ThresholdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the model finds in labelled images; no time is measured."""
+    from reason_runtime.detection_bench import measure_detection
+    from reason_runtime.detector import load
+
+    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads, threshold=threshold)
+    found = measure_detection(detector, data)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    print(f"image AUROC {found.image_auroc:.4f} on {found.good} good and {found.defective} defective images")
+    print(f"{found.good_rejected} good images rejected, {found.defective_passed} defective ones passed")
+    print(f"{found.backend} {found.precision}, threshold {found.threshold} ({detector.limit.source})")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="What --json printed.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="What --json printed.")],
+    as_json: JsonOption = False,
+) -> None:
+    """What differs between two results: figures with B over A, and the environment they come from."""
+    from reason_runtime.bench_compare import compare_files
+
+    rows = compare_files(first, second)
+    if as_json:
+        print(json.dumps([{"key": key, "a": a, "b": b, "ratio": ratio} for key, a, b, ratio in rows]))
+        return
+    for key, a, b, ratio in rows:
+        print(f"{key:<40} {a!s:>24} {b!s:>24}" + ("" if ratio is None else f"  x {ratio:.3f}"))
 
 
 def main() -> None:
     """Entry point of `reason-bench`."""
     run(app)
+
+
+def _print_times(found: Latency | Pipeline) -> None:
+    print(
+        f"p50 {found.p50_ms:.2f} ms  p90 {found.p90_ms:.2f} ms  p99 {found.p99_ms:.2f} ms  max {found.max_ms:.2f} ms  "
+        f"{found.fps:.1f} FPS"
+    )
+
+
+def _print_machine(found: Latency | Pipeline | Throughput) -> None:
+    print(f"{found.environment['processor']}, {found.environment['cores']} cores, {found.environment['system']}")
+
+
+def _session(found: Latency | Pipeline) -> str:
+    session = found.environment["session"]
+    return ", ".join(f"{name} {value}" for name, value in session.items()) if isinstance(session, dict) else ""
+
+
+def _power(watts: float | str) -> str:
+    return watts if isinstance(watts, str) else f"{watts:.1f} W"

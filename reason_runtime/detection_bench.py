@@ -1,0 +1,83 @@
+"""What a deployed model finds in a labelled folder; never measured together with speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.choices import Backend, Precision
+from reason_runtime.detector import Detector
+from reason_runtime.environment import fingerprint
+from reason_runtime.errors import DataError
+from reason_runtime.image import list_images, load_image
+from reason_runtime.progress import counted
+from reason_runtime.strict_json import Json
+
+GOOD = "good"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """Image-level figures; those of pixels need masks and are `reason-export check --data`'s.
+
+    Attributes:
+        good: Good images.
+        defective: Images of every other folder.
+        image_auroc: Chance that a defective image scores above a good one, ties half: 0..1.
+        good_rejected: Good images not judged OK.
+        defective_passed: Defective images judged OK.
+        threshold: In force; None where none is known.
+        backend: The inference library.
+        precision: Of the model.
+        environment: See `reason_runtime.environment.fingerprint`.
+    """
+
+    good: int
+    defective: int
+    image_auroc: float
+    good_rejected: int
+    defective_passed: int
+    threshold: float | None
+    backend: Backend
+    precision: Precision
+    environment: dict[str, Json]
+
+
+def measure_detection(detector: Detector, folder: Path) -> Detection:
+    """Judge `<folder>/good` and every folder beside it (`<folder>/test` where there is one).
+
+    Raises:
+        DataError: One of the two kinds is missing.
+        ImageError: An image cannot be read.
+        BackendError: The inference library failed.
+    """
+    root = folder / "test" if (folder / "test").is_dir() else folder
+    paths = list_images(root)
+    anomalous = np.array([path.relative_to(root).parts[0] != GOOD for path in paths], np.bool_)
+    if not anomalous.any() or anomalous.all():
+        raise DataError(f"{root}: expected images in {GOOD}/ and in at least one folder of defects beside it")
+    form = detector.bundle.manifest.input
+    results = [
+        detector(load_image(path, input_format=form)) for path in counted(paths, total=len(paths), what="images")
+    ]
+    rejected = np.array([result.is_anomalous for result in results])
+    return Detection(
+        good=int((~anomalous).sum()),
+        defective=int(anomalous.sum()),
+        image_auroc=_auroc(np.array([result.score for result in results]), anomalous),
+        good_rejected=int((rejected & ~anomalous).sum()),
+        defective_passed=int((~rejected & anomalous).sum()),
+        threshold=detector.limit.value,
+        backend=detector.session.backend,
+        precision=detector.session.precision,
+        environment=fingerprint(detector.session),
+    )
+
+
+def _auroc(scores: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> float:
+    good, bad = np.sort(scores[~anomalous]), scores[anomalous]
+    below = np.searchsorted(good, bad, side="left") + np.searchsorted(good, bad, side="right")
+    return float(below.mean() / (2 * len(good)))

@@ -1,0 +1,100 @@
+"""From a camera frame to the decision, stage by stage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.bench import LatencyPlan, times_of
+from reason_runtime.choices import Backend, Precision
+from reason_runtime.detector import Detector
+from reason_runtime.environment import fingerprint
+from reason_runtime.image import as_image, read_image, resize_image
+from reason_runtime.strict_json import Json
+
+_SEED = 20250101
+STAGES = ("grab", "resize", "infer", "decide")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """A closed loop over frames.
+
+    Attributes:
+        count: Frames.
+        p50_ms: From the grab to the decision, as the next three.
+        p90_ms: See `p50_ms`.
+        p99_ms: See `p50_ms`.
+        max_ms: See `p50_ms`.
+        fps: Frames per second.
+        stages: p50 and the rest of each stage. `grab`: a copy out of the driver's buffer, or reading and decoding a
+            file; `resize`: conversion and resize; `infer`: the backend; `decide`: threshold and finiteness.
+        frame_px: Height and width of the frames.
+        backend: The inference library.
+        precision: Of the model.
+        environment: See `reason_runtime.environment.fingerprint`.
+    """
+
+    count: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    fps: float
+    stages: dict[str, dict[str, Json]]
+    frame_px: list[int]
+    backend: Backend
+    precision: Precision
+    environment: dict[str, Json]
+
+
+def measure_pipeline(
+    detector: Detector, *, frame_px: tuple[int, int], image: Path | None, plan: LatencyPlan
+) -> Pipeline:
+    """Time the stages on frames of one size.
+
+    Args:
+        detector: From `load`.
+        frame_px: Height and width of a made-up camera frame.
+        image: A file that is read and decoded for every frame instead.
+        plan: How long.
+
+    Raises:
+        ImageError: The file cannot be read, or the graph takes frames of another size.
+        BackendError: The inference library failed.
+    """
+    form = detector.bundle.manifest.input
+    shape = (*frame_px, form.channels)
+    buffer: NDArray[np.uint8] = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+    marks: list[list[int]] = []
+    started_ns = 0
+    while True:
+        if len(marks) == plan.warm_up:
+            started_ns = time.perf_counter_ns()
+        at = [time.perf_counter_ns()]
+        frame = buffer.copy() if image is None else read_image(image, input_format=form)
+        at.append(time.perf_counter_ns())
+        prepared = resize_image(as_image(frame, input_format=form), input_format=form)[None]
+        at.append(time.perf_counter_ns())
+        outputs = detector.session.run(prepared)
+        at.append(time.perf_counter_ns())
+        detector.judge(outputs.score[0], outputs.anomaly_map[0])
+        at.append(time.perf_counter_ns())
+        marks.append(at)
+        counted = len(marks) - plan.warm_up
+        if counted >= plan.minimum_count and at[-1] - started_ns >= plan.minimum_s * 1e9:
+            break
+    table = np.diff(np.array(marks[plan.warm_up :]), axis=1)
+    elapsed_ns = marks[-1][-1] - started_ns
+    return Pipeline(
+        **asdict(times_of(table.sum(1).tolist(), elapsed_ns=elapsed_ns)),
+        stages={name: asdict(times_of(table[:, i].tolist(), elapsed_ns=elapsed_ns)) for i, name in enumerate(STAGES)},
+        frame_px=list(frame.shape[:2]),
+        backend=detector.session.backend,
+        precision=detector.session.precision,
+        environment=fingerprint(detector.session),
+    )

@@ -1,0 +1,123 @@
+"""Images per second when all are at hand: batch size and, with OpenVINO, streams searched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from reason_runtime.bench import LatencyPlan, Times, pattern, time_calls
+from reason_runtime.bundle import Bundle
+from reason_runtime.choices import Backend, Device, Precision
+from reason_runtime.detector import DecisionLimit, Detector
+from reason_runtime.environment import fingerprint
+from reason_runtime.session import Session, open_session
+from reason_runtime.strict_json import Json
+
+IMAGES_PER_STREAM = 8
+"""Images handed over at once for each stream, so that the wait for the last one weighs little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One way to run many images.
+
+    Attributes:
+        batch: Images in one run of the model.
+        streams: Runs at the same time; None: one after the other on all threads.
+        fps: Images per second; None where it was not run.
+    """
+
+    batch: int
+    streams: int | None
+    fps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """The best of all settings tried.
+
+    Attributes:
+        fps: Images per second.
+        batch: Of the best setting.
+        streams: Of the best setting.
+        p50_ms: Of one hand-over of images, as the next three.
+        p90_ms: See `p50_ms`.
+        p99_ms: See `p50_ms`.
+        max_ms: See `p50_ms`.
+        tried: Every setting with its images per second.
+        backend: The inference library.
+        precision: Of the model.
+        environment: See `reason_runtime.environment.fingerprint`.
+    """
+
+    fps: float
+    batch: int
+    streams: int | None
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    tried: list[dict[str, Json]]
+    backend: Backend
+    precision: Precision
+    environment: dict[str, Json]
+
+
+def measure_throughput(
+    bundle: Bundle,
+    *,
+    backend: Backend,
+    precision: Precision,
+    device: Device | None,
+    threads: int | None,
+    batches: Sequence[int],
+    plan: LatencyPlan,
+) -> Throughput:
+    """Run every setting for a while and keep the fastest.
+
+    Raises:
+        BackendError: The inference library failed.
+    """
+    tried: list[Setting] = []
+    best: tuple[Setting, Times, Session] | None = None
+    for setting in settings(backend, batches, cores=threads or os.cpu_count() or 1):
+        session = open_session(
+            bundle, backend=backend, precision=precision, device=device, threads=threads, streams=setting.streams
+        )
+        count = setting.batch if setting.streams is None else IMAGES_PER_STREAM * setting.streams
+        image = pattern(Detector(bundle=bundle, session=session, limit=DecisionLimit()))
+        form = bundle.manifest.input
+        images = np.repeat(image[None, : form.height_px, : form.width_px], count, axis=0)
+        times = time_calls(lambda session=session, images=images: session.run(images), plan=plan)  # type: ignore[misc]
+        found = Setting(batch=setting.batch, streams=setting.streams, fps=times.fps * count)
+        tried.append(found)
+        if best is None or (found.fps or 0) > (best[0].fps or 0):
+            best = found, times, session
+    assert best is not None  # there is always the batch of one
+    setting, times, session = best
+    return Throughput(
+        fps=setting.fps or 0.0,
+        batch=setting.batch,
+        streams=setting.streams,
+        p50_ms=times.p50_ms,
+        p90_ms=times.p90_ms,
+        p99_ms=times.p99_ms,
+        max_ms=times.max_ms,
+        tried=[asdict(each) for each in tried],
+        backend=backend,
+        precision=precision,
+        environment=fingerprint(session),
+    )
+
+
+def settings(backend: Backend, batches: Sequence[int], *, cores: int) -> Iterator[Setting]:
+    """What is worth trying: every batch size, and with OpenVINO one image a run on 1, 2, 4 ... streams."""
+    for batch in batches:
+        yield Setting(batch=batch, streams=None)
+    streams = 1
+    while backend == "openvino" and streams <= cores:
+        yield Setting(batch=1, streams=streams)
+        streams *= 2
