@@ -22,20 +22,11 @@ from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
 from reason_train.ranks import ALONE, Ranks
 from reason_train.run import CHECKPOINT, LOG, MODEL, write_tensors
-from reason_train.schedule import (
-    batch_order,
-    make_optimizer,
-    seeded,
-    set_learning_rates,
-    steps_per_epoch,
-    total_steps,
-)
+from reason_train.schedule import make_optimizer, set_learning_rates, steps_per_epoch, total_steps
 from reason_train.step import Losses, training_losses
 from reason_train.teacher_views import teacher_views
 from reason_train.timing import PhaseClock
 from reason_train.whitening import measure_features, measure_maps
-
-__all__ = ["batch_order", "fit", "seeded", "steps_per_epoch", "total_steps"]
 
 
 def fit(

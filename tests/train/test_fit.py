@@ -12,9 +12,9 @@ from reason_runtime.errors import ConfigurationError, ImageError, RunError, Trai
 from reason_train.checkpoint import save_checkpoint
 from reason_train.config import MethodConfig, TrainingConfig
 from reason_train.device import find_device
-from reason_train.fit import batch_order, seeded, steps_per_epoch, total_steps
 from reason_train.model import build_model
 from reason_train.run import CHECKPOINT, MODEL, RUN, read_run, read_tensors, write_tensors
+from reason_train.schedule import batch_order, seeded, steps_per_epoch, total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import load_run
 from tests.pictures import good_parts, good_picture, save
