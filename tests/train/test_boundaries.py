@@ -21,9 +21,12 @@ WITHOUT_TORCH = [
     "reason_export.commands",
     "reason_export.check",
     "reason_export.parity",
+    "reason_export.accuracy",
+    "reason_export.quantize",
+    "reason_export.half",
     "reason_runtime",
 ]
-OWNERS_OF_THE_MODEL = {"export", "golden", "onnx_graph"}
+OWNERS_OF_THE_MODEL = {"export", "golden", "onnx_graph", "resize_graph"}
 """Modules of `reason_export` that may use the model; they serve the command `onnx` alone."""
 NUMBERS_ONLY = ("reason_train.datasets", "reason_train.metrics", "reason_train.calibration", "reason_train.aupro")
 
