@@ -275,7 +275,7 @@ def test_a_station_file_says_everything(tmp_path: Path) -> None:
         ("deadline_ms", "deadline", r"station.toml: deadline: unknown key; expected bundle, backend"),
         ("stall_s", "stall", r"station.toml: camera\[0\]\.stall: unknown key; expected name, source, stall_s"),
         ("lanes", "lane", r"station.toml: web\.lane: unknown key"),
-        ('"openvino"', '"openvin"', r"station.toml: backend: found 'openvin', expected one of onnxruntime"),
+        ('"openvino"', '"openvin"', r"station.toml: backend: found 'openvin', expected one of auto, onnxruntime"),
         ("lanes = 3", "lanes = 0", r"station.toml: web\.lanes: found '0', expected a whole number, 1 or more"),
         ("stall_s = 2.5", 'stall_s = "2"', r"camera\[0\]\.stall_s: found '2', expected a number"),
         ('bundle = "b"', "", r"station.toml: bundle: missing key"),
