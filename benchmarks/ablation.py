@@ -25,6 +25,7 @@ from PIL import Image
 
 from reason_train.config import Config, MethodConfig, TrainingConfig
 from reason_train.datasets import DataSet, Sample, load_dataset, read_masks
+from reason_train.device import multiplies_bf16
 from reason_train.evaluation import evaluate_scores
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore
@@ -34,12 +35,23 @@ from reason_train.run import library_versions
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import input_format, judge
 from reason_train.training_run import split
+from reason_train.whitening import measure_maps
 
 Change = tuple[dict[str, object], dict[str, object]]
 """Changes to the method's settings, and to the training's."""
 
+HEAD = ("map_damping", "map_normalised", "map_sigma_px", "score_exponent")
+"""Settings that come after training: variants of these alone judge the default's own model anew."""
+
 VARIANTS: dict[str, Change] = {
     "default": ({}, {}),
+    "score: maximum, as published": ({"score_exponent": None}, {}),
+    "score: exponent 8": ({"score_exponent": 8.0}, {}),
+    "score: exponent 28": ({"score_exponent": 28.0}, {}),
+    "cosine damped by 0.1": ({"map_damping": 0.1}, {}),
+    "cosine damped by 1": ({"map_damping": 1.0}, {}),
+    "scales not made equal": ({"map_normalised": False}, {}),
+    "blur of 3 px": ({"map_sigma_px": 3.0}, {}),
     "rd4ad: no latent noise": ({"method": "rd4ad"}, {}),
     "with published suppression layers, lambda 0.01": ({"suppression_layers": True}, {}),
     "with published suppression layers, lambda 0.1": ({"suppression_layers": True, "suppression_weight": 0.1}, {}),
@@ -51,10 +63,6 @@ VARIANTS: dict[str, Change] = {
     "features divided by deviation only": ({"whitening": 0.0}, {}),
     "features fully whitened": ({"whitening": 1.0}, {}),
     "no hard mining": ({"easy_share": 0.0}, {}),
-    "plain cosine map": ({"map_damping": 0.0}, {}),
-    "damping 1": ({"map_damping": 1.0}, {}),
-    "scales not normalised": ({"map_normalised": False}, {}),
-    "score: maximum": ({"score_share": 0.0}, {}),
     "no views": ({}, {"views": 0}),
     "batch 8, half the steps": ({}, {"batch_size": 8, "halved": True}),
     "batch 2, twice the steps": ({}, {"batch_size": 2, "doubled": True}),
@@ -93,17 +101,28 @@ def _run(
     dataset: DataSet, samples: tuple[Sample, ...], title: str, *, seed: int, steps: int, folder: Path
 ) -> dict[str, object]:
     config = _configured(title, seed=seed, steps=steps)
+    store = ImageStore(
+        split(dataset, held_out_share=0.2, seed=0).train,
+        input_format=input_format(config.method),
+        views=config.training.views,
+        seed=seed,
+    )
+    kept = folder / f"{dataset.name}_{seed}.pt"
+    method_changes, training_changes = VARIANTS[title]
     torch.manual_seed(seed)
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher))
-    form = input_format(config.method)
-    train = split(dataset, held_out_share=0.2, seed=0).train
-    store = ImageStore(train, input_format=form, views=config.training.views, seed=seed)
-    run = folder / "run"
-    run.mkdir(exist_ok=True)
     started = time.perf_counter()
-    fit(model, config, store=store, run=run, device=torch.device("cpu"), checkpoint_seconds=1e9)
+    if kept.is_file() and set(method_changes) <= set(HEAD) and not training_changes:
+        model.load_state_dict(torch.load(kept, weights_only=True))
+        measure_maps(model.eval(), store, device=torch.device("cpu"))
+    else:
+        run = folder / "run"
+        run.mkdir(exist_ok=True)
+        fit(model, config, store=store, run=run, device=torch.device("cpu"), checkpoint_seconds=1e9)
+    if title == "default":
+        torch.save(model.state_dict(), kept)
     seconds = time.perf_counter() - started
-    shown = ImageStore([sample.path for sample in samples], input_format=form)
+    shown = ImageStore([sample.path for sample in samples], input_format=input_format(config.method))
     judged = judge(model, shown, device=torch.device("cpu"))
     masks = read_masks(samples, size_px=config.method.image_size_px)
     facts = evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks).to_json()
@@ -112,7 +131,7 @@ def _run(
 
 def _configured(title: str, *, seed: int, steps: int) -> Config:
     method_changes, training_changes = VARIANTS[title]
-    config = resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=True)
+    config = resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=multiplies_bf16(torch.device("cpu")))
     changes = dict(training_changes)
     if changes.pop("halved", False):
         changes["steps"] = steps // 2

@@ -69,8 +69,8 @@ class MethodConfig:
     map_sigma_px: float = 4.0
     """Of the Gaussian blur, px of the map. Source: the reference."""
 
-    score_share: float = 0.0
-    """Share of the map, its highest part, whose mean is the score; 0 = the maximum, as published."""
+    score_exponent: float | None = None
+    """p of the generalised mean (mean of m^p)^(1/p) over the map that is the score; none: the maximum, as published."""
 
     roi: tuple[float, float, float, float] | None = None
     """Rectangle outside of which the map is 0: left, top, width, height as shares of the image; none: all of it."""
@@ -102,7 +102,10 @@ class MethodConfig:
         _require(
             0 <= self.suppression_weight <= 1e6, f"suppression weight {self.suppression_weight} is negative or huge"
         )
-        _require(0 <= self.score_share < 1, f"score share {self.score_share} is not in [0, 1)")
+        _require(
+            self.score_exponent is None or 1 <= self.score_exponent <= 100,
+            f"score exponent {self.score_exponent} is not between 1 and 100",
+        )
         _require(self.noise_std > 0, f"noise deviation {self.noise_std} is not positive")
 
 

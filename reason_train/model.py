@@ -44,7 +44,7 @@ class ReasonModel(nn.Module):
             sides=[method.image_size_px // stride for stride in teacher.shape.strides],
             damping=method.map_damping,
             sigma_px=method.map_sigma_px,
-            score_share=method.score_share,
+            score_exponent=method.score_exponent,
             has_region=method.has_region,
         )
 

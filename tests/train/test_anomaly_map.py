@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
-from reason_train.anomaly_map import MapHead, interpolation_matrix, map_matrix
+from reason_train.anomaly_map import MapHead, generalised_mean, interpolation_matrix, map_matrix
 
 RESNET_256, RESNET_224, LITE_256 = (64, 32, 16), (56, 28, 14), (32, 16)
 SIDES = [(256, RESNET_256), (224, RESNET_224), (256, LITE_256), (64, (8, 4))]
@@ -144,3 +144,33 @@ def test_the_score_is_the_maximum_of_the_map() -> None:
     teacher, student = pair((8, 4), batch=5)
     anomaly_map, score = MapHead(size_px=64, sides=(8, 4))(teacher, student)
     assert torch.equal(score, anomaly_map.flatten(1).max(1).values)
+
+
+def test_the_generalised_mean_by_hand() -> None:
+    cells = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+    anomaly_map = cells.repeat_interleave(4, 0).repeat_interleave(4, 1)[None]  # each value fills one 4 x 4 cell
+    torch.testing.assert_close(generalised_mean(anomaly_map, exponent=2.0), torch.tensor([2.5]))  # sqrt(25 / 4)
+    torch.testing.assert_close(generalised_mean(anomaly_map, exponent=1.0), torch.tensor([1.75]))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 14.0, 100.0])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_the_generalised_mean_is_the_formula_in_any_unit(exponent: float, unit: float) -> None:
+    anomaly_map = unit * torch.rand((3, 64, 64), generator=Generator().manual_seed(int(exponent)))
+    cells = anomaly_map.double().view(3, 16, 4, 16, 4).mean((2, 4)).flatten(1)
+    expected = (cells / unit).pow(exponent).mean(1).pow(1 / exponent) * unit
+    torch.testing.assert_close(generalised_mean(anomaly_map, exponent=exponent).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_the_generalised_mean_is_between_mean_and_maximum_and_grows_with_its_exponent() -> None:
+    anomaly_map = torch.rand((5, 64, 64), generator=Generator().manual_seed(1))
+    scores = torch.stack([generalised_mean(anomaly_map, exponent=p) for p in (1.0, 4.0, 14.0, 50.0)])
+    assert (scores.diff(dim=0) > 0).all()
+    torch.testing.assert_close(scores[0], anomaly_map.mean((1, 2)))
+    assert (scores[-1] < anomaly_map.amax((1, 2))).all()
+
+
+def test_a_flat_map_has_its_own_value_as_score_and_an_empty_one_none() -> None:
+    torch.testing.assert_close(generalised_mean(torch.full((1, 64, 64), 0.37), exponent=14.0), torch.tensor([0.37]))
+    assert generalised_mean(torch.zeros((1, 64, 64)), exponent=14.0) == 0
+    assert generalised_mean(torch.full((1, 64, 64), -1e-7), exponent=14.0) == 0  # rounding

@@ -37,7 +37,7 @@ def test_paper_is_the_published_method_exactly() -> None:
         "map_damping": 0.0,
         "map_normalised": False,
         "map_sigma_px": 4.0,
-        "score_share": 0.0,
+        "score_exponent": None,
         "roi": None,
         "ignore_mask_sha256": None,
     }
