@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py --data SHARED [--steps 600] [--seeds 2] [--out benchmarks/results/ablation.json]
 
-Judged on: the half of the screw test images whose name has an even CRC-32; defects painted on held-out good `alien`
-images; the painted textures `brick` and `gravel`. The other half of the screw images is left for the final table.
+Judged on: defects painted on held-out good `alien` images; the painted textures `brick`, `gravel` and `grass`; the half
+of the screw test images whose name has an even CRC-32. The other half of those is left for the final table. A memory of
+teacher patches (`nearest_neighbour.py`) is judged on the same images.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from nearest_neighbour import judge_by_memory
 from painted import DEFECTS, paint, write_dataset
 from PIL import Image
 
 from reason_train.config import Config, MethodConfig, TrainingConfig
 from reason_train.datasets import DataSet, Sample, load_dataset, read_masks
 from reason_train.device import multiplies_bf16
-from reason_train.evaluation import evaluate_scores
+from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -42,6 +44,9 @@ Change = tuple[dict[str, object], dict[str, object]]
 
 HEAD = ("map_damping", "map_normalised", "map_sigma_px", "score_exponent")
 """Settings that come after training: variants of these alone judge the default's own model anew."""
+
+MEMORY = "nearest of 20000 teacher patches"
+"""Not a variant of the method: what the same teacher does without a student."""
 
 VARIANTS: dict[str, Change] = {
     "default": ({}, {}),
@@ -73,7 +78,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder with `screw` and `alien`.")],
     steps: Annotated[int, typer.Option(help="Training steps of every variant.")] = 600,
     seeds: Annotated[int, typer.Option(help="Runs a variant.")] = 2,
-    only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all four")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all five")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
     out: Annotated[Path, typer.Option(help="JSON result; rows already in it are kept.")] = Path("ablation.json"),
 ) -> None:
@@ -86,7 +91,7 @@ def main(
                 continue
             dataset, samples = make()
             for seed in range(seeds):
-                for title in variant or VARIANTS:
+                for title in variant or [*VARIANTS, MEMORY]:
                     if (name, title, seed) in done:
                         continue
                     figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
@@ -100,6 +105,9 @@ def main(
 def _run(
     dataset: DataSet, samples: tuple[Sample, ...], title: str, *, seed: int, steps: int, folder: Path
 ) -> dict[str, object]:
+    if title == MEMORY:
+        judged_so = judge_by_memory(split(dataset, held_out_share=0.2, seed=0).train, samples, seed=seed)
+        return _figures(judged_so.evaluation, seconds=judged_so.seconds)
     config = _configured(title, seed=seed, steps=steps)
     store = ImageStore(
         split(dataset, held_out_share=0.2, seed=0).train,
@@ -125,7 +133,11 @@ def _run(
     shown = ImageStore([sample.path for sample in samples], input_format=input_format(config.method))
     judged = judge(model, shown, device=torch.device("cpu"))
     masks = read_masks(samples, size_px=config.method.image_size_px)
-    facts = evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks).to_json()
+    return _figures(evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks), seconds=seconds)
+
+
+def _figures(evaluation: Evaluation, *, seconds: float) -> dict[str, object]:
+    facts = evaluation.to_json()
     return {**{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro")}, "seconds": seconds}
 
 
@@ -144,10 +156,11 @@ def _configured(title: str, *, seed: int, steps: int) -> Config:
 
 def _sets(data: Path, folder: Path) -> dict[str, Callable[[], tuple[DataSet, tuple[Sample, ...]]]]:
     return {
-        "screw, choosing half": lambda: _choosing_half(data / "screw"),
         "alien, painted": lambda: _painted_held_out(data / "alien", folder / "alien"),
-        "brick, painted": lambda: _texture("brick", folder),
         "gravel, painted": lambda: _texture("gravel", folder),
+        "brick, painted": lambda: _texture("brick", folder),
+        "grass, painted": lambda: _texture("grass", folder),
+        "screw, choosing half": lambda: _choosing_half(data / "screw"),
     }
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +24,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from reason_train.config import MethodConfig, TeacherName
-from reason_train.datasets import load_dataset, read_masks, require_test
-from reason_train.evaluation import evaluate_scores
+from reason_train.datasets import Sample, load_dataset, read_masks, require_test
+from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel
 from reason_train.run import library_versions
@@ -53,20 +55,29 @@ def nearest_distance(queries: Tensor, memory: Tensor) -> Tensor:
     return torch.cat([torch.cdist(chunk, memory).amin(1) for chunk in queries.split(1024)])
 
 
-def main(
-    data: Annotated[Path, typer.Option(help="Data set folder.")],
-    teacher: Annotated[TeacherName, typer.Option(help="Teacher.")] = "efficientnet_lite0",
-    category: Annotated[str | None, typer.Option(help="Category inside a root of several.")] = None,
-    patches_kept: Annotated[int, typer.Option("--patches", help="Size of the memory.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="Of the sample and of the split.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON result to write.", show_default="stdout")] = None,
-) -> None:
-    """Judge a data set's test images by nearest neighbours."""
-    dataset = load_dataset(data, category=category)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a memory of patches says of test images."""
+
+    evaluation: Evaluation
+    patches: int
+    memory_mib: float
+    seconds: float
+    """To make the memory."""
+
+
+def judge_by_memory(
+    train: Sequence[Path],
+    samples: Sequence[Sample],
+    *,
+    teacher: TeacherName = "efficientnet_lite0",
+    patches_kept: int = 20_000,
+    seed: int = 0,
+) -> Judged:
+    """Judge test images by their farthest patch from a random sample of the training images' patches."""
     method = MethodConfig(teacher=teacher, method="rd4ad")
     model = ReasonModel(method, teacher=load_teacher(teacher)).eval()
-    form, samples = input_format(method), require_test(dataset)
-    train = split(dataset, held_out_share=0.2, seed=seed).train
+    form = input_format(method)
     started = time.perf_counter()
     vectors, deviations = patches(model, ImageStore(train, input_format=form))
     flat = vectors.flatten(0, 2)
@@ -82,15 +93,35 @@ def main(
     evaluation = evaluate_scores(
         samples, distances.amax(1).numpy(), maps=blurred if masks is not None else None, masks=masks
     )
-    facts = evaluation.to_json()
+    return Judged(evaluation=evaluation, patches=len(memory), memory_mib=memory.numel() * 4 / 2**20, seconds=built)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Data set folder.")],
+    teacher: Annotated[TeacherName, typer.Option(help="Teacher.")] = "efficientnet_lite0",
+    category: Annotated[str | None, typer.Option(help="Category inside a root of several.")] = None,
+    patches_kept: Annotated[int, typer.Option("--patches", help="Size of the memory.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the split.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON result to write.", show_default="stdout")] = None,
+) -> None:
+    """Judge a data set's test images by nearest neighbours."""
+    dataset = load_dataset(data, category=category)
+    judged = judge_by_memory(
+        split(dataset, held_out_share=0.2, seed=seed).train,
+        require_test(dataset),
+        teacher=teacher,
+        patches_kept=patches_kept,
+        seed=seed,
+    )
+    facts = judged.evaluation.to_json()
     result = {
         "data": dataset.name,
         "method": "nearest neighbour",
         "teacher": teacher,
-        "patches": len(memory),
-        "memory_mib": memory.numel() * 4 / 2**20,
+        "patches": judged.patches,
+        "memory_mib": judged.memory_mib,
         "seed": seed,
-        "seconds": built,
+        "seconds": judged.seconds,
         **{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro", "f1_max")},
         "libraries": library_versions(),
         "command": f"python benchmarks/nearest_neighbour.py --data {data.name} --patches {patches_kept} --seed {seed}",

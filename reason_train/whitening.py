@@ -5,7 +5,7 @@ varies most. Dividing by each channel's deviation evens out the channels; multip
 correlation matrix evens out the directions, so that a small, unusual change is no longer lost beside a large, usual
 one. The mean stays: without it a flat background has features near zero, whose direction is noise.
 
-Departure: Not in REASON; `--preset paper` does not use it. `docs/ablation.md` shows what it brings.
+Departure: Not in REASON; `--preset paper` does not use it. `docs/accuracy.md` shows what it brings.
 """
 
 from __future__ import annotations
