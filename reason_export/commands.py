@@ -108,10 +108,10 @@ def quantize(
     changed, found = quantize_bundle(open_bundle(bundle), choices=choices)
     result = check_bundle(changed, precision="int8")
     if as_json:
-        facts = {"method_sqnr_db": found.method_sqnr_db, "sqnr_db": found.sqnr_db, "layers": found.layers}
+        facts = {"sqnr_db": found.sqnr_db, "layers": found.layers}
         print(json.dumps({"bundle": str(bundle), **facts, "float_layers": found.kept, "check": result.to_json()}))
     else:
-        print(f"{bundle}: {found.layers} layers in int8, ranges by {found.method}, map's SQNR {found.sqnr_db:.1f} dB")
+        print(f"{bundle}: {found.layers} layers in int8, map's SQNR {found.sqnr_db:.1f} dB")
         for name, alone_db in found.kept.items():
             print(f"  {name} stays in fp32: alone in int8 it leaves an SQNR of {alone_db:.1f} dB")
         _print_check(result)

@@ -6,34 +6,39 @@
 | on its weight, an int8 constant with one scale an output channel, and a DequantizeLinear | the same |
 | on the shortcut of a residual sum, not on its other side | TensorRT and OpenVINO fuse convolution, sum and rectifier |
 | on every input of a concatenation, with the scale of its output | it becomes a copy of int8 values |
-| for every reader of a convolution's output that has a pair | OpenVINO computes wrong values otherwise |
+| for every reader of an int8 convolution's output that has a pair | OpenVINO computes wrong values otherwise |
 | before a max-pooling, with the scale of its output | it pools int8 values |
 
-Biases, instance norm and the map head stay float32. Zero points are 0, as TensorRT demands.
+Biases, instance norm and the map head stay float32. Zero points are 0, as TensorRT demands. What rounding its weights
+adds to a convolution's mean output is taken off its bias (Nagel et al., arXiv:1906.04721, section 4.2): depthwise
+convolutions have too few weights for the errors to cancel out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from reason_export.graph_parts import CONVOLUTIONS, Wiring, convolutions, wiring
+from reason_export.activations import Activations
+from reason_export.graph_parts import CONVOLUTIONS, Wiring, convolutions, map_head, wiring
 
 LEVELS = 127
 """Of each sign: -128 is not used, so that scales are the same for both."""
+SUMMED_LEVELS = 63
+"""Of weights whose products with several channels are summed. Processors without VNNI (AVX2, older AVX-512) add two
+products of an unsigned 8-bit activation and a weight in 16 bits, which saturate: 2 * 255 * 63 fits in 32767,
+2 * 255 * 127 does not, and OpenVINO and ONNX Runtime gave maps that were noise. Depthwise ones sum in 32 bits."""
 
 
-def quantised_graph(model: ModelProto, *, largest: Mapping[str, float], layers: Collection[str]) -> ModelProto:
+def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[str]) -> ModelProto:
     """The graph with the named convolutions in int8.
 
     Args:
         model: float32.
-        largest: Magnitude by tensor that the highest level stands for; of every convolution's input, concatenation's
-            output and shortcut.
+        seen: What every tensor of `measured_tensors` holds on calibration images.
         layers: Names of the convolutions to quantise.
 
     Returns:
@@ -41,11 +46,11 @@ def quantised_graph(model: ModelProto, *, largest: Mapping[str, float], layers: 
     """
     changed = ModelProto()
     changed.CopyFrom(model)
-    pairs = _Pairs(changed.graph, largest)
+    pairs = _Pairs(changed.graph, seen)
     for node in convolutions(changed.graph):
         if node.name in layers:
-            node.input[0] = pairs.of(node.input[0])
             pairs.quantise_weight(node)
+            node.input[0] = pairs.of(node.input[0])
     wires = wiring(changed.graph)
     for node in changed.graph.node:
         if node.op_type == "Add":
@@ -54,18 +59,27 @@ def quantised_graph(model: ModelProto, *, largest: Mapping[str, float], layers: 
         if node.op_type in ("Concat", "MaxPool") and node.output[0] in pairs.made:
             for i, name in enumerate(node.input):
                 node.input[i] = pairs.of(name, like=node.output[0])
-    _read_through_pairs(changed.graph, wires, pairs)
+    _read_through_pairs(changed.graph, wires, pairs, layers)
     pairs.insert()
-    onnx.checker.check_model(changed, full_check=True)
     return changed
 
 
-def activations(graph: GraphProto) -> list[str]:
+def measured_tensors(graph: GraphProto) -> list[str]:
     """Tensors that may get a Q/DQ pair, so that their range must be known."""
     wires = wiring(graph)
     names = [node.input[0] for node in convolutions(graph)]
     names += [found for node in graph.node if node.op_type == "Add" if (found := _shortcut(node, wires)) is not None]
     return list(dict.fromkeys(names))
+
+
+def read_by_head_and_network(graph: GraphProto) -> set[str]:
+    """Names of convolutions whose output goes to the map head and on through the network.
+
+    The head would have to read it through its pair (see `_read_through_pairs`), in 8 bits: leave them in float32.
+    """
+    wires, head = wiring(graph), map_head(graph)
+    readers = {node.name: {reader.name for reader in wires.after(node)} for node in convolutions(graph)}
+    return {name for name, names in readers.items() if names & head and names - head}
 
 
 def _shortcut(node: NodeProto, wires: Wiring) -> str | None:
@@ -87,23 +101,23 @@ def _quantise_shortcut(node: NodeProto, wires: Wiring, pairs: _Pairs, layers: Co
         node.input[list(node.input).index(shortcut)] = pairs.of(shortcut)
 
 
-def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs) -> None:
-    """Let nobody read a convolution's output beside its pair.
+def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs, layers: Collection[str]) -> None:
+    """Let nobody read an int8 convolution's output beside its pair.
 
     OpenVINO 2026.4 gives wrong values where an int8 convolution's output is read by a quantiser and by float32 layers:
     it moves the scale of the product into the quantiser and applies it once more.
     """
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name in pairs.made and name in wires.producers and wires.producers[name].op_type in CONVOLUTIONS:
+            if name in pairs.made and name in wires.producers and wires.producers[name].name in layers:
                 node.input[i] = pairs.made[name]
 
 
 class _Pairs:
     """The Q/DQ pairs of one graph, each made once."""
 
-    def __init__(self, graph: GraphProto, largest: Mapping[str, float]) -> None:
-        self.graph, self.largest = graph, largest
+    def __init__(self, graph: GraphProto, seen: Activations) -> None:
+        self.graph, self.seen = graph, seen
         self.made: dict[str, str] = {}
         self.nodes: dict[str, list[NodeProto]] = {}
         self.weights: dict[str, NDArray[np.float32]] = {
@@ -115,31 +129,46 @@ class _Pairs:
         """The name of a tensor after its pair; `like` names the tensor whose scale is used."""
         key = tensor if like is None else f"{tensor}.{like}"
         if key not in self.made:
-            scale = self._constant(f"{key}.scale", np.float32(self.largest[like or tensor] / LEVELS))
+            scale = self._constant(f"{key}.scale", np.float32(self.seen[like or tensor].largest / LEVELS))
             self.nodes.setdefault(tensor, []).extend(_pair(tensor, key=key, scale=scale))
             self.made[key] = f"{key}.dequantised"
         return self.made[key]
 
     def quantise_weight(self, node: NodeProto) -> None:
-        """Replace a convolution's weight by int8 values and their scales."""
+        """Replace a convolution's weight by int8 values and their scales, and correct its bias."""
         name = node.input[1]
         weight = self.weights[name]
         axis = 0 if node.op_type == "Conv" else 1  # (in, out, ...) where transposed
+        levels = LEVELS if axis == 0 and weight.shape[1] == 1 else SUMMED_LEVELS
         rest = tuple(i for i in range(weight.ndim) if i != axis)
-        scale = np.maximum(np.abs(weight).max(axis=rest), np.finfo(np.float32).tiny * LEVELS) / np.float32(LEVELS)
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        values = np.clip(np.round(weight / scale.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
-        quantised, scales = self._constant(f"{name}.int8", values), self._constant(f"{name}.scale", scale)
+        largest = np.abs(weight).max(axis=rest)
+        scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(levels)  # a dead channel stays 0
+        scales = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        values = np.clip(np.round(weight / scales), -levels, levels).astype(np.int8)
+        if axis == 0:
+            self._correct_bias(node, values * scales - weight)
         zeros = self._constant(f"{name}.zero_point", np.zeros(scale.shape, np.int8))
+        parts = [self._constant(f"{name}.int8", values), self._constant(f"{name}.scale", scale), zeros]
         out = f"{name}.dequantised"
-        self.nodes.setdefault("", []).append(
-            helper.make_node("DequantizeLinear", [quantised, scales, zeros], [out], name=out, axis=axis)
-        )
+        self.nodes.setdefault("", []).append(helper.make_node("DequantizeLinear", parts, [out], name=out, axis=axis))
         node.input[1] = out
+
+    def _correct_bias(self, node: NodeProto, added: NDArray[np.float32]) -> None:
+        """Take off what a weight's rounding errors (O, I / groups, h, w) add to the mean output."""
+        means = self.seen[node.input[0]].channel_means
+        errors = added.sum(axis=(2, 3), dtype=np.float64)  # (O, I / groups)
+        groups = len(means) // errors.shape[1]
+        by_group = errors.reshape(groups, -1, errors.shape[1])  # (groups, O / groups, I / groups)
+        excess = np.einsum("goi,gi->go", by_group, means.reshape(groups, -1)).ravel()
+        before = self.weights[node.input[2]] if len(node.input) == 3 else 0
+        corrected = self._constant(f"{node.input[1]}.bias", (before - excess).astype(np.float32))
+        del node.input[2:]
+        node.input.append(corrected)
 
     def insert(self) -> None:
         """Put the nodes where they belong in the order of the graph, and drop weights that nothing reads any more."""
-        ordered = [*self.nodes.get("", [])]
+        produced = {name for node in self.graph.node for name in node.output}
+        ordered = [pair for name, pairs in self.nodes.items() if name not in produced for pair in pairs]
         for node in self.graph.node:
             ordered.append(node)
             ordered += [pair for name in node.output for pair in self.nodes.get(name, [])]

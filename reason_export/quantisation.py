@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from reason_export.activation_ranges import RANGE_METHODS, RangeMethod, activation_ranges
+from reason_export.activations import measure_activations
 from reason_export.graph_parts import convolutions
-from reason_export.qdq import activations, quantised_graph
+from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.backends.signature import INPUT, OUTPUTS
 from reason_runtime.errors import ParityError
 from reason_runtime.progress import counted
@@ -30,16 +30,13 @@ class Quantised:
     """An int8 graph and how it came about."""
 
     graph: bytes
-    method: RangeMethod
-    """Of the ranges."""
-    method_sqnr_db: dict[str, float]
-    """Of the map by every method tried, all layers in int8."""
     sqnr_db: float
     """Of the map, as it is."""
     layers: int
     """Convolutions in int8."""
     kept: dict[str, float]
-    """Convolutions left in float32, each with the map's SQNR when it alone is in int8."""
+    """Convolutions left in float32, each with the map's SQNR when it alone is in int8: the noisiest, and those that the
+    map head reads beside the network."""
 
 
 def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
@@ -59,16 +56,15 @@ def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
     probe = _Probe(source, images[np.linspace(0, len(images) - 1, min(len(images), MEASURED_IMAGES)).astype(int)])
     labels = {node.name: node.input[1].removesuffix(".weight") for node in convolutions(source.graph)}
     names = list(labels)
-    ranges, method_sqnr = _ranges(model, source, images, probe, names)
-    method = max(method_sqnr, key=lambda name: method_sqnr[name])
-    largest = ranges[method]
+    seen = measure_activations(source, images, tensors=measured_tensors(source.graph))
     alone = {
-        name: probe.sqnr_db(quantised_graph(source, largest=largest, layers=[name]))
+        name: probe.sqnr_db(quantised_graph(source, seen=seen, layers=[name]))
         for name in counted(names, total=len(names), what="layers measured")
     }
-    order = sorted(names, key=lambda name: alone[name])
-    for kept in range(_first_guess(alone, order), len(order) // 2 + 1):
-        graph = quantised_graph(source, largest=largest, layers=order[kept:])
+    pinned = read_by_head_and_network(source.graph)
+    order = sorted(names, key=lambda name: (name not in pinned, alone[name]))
+    for kept in range(max(len(pinned), _first_guess(alone, order)), len(order) // 2 + 1):
+        graph = quantised_graph(source, seen=seen, layers=order[kept:])
         sqnr_db = probe.sqnr_db(graph)
         if sqnr_db >= TARGET_SQNR_DB:
             break
@@ -77,26 +73,13 @@ def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
             f"{model}: in int8 the map's SQNR is {sqnr_db:.1f} dB even with half of the layers in float32, at least "
             f"{LEAST_SQNR_DB:.0f} dB is needed; use fp16 or bf16"
         )
+    onnx.checker.check_model(graph, full_check=True)
     return Quantised(
         graph=bytes(graph.SerializeToString()),
-        method=method,
-        method_sqnr_db={name: round(value, 2) for name, value in method_sqnr.items()},
         sqnr_db=round(sqnr_db, 2),
         layers=len(order) - kept,
         kept={labels[name]: round(alone[name], 2) for name in order[:kept]},
     )
-
-
-def _ranges(
-    model: Path, source: onnx.ModelProto, images: NDArray[np.uint8], probe: _Probe, names: Sequence[str]
-) -> tuple[dict[RangeMethod, dict[str, float]], dict[RangeMethod, float]]:
-    tensors = activations(source.graph)
-    ranges: dict[RangeMethod, dict[str, float]] = {}
-    sqnr_db: dict[RangeMethod, float] = {}
-    for method in RANGE_METHODS:
-        ranges[method] = activation_ranges(model, images, method=method, tensors=tensors, graph_input=INPUT)
-        sqnr_db[method] = probe.sqnr_db(quantised_graph(source, largest=ranges[method], layers=names))
-    return ranges, sqnr_db
 
 
 def _first_guess(alone: dict[str, float], order: Sequence[str]) -> int:

@@ -68,7 +68,6 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
     found = quantise_model(bundle.model_path("fp32"), images.calibration)
     record = Quantisation(
         images=len(images.calibration),
-        method=found.method,
         sqnr_db=found.sqnr_db,
         layers=found.layers,
         float_layers=found.kept,
@@ -115,13 +114,13 @@ def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> 
     where = choices.held_out or choices.calibration
     limit = bundle.manifest.thresholds.get("fp32")
     every = np.concatenate([scores, score_each(session, images.calibration)])
-    if limit is not None and (every >= limit.value).mean() > MOST_REJECTED:
+    if limit is not None and limit.images >= LEAST_HELD_OUT and (every >= limit.value).mean() > MOST_REJECTED:
         raise DataError(
             f"{choices.calibration}: the trained model rejects {int((every >= limit.value).sum())} of {len(every)} "
             "images; calibration needs good parts, as the camera sees them"
         )
     known = bundle.manifest.score_statistics
-    if known is None or known.images < 2:
+    if known is None or known.images < LEAST_HELD_OUT:
         return
     error = known.std * np.sqrt(1 / known.images + 1 / len(scores))
     if known.mean - scores.mean() > LOWER_SCORES * error > 0:

@@ -45,7 +45,7 @@ def describe(bundle: Bundle) -> str:
     if manifest.quantisation is not None:
         made = manifest.quantisation
         lines.append(
-            f"int8        {made.layers} layers; ranges by {made.method} on {made.images} good images; map's SQNR "
+            f"int8        {made.layers} layers; ranges from {made.images} good images; map's SQNR "
             f"{made.sqnr_db:.1f} dB; left in fp32: {', '.join(made.float_layers) or 'none'}"
         )
     lines += [

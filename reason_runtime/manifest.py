@@ -100,14 +100,12 @@ class Quantisation:
 
     Attributes:
         images: Good images it was calibrated on.
-        method: Of the activations' ranges: `minmax`, `percentile` or `entropy`, the best by measurement.
         sqnr_db: Of the map against float32 on calibration images.
         layers: Convolutions in int8.
         float_layers: Convolutions left in float32, each with the map's SQNR in dB when it alone is in int8.
     """
 
     images: int
-    method: str
     sqnr_db: float
     layers: int
     float_layers: dict[str, float]
@@ -315,7 +313,6 @@ def _read_quantisation(value: Json, where: str) -> Quantisation:
     numbers = Fields(kept, where=fields.place("float_layers"), keys=tuple(kept))
     return Quantisation(
         images=fields.integer("images"),
-        method=fields.text("method"),
         sqnr_db=fields.number("sqnr_db"),
         layers=fields.integer("layers"),
         float_layers={name: numbers.number(name) for name in kept},

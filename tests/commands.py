@@ -12,6 +12,7 @@ MODULES = {
     "reason-train": "reason_train.commands",
     "reason-export": "reason_export.commands",
     "reason-run": "reason_runtime.commands",
+    "reason-bench": "reason_runtime.bench_commands",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Done, call
-from tests.pictures import parts_with_defects
+from tests.pictures import good_picture, parts_with_defects, save
 
 
 def pytest_configure() -> None:
@@ -52,3 +52,23 @@ def exported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 def exported_bundle(exported: tuple[Path, Done]) -> Path:
     """The bundle of that run. Read-only: tests that change one copy it."""
     return exported[0]
+
+
+@pytest.fixture(scope="session")
+def good_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty good pictures that nothing was trained on."""
+    folder = tmp_path_factory.mktemp("good")
+    for number in range(20):
+        save(folder / f"{number:02}.png", good_picture(3000 + number))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def precise_bundle(finished_run: Path, good_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `finished_run` with its fp16 and int8 files. Read-only."""
+    out = tmp_path_factory.mktemp("bundle") / "precise"
+    done = call("reason-export", "onnx", finished_run, "--out", out, "--fp16")
+    assert done.status == 0, done.log
+    done = call("reason-export", "quantize", out, "--calibration", good_pictures)
+    assert done.status == 0, done.log
+    return out

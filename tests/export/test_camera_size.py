@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reason_export.resize_graph import CameraModel, resize_matrix
+from reason_runtime import load
+from reason_runtime.bundle import open_bundle
+from reason_runtime.errors import ImageError
+from reason_runtime.image import resize_image, square_format
+from tests.commands import Done, call
+from tests.pictures import good_picture, save
+from tests.runtime.processor import NEEDS_BF16
+
+FRAME = (150, 200)
+
+
+class Echo(torch.nn.Module):
+    """Gives back the images it takes, so that the resize can be looked at."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, images
+
+
+def resized(frame: np.ndarray, *, to: int, cropped: int) -> np.ndarray:
+    model = CameraModel(
+        Echo(),  # type: ignore[arg-type]
+        frame=(frame.shape[0], frame.shape[1]),
+        resized=(to, to),
+        cropped=(cropped, cropped),
+    )
+    return model(torch.from_numpy(frame[None]))[0][0].numpy().astype(int)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (150, 200), (200, 150), (1024, 1224), (511, 513)])
+@pytest.mark.parametrize("kind", ["noise", "edges"])
+def test_the_resize_is_pillows_to_one_grey_level(size: tuple[int, int], kind: str) -> None:
+    random = np.random.default_rng(sum(size))
+    frame = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+    if kind == "edges":
+        frame = np.where(frame > 127, 255, 0).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(frame).resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(resized(frame, to=64, cropped=64) - expected).max() <= 1
+
+
+def test_the_crop_is_the_runtimes() -> None:
+    frame = np.random.default_rng(2).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    expected = resize_image(frame, input_format=square_format(56, resize_px=64)).astype(int)
+    assert np.abs(resized(frame, to=64, cropped=56) - expected).max() <= 1
+
+
+def test_a_matrix_computed_by_hand() -> None:
+    # half size: each output looks at two input steps to each side, with weights 1/8, 3/8, 3/8, 1/8
+    matrix = resize_matrix(8, 4)
+    np.testing.assert_allclose(matrix[1], np.array([0, 1, 3, 3, 1, 0, 0, 0]) / 8, atol=1e-6)
+    np.testing.assert_allclose(matrix[0], np.array([3, 3, 1, 0, 0, 0, 0, 0]) / 7, atol=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(64, 64), (2448, 256), (300, 257)])
+def test_rows_sum_to_one(before: int, after: int) -> None:
+    np.testing.assert_allclose(resize_matrix(before, after).sum(1), 1, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("frames")
+    for number in range(3):
+        picture = Image.fromarray(good_picture(number, size_px=200)).crop((0, 0, 200, 150))
+        save(folder / f"{number}.png", np.asarray(picture))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def camera_export(finished_run: Path, frames: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    out = tmp_path_factory.mktemp("camera") / "bundle"
+    return out, call("reason-export", "onnx", finished_run, "--out", out, "--input-size", *FRAME, "--golden", frames)
+
+
+@pytest.fixture(scope="module")
+def camera(camera_export: tuple[Path, Done]) -> Path:
+    assert camera_export[1].status == 0, camera_export[1].log
+    return camera_export[0]
+
+
+def test_the_manifest_says_where_the_resize_is(camera: Path) -> None:
+    form = open_bundle(camera).manifest.input
+    assert (form.height_px, form.width_px, form.resize_filter) == (*FRAME, "in-graph")
+    limit = open_bundle(camera).manifest.thresholds["fp32"]
+    assert limit.source.endswith("held-out good images, resized before the graph")
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("onnxruntime", "fp32"), ("openvino", "fp32"), pytest.param("openvino", "bf16", marks=NEEDS_BF16)],
+)
+def test_the_same_file_runs_on_both_backends(
+    backend: str, precision: str, camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = call("reason-export", "check", camera, "--backend", backend, "--precision", precision, "--json")
+    assert done.status == 0, done.log
+    assert json.loads(done.output)["images"] == 3
+
+
+def test_scores_are_those_of_a_resize_before_the_graph(camera: Path, exported_bundle: Path, frames: Path) -> None:
+    inside, before = load(camera), load(exported_bundle)
+    for path in sorted(frames.iterdir()):
+        frame = np.asarray(Image.open(path))
+        assert inside(frame).score == pytest.approx(before(frame).score, rel=1e-2)
+
+
+def test_frames_of_another_size_are_refused_by_name(camera: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="the image has 64 rows and 64 columns; this graph .* takes 150 x 200 only"):
+        load(camera)(good_picture(1))
+    path = save(tmp_path / "small.png", good_picture(1))
+    done = call("reason-run", "predict", camera, path, "--json")
+    assert done.status == 1
+    assert json.loads(done.output)["decision"] == "UNKNOWN"
+
+
+def test_a_frame_smaller_than_the_model_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    told = call("reason-export", "onnx", finished_run, "--out", tmp_path / "b", "--input-size", 32, 200).error
+    assert "--input-size 32 200 is smaller than the 64 x 64 pixels that the model looks at" in told

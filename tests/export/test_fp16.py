@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from reason_export.graph_parts import before_network, map_head
+from reason_export.half import half_graph
+from reason_runtime.bundle import open_bundle
+from reason_runtime.errors import ParityError
+from tests.commands import call
+
+
+def kinds(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor that a node computes or that is stored."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = [*inferred.value_info, *inferred.output, *inferred.input]
+    found = {value.name: value.type.tensor_type.elem_type for value in values}
+    return found | {item.name: item.data_type for item in inferred.initializer}
+
+
+@pytest.fixture(scope="module")
+def half(precise_bundle: Path) -> onnx.ModelProto:
+    return onnx.load(precise_bundle / "model_fp16.onnx")
+
+
+def test_the_convolutions_are_in_half_precision(half: onnx.ModelProto) -> None:
+    known = kinds(half)
+    layers = [node for node in half.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    assert len(layers) > 50
+    assert {known[name] for node in layers for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
+
+
+def test_instance_norm_cosine_and_head_stay_in_float32(half: onnx.ModelProto) -> None:
+    known, head = kinds(half), map_head(half.graph)
+    norms = [node for node in half.graph.node if node.op_type == "InstanceNormalization"]
+    assert len(norms) == 8
+    matrices = [node for node in half.graph.node if node.op_type == "MatMul"]
+    assert {node.name for node in matrices} <= head
+    for node in half.graph.node:
+        if node.op_type != "Cast" and (node.name in head | before_network(half.graph) or node in norms):
+            assert TensorProto.FLOAT16 not in {known[name] for name in node.output}, node.name
+
+
+def test_values_change_type_only_where_the_network_meets_the_rest(half: onnx.ModelProto) -> None:
+    made = {name: node for node in half.graph.node for name in node.output}
+    for node in half.graph.node:
+        if node.op_type == "Cast" and node.input[0] in made:
+            assert made[node.input[0]].op_type != "Cast" or made[node.input[0]].input[0] == "image"
+
+
+def test_inputs_and_outputs_are_unchanged(precise_bundle: Path, half: onnx.ModelProto) -> None:
+    full = onnx.load(precise_bundle / "model.onnx")
+    assert list(half.graph.input) == list(full.graph.input)
+    assert list(half.graph.output) == list(full.graph.output)
+    assert half.opset_import == full.opset_import
+
+
+def test_it_passes_its_own_gate_and_has_its_own_threshold(precise_bundle: Path) -> None:
+    done = call("reason-export", "check", precise_bundle, "--precision", "fp16", "--json")
+    assert done.status == 0, done.log
+    facts = json.loads(done.output)
+    assert facts["sqnr_db"] > 40
+    assert 0 < facts["map_difference_max"] <= 2e-2
+    limits = open_bundle(precise_bundle).manifest.thresholds
+    assert limits["fp16"].images == limits["fp32"].images
+    assert limits["fp16"].value == pytest.approx(limits["fp32"].value, rel=2e-2)
+
+
+def test_a_weight_beyond_half_precision_is_refused() -> None:
+    weight = numpy_helper.from_array(np.full((1, 1, 1, 1), 1e5, np.float32), "huge")
+    image, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4, 4]) for name in ("image", "out"))
+    node = helper.make_node("Conv", ["image", "huge"], ["out"], name="convolution")
+    model = helper.make_model(
+        helper.make_graph([node], "g", [image], [out], [weight]), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    with pytest.raises(ParityError, match="huge: holds 1e\\+05, more than half precision can"):
+        half_graph(model)

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from reason_export.activations import Activation, measure_activations
+from reason_export.graph_parts import map_head
+from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised_graph
+from reason_runtime.bundle import open_bundle
+from tests.commands import Done, call
+from tests.imports import loaded_packages
+from tests.pictures import save
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+def quantize(bundle: Path, calibration: Path, *more: object) -> Done:
+    return call("reason-export", "quantize", bundle, "--calibration", calibration, *more)
+
+
+@pytest.fixture(scope="module")
+def int8(precise_bundle: Path) -> onnx.ModelProto:
+    return onnx.load(precise_bundle / "model_int8.onnx")
+
+
+@pytest.fixture(scope="module")
+def weights(int8: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    return {item.name: numpy_helper.to_array(item) for item in int8.graph.initializer}
+
+
+def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def quantised_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    made = makers(model)
+    return [node for node in model.graph.node if node.op_type in CONVOLUTIONS and node.input[1] in made]
+
+
+def test_every_zero_point_is_zero_and_every_value_int8(
+    int8: onnx.ModelProto, weights: dict[str, NDArray[np.generic]]
+) -> None:
+    pairs = [node for node in int8.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        assert weights[node.input[2]].dtype == np.int8
+        assert not weights[node.input[2]].any()
+
+
+def test_weights_have_one_scale_an_output_channel(
+    int8: onnx.ModelProto, weights: dict[str, NDArray[np.generic]]
+) -> None:
+    made = makers(int8)
+    layers = quantised_layers(int8)
+    assert {node.op_type for node in layers} == set(CONVOLUTIONS)
+    for node in layers:
+        dequantise = made[node.input[1]]
+        axis = 0 if node.op_type == "Conv" else 1
+        values, scales = (weights[name] for name in dequantise.input[:2])
+        assert (values.dtype, scales.shape) == (np.int8, (values.shape[axis],))
+        assert helper.get_node_attr_value(dequantise, "axis") == axis
+        rest = tuple(i for i in range(values.ndim) if i != axis)
+        largest = np.abs(values.astype(int)).max(axis=rest)
+        levels = LEVELS if axis == 0 and values.shape[1] == 1 else SUMMED_LEVELS
+        assert set(largest) <= {0, levels}  # the whole range of each channel is used; some channels are dead
+
+
+def test_quantised_weights_are_within_half_a_step(
+    precise_bundle: Path, int8: onnx.ModelProto, weights: dict[str, NDArray[np.generic]]
+) -> None:
+    full = onnx.load(precise_bundle / "model.onnx").graph
+    before = {item.name: numpy_helper.to_array(item) for item in full.initializer}
+    made = makers(int8)
+    for node in quantised_layers(int8):
+        values, scales = (weights[name] for name in made[node.input[1]].input[:2])
+        shape = [-1 if i == (node.op_type == "ConvTranspose") else 1 for i in range(values.ndim)]
+        original = before[node.input[1].removesuffix(".dequantised")]
+        gap = np.abs(values * scales.reshape(shape) - original) / scales.reshape(shape)
+        assert gap.max() <= 0.5 + 1e-3
+
+
+def test_the_map_head_is_never_quantised(int8: onnx.ModelProto) -> None:
+    head = map_head(int8.graph)
+    assert {"MatMul", "Sqrt", "Div"} <= {node.op_type for node in int8.graph.node if node.name in head}
+    for node in int8.graph.node:
+        if node.name in head:
+            assert node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+            assert node.op_type != "MatMul" or not any("dequantised" in name for name in node.input)
+
+
+def test_residual_sums_take_their_shortcut_quantised_and_their_main_side_plain(int8: onnx.ModelProto) -> None:
+    made = makers(int8)
+    quantised = {node.name for node in quantised_layers(int8)}
+    sums = [
+        node
+        for node in int8.graph.node
+        if node.op_type == "Add" and any(made[name].name in quantised for name in node.input if name in made)
+    ]
+    assert len(sums) >= 4
+    for node in sums:
+        assert sorted(made[name].op_type in CONVOLUTIONS for name in node.input) == [False, True]
+        assert "DequantizeLinear" in {made[name].op_type for name in node.input}
+
+
+def test_inputs_of_a_concatenation_share_its_scale(int8: onnx.ModelProto) -> None:
+    made = makers(int8)
+    joint = next(node for node in int8.graph.node if node.op_type == "Concat")
+    scales = {made[name].input[1] for name in joint.input}
+    after = [node for node in int8.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == joint.output[0]]
+    weights = {item.name: float(numpy_helper.to_array(item)) for item in int8.graph.initializer if not item.dims}
+    assert {weights[name] for name in scales} == {weights[after[0].input[1]]}
+
+
+def test_how_it_came_about_is_in_the_manifest(precise_bundle: Path, int8: onnx.ModelProto) -> None:
+    manifest = open_bundle(precise_bundle).manifest
+    made = manifest.quantisation
+    assert made is not None
+    assert made.images == 10  # of twenty; the other ten set the threshold
+    assert made.sqnr_db >= 15
+    assert made.layers == len(quantised_layers(int8))
+    floats = [node for node in int8.graph.node if node.op_type in CONVOLUTIONS and node.input[1] not in makers(int8)]
+    assert set(made.float_layers) == {node.input[1].removesuffix(".weight") for node in floats}
+    assert manifest.thresholds["int8"].images == 10
+    assert manifest.thresholds["int8"].source == "10 held-out good images, int8 in ONNX Runtime"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_both_backends_pass_the_gate(
+    backend: str, precise_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = call("reason-export", "check", precise_bundle, "--backend", backend, "--precision", "int8", "--json")
+    assert done.status == 0, done.log
+    assert json.loads(done.output)["sqnr_db"] >= 15
+
+
+def test_few_images_are_refused(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(good_pictures.iterdir())[:6]:
+        shutil.copy(path, few)
+    before = (exported_bundle / "manifest.json").read_bytes()
+    told = quantize(exported_bundle, few).error
+    assert "3 good images to calibrate and 3 others to draw the threshold from; at least 8 and 8 are needed" in told
+    assert (exported_bundle / "manifest.json").read_bytes() == before
+
+
+def test_an_image_that_sets_the_threshold_does_not_calibrate(exported_bundle: Path, good_pictures: Path) -> None:
+    told = quantize(exported_bundle, good_pictures, "--held-out", good_pictures).error
+    assert "0 good images to calibrate and 20 others" in told
+
+
+def test_an_image_that_cannot_be_read_is_named(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(good_pictures, tmp_path / "broken"))
+    (broken / "03.png").write_bytes(b"no picture")
+    assert str(broken / "03.png") in quantize(exported_bundle, broken).error
+
+
+def test_it_loads_no_torch(exported_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    for number in range(3):
+        save(tmp_path / "few" / f"{number}.png", np.full((64, 64, 3), 90 + number, np.uint8))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom reason_export.quantize import QuantizeChoices, quantize\n"
+        "from reason_runtime.bundle import open_bundle\nfrom reason_runtime.errors import DataError\n"
+        "try:\n    quantize(open_bundle(sys.argv[1]), choices=QuantizeChoices(calibration=Path(sys.argv[2])))\n"
+        "except DataError:\n    pass\n"
+    )
+    loaded = loaded_packages(code, arguments=[bundle, tmp_path / "few"])
+    assert loaded & {"torch", "torchvision", "timm", "safetensors"} == set()
+    assert "onnxruntime" in loaded
+
+
+def small_network(seed: int = 5) -> onnx.ModelProto:
+    """Two convolutions whose common input is a convolution's output, read by a third node in float32 too."""
+    random = np.random.default_rng(seed)
+    names = ("first", "second")
+    stored = [
+        numpy_helper.from_array(random.standard_normal((4, 4, 1, 1)).astype(np.float32), f"{name}.weight")
+        for name in names
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "first.weight"], ["feature"], name="first"),
+        helper.make_node("Conv", ["feature", "second.weight"], ["rebuilt"], name="second"),
+        helper.make_node("Mul", ["feature", "rebuilt"], ["out"], name="product"),
+    ]
+    image, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in ("image", "out"))
+    graph = helper.make_graph(nodes, "small", [image], [out], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def seen(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, Activation]:
+    """Of the small network on one image, computed plainly."""
+    weight = numpy_helper.to_array(model.graph.initializer[0])[:, :, 0, 0]
+    feature = np.einsum("oi,nihw->nohw", weight, image)
+    return {
+        name: Activation(largest=float(np.abs(value).max()), channel_means=value.mean(axis=(0, 2, 3), dtype=np.float64))
+        for name, value in {"image": image, "feature": feature}.items()
+    }
+
+
+def run_by_openvino(graph: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
+    return np.asarray(compiled({"image": image})["out"])
+
+
+def run_by_onnx_runtime(graph: onnx.ModelProto, image: NDArray[np.float32], *, plain: bool) -> NDArray[np.float32]:
+    """Plain: node by node in float32, as the graph is written, so that no backend's int8 arithmetic is involved."""
+    options = onnxruntime.SessionOptions()
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"image": image})[0])
+
+
+def test_nobody_reads_a_convolution_beside_its_pair() -> None:
+    # OpenVINO 2026.4 gives wrong values otherwise: this is what broke whitened features
+    model = small_network()
+    assert measured_tensors(model.graph) == ["image", "feature"]
+    image = np.random.default_rng(6).uniform(-1, 1, (1, 4, 8, 8)).astype(np.float32)
+    changed = quantised_graph(model, seen=seen(model, image), layers=["first", "second"])
+    product = next(node for node in changed.graph.node if node.op_type == "Mul")
+    assert "feature" not in product.input
+    expected = run_by_openvino(model, image)
+    assert np.abs(run_by_openvino(changed, image) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_product_saturates_on_any_processor(seed: int) -> None:
+    # without VNNI two products are added in 16 bits: weights of 8 bits gave values that were off by half
+    model = small_network(seed)
+    image = np.random.default_rng(seed).choice([-1, 1], (1, 4, 8, 8)).astype(np.float32)
+    changed = quantised_graph(model, seen=seen(model, image), layers=["first", "second"])
+    exact = run_by_onnx_runtime(changed, image, plain=True)
+    for found in (run_by_openvino(changed, image), run_by_onnx_runtime(changed, image, plain=False)):
+        assert np.abs(found - exact).max() < 0.02 * np.abs(exact).max()  # a value may round to the next step
+
+
+def test_rounding_weights_does_not_shift_the_mean_output() -> None:
+    # one depthwise layer with weights that all round the same way, on a bright image
+    weight = np.full((2, 1, 1, 3), 0.4 / LEVELS, np.float32)
+    weight[:, 0, 0, 0] = 1.0
+    stored = [numpy_helper.from_array(weight, "layer.weight"), numpy_helper.from_array(np.ones(2, np.float32), "b")]
+    node = helper.make_node("Conv", ["image", "layer.weight", "b"], ["out"], name="layer", group=2)
+    image_info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 2, 8, 8])
+    out_info = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 2, 8, 6])
+    graph = helper.make_graph([node], "g", [image_info], [out_info], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    means = np.array([0.5, 1.0])
+    changed = quantised_graph(model, seen={"image": Activation(largest=1.0, channel_means=means)}, layers=["layer"])
+    bias = next(item for item in changed.graph.initializer if item.name == "layer.weight.bias")
+    # two of three weights became 0
+    np.testing.assert_allclose(numpy_helper.to_array(bias), 1 + 2 * 0.4 / LEVELS * means, rtol=1e-6)
+
+
+def test_activations_are_measured_over_all_images() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["pixels"], ["feature"], perm=[0, 3, 1, 2]),
+        helper.make_node("ReduceMax", ["feature"], ["score"], keepdims=0),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 4, 5, 3])
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, [])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [image], [score]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
+    images = np.random.default_rng(1).integers(0, 200, (3, 4, 5, 3), dtype=np.uint8)
+    images[1, 2, 3, 0] = 255
+    found = measure_activations(model, images, tensors=["feature"])["feature"]
+    assert found.largest == 255
+    np.testing.assert_allclose(found.channel_means, images.mean(axis=(0, 1, 2)), rtol=1e-6)
