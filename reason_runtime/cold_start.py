@@ -65,6 +65,6 @@ def _run(arguments: str, environment: dict[str, str]) -> tuple[float, float]:
         [sys.executable, "-c", _PROGRAM, arguments], capture_output=True, text=True, env=environment, check=False
     )
     if done.returncode != 0:
-        raise BackendError(f"a fresh process failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise BackendError(f"a fresh process failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     seconds, kibibytes = json.loads(done.stdout.splitlines()[-1])
     return float(seconds), float(kibibytes)
