@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,13 @@ from reason_export.labelled import LabelledImages, Limits
 from reason_export.parity import Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
-from reason_runtime.image import load_image
+from reason_runtime.errors import DataError
+from reason_runtime.image import load_image, read_image
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
+from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import aupro
-from reason_train.datasets import load_dataset, read_masks, require_test
+from reason_train.datasets import Sample, load_dataset, read_masks, read_masks_as_drawn, require_test
 from reason_train.metrics import auroc
 
 
@@ -89,22 +92,37 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
         ImageError: An image cannot be read.
         BackendError: ONNX Runtime is missing, or a backend failed.
     """
-    form = bundle.manifest.input
+    form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
     samples = require_test(load_dataset(labelled.folder, category=labelled.category))
+    masks = _masks(bundle, samples) if tile_px is None else read_masks_as_drawn(samples)
+    reference_session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
+    pairs = []
+    for sample in counted(samples, total=len(samples), what="images"):
+        if tile_px is None:
+            image = load_image(sample.path, input_format=form)[None]
+            pairs.append((reference_session.run(image), session.run(image)))
+        else:
+            picture = read_image(sample.path, input_format=form)
+            pairs.append(
+                (
+                    run_tiled(reference_session.run, picture, tile_px=tile_px),
+                    run_tiled(session.run, picture, tile_px=tile_px),
+                )
+            )
+    if len({pair[0].anomaly_map.shape for pair in pairs}) > 1:
+        raise DataError(f"{labelled.folder}: its test images differ in size; maps of tiles are compared at one size")
+    reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
+    anomalous = np.array([sample.anomalous for sample in samples])
+    return _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
+
+
+def _masks(bundle: Bundle, samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
     crop_from_px = bundle.manifest.method.settings.get("crop_from_px")
-    masks = read_masks(
+    return read_masks(
         samples,
         size_px=bundle.manifest.map_size_px,
         resize_px=crop_from_px if isinstance(crop_from_px, int) else None,
     )
-    reference_session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
-    pairs = []
-    for sample in counted(samples, total=len(samples), what="images"):
-        image = load_image(sample.path, input_format=form)[None]
-        pairs.append((reference_session.run(image), session.run(image)))
-    reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
-    anomalous = np.array([sample.anomalous for sample in samples])
-    return _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
 
 
 def _judged(

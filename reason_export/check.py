@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits
 from reason_export.parity import TOLERANCES, Parity, broken, compare
-from reason_export.runs import load_images, run_each, score_each
+from reason_export.runs import described_images, load_images, run_each, score_each
 from reason_runtime.atomic import write_text
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import check_path
@@ -24,6 +24,7 @@ from reason_runtime.image import list_images
 from reason_runtime.manifest import Threshold
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
+from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
@@ -149,8 +150,10 @@ def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Thr
             f"{held_out.folder}: holds {len(paths)} images; a threshold needs {LEAST_HELD_OUT} good ones or more that "
             "nothing was trained or calibrated on"
         )
-    scores = score_each(session, load_images(paths, input_format=bundle.manifest.input))
-    source = f"{len(scores)} held-out good images, {session.backend} {session.precision} on this device"
+    tile_px = tile_px_of(bundle.manifest)
+    scores = score_each(session, load_images(paths, input_format=bundle.manifest.input, tile_px=tile_px))
+    what = described_images(len(scores), pictures=len(paths), tile_px=tile_px)
+    source = f"{what}, {session.backend} {session.precision} on this device"
     return threshold_for(scores, false_reject_rate=held_out.false_reject_rate, source=source)
 
 

@@ -18,14 +18,14 @@ from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthet
 from reason_export.half import half_graph
 from reason_export.onnx_graph import export_graph
 from reason_export.resize_graph import CameraModel, camera_model
-from reason_export.runs import score_each
+from reason_export.runs import load_images, score_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, write_bundle
 from reason_runtime.choices import Precision
-from reason_runtime.errors import DataError
+from reason_runtime.errors import ConfigurationError, DataError
 from reason_runtime.golden import Golden
-from reason_runtime.image import InputFormat, list_images, load_image
+from reason_runtime.image import InputFormat, list_images
 from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
 from reason_runtime.strict_json import Json
 from reason_train.calibrate import HeldOut, read_held_out, read_threshold
@@ -66,9 +66,13 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundl
         BundleError: There is something at `out`.
         DataError: The golden folder holds no image.
         ParityError: The exporter gave a graph of another form, or a weight does not fit in half precision.
-        ConfigurationError: Frames are smaller than what they are resized to.
+        ConfigurationError: Frames are smaller than what they are resized to, or were trained on in tiles.
     """
     run, network = load_run(run_folder)
+    if run.config.training.tile_px is not None and choices.frame_px is not None:
+        raise ConfigurationError(
+            f"{run_folder}: was trained on tiles at native resolution, which are never resized; leave --input-size out"
+        )
     held_out, wanted = read_held_out(run_folder), read_threshold(run_folder)
     own = dataclasses.replace(
         input_format(run.config.method),
@@ -78,7 +82,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundl
     )
     form = own if choices.frame_px is None else _camera_format(own, choices.frame_px)
     model = network if form is own else camera_model(network, own=own, camera=form)
-    golden = _golden(model, form, held_out, choices)
+    golden = _golden(model, form, held_out, choices, tile_px=run.config.training.tile_px)
     files = _files(model, form, golden, choices)
     manifest = _manifest(run, form, name=out.name, protocol=described_protocol(run_folder, run.config))
     if held_out is not None and wanted is not None:
@@ -135,13 +139,18 @@ def _calibrated(manifest: Manifest, files: dict[str, bytes], images: NDArray[np.
 
 
 def _golden(
-    model: ReasonModel | CameraModel, form: InputFormat, held_out: HeldOut | None, choices: ExportChoices
+    model: ReasonModel | CameraModel,
+    form: InputFormat,
+    held_out: HeldOut | None,
+    choices: ExportChoices,
+    *,
+    tile_px: int | None,
 ) -> Golden:
     if choices.golden_folder is not None:
         paths = list_images(choices.golden_folder)[:MOST_IMAGES]
         if not paths:
             raise DataError(f"{choices.golden_folder}: no image found; expected pictures of parts for the parity check")
-        images = np.stack([load_image(path, input_format=form) for path in paths])
+        images = load_images(paths, input_format=form, tile_px=tile_px, most=MOST_IMAGES)
         return make_golden(model, images, synthetic=False)
     if choices.no_images or held_out is None or form.resize_filter == "in-graph":
         return make_golden(model, synthetic_images(form), synthetic=True)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from reason_export.labelled import LEAST_HELD_OUT
 from reason_export.quantisation import Quantised, quantise_model
-from reason_export.runs import load_images, score_each
+from reason_export.runs import described_images, load_images, score_each
 from reason_runtime.atomic import reason
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
 from reason_runtime.errors import DataError
 from reason_runtime.image import list_images
 from reason_runtime.manifest import Quantisation, Threshold
 from reason_runtime.session import open_session
+from reason_runtime.tiles import tile_px_of
 from reason_train.calibration import threshold_for
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
@@ -50,6 +51,8 @@ class _Images:
 
     calibration: NDArray[np.uint8]
     held_out: NDArray[np.uint8]
+    source: str
+    """What the held-out ones are, in words."""
 
 
 def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quantised]:
@@ -73,7 +76,7 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         float_layers=found.kept,
     )
     with tempfile.TemporaryDirectory() as folder:
-        threshold = _threshold(bundle, found, images.held_out, choices, folder=Path(folder))
+        threshold = _threshold(bundle, found, images, choices, folder=Path(folder))
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
     return update_bundle(bundle, manifest=manifest, files={MODELS["int8"]: found.graph}), found
@@ -93,10 +96,13 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
             f"the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed"
         )
     evenly = np.linspace(0, len(calibration) - 1, min(len(calibration), MOST_CALIBRATION)).astype(int)
-    form = bundle.manifest.input
+    form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
+    chosen = [calibration[i] for i in evenly]
+    unseen = load_images(held_out, input_format=form, tile_px=tile_px)
     return _Images(
-        calibration=load_images([calibration[i] for i in evenly], input_format=form),
-        held_out=load_images(held_out, input_format=form),
+        calibration=load_images(chosen, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION),
+        held_out=unseen,
+        source=described_images(len(unseen), pictures=len(held_out), tile_px=tile_px),
     )
 
 
@@ -131,7 +137,7 @@ def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> 
 
 
 def _threshold(
-    bundle: Bundle, found: Quantised, held_out: NDArray[np.uint8], choices: QuantizeChoices, *, folder: Path
+    bundle: Bundle, found: Quantised, images: _Images, choices: QuantizeChoices, *, folder: Path
 ) -> Threshold:
     """From the int8 graph's own scores."""
     files: dict[str, Path | bytes] = {
@@ -141,6 +147,6 @@ def _threshold(
     }
     draft = write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)
     session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
-    scores = score_each(session, held_out)
-    source = f"{len(scores)} held-out good images, int8 in ONNX Runtime"
+    scores = score_each(session, images.held_out)
+    source = f"{images.source}, int8 in ONNX Runtime"
     return threshold_for(scores, false_reject_rate=choices.false_reject_rate, source=source)

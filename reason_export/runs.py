@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from reason_runtime.image import InputFormat, load_image
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session
+from reason_runtime.tiles import tiles_of_file
 
 
 def run_each(session: Session, images: NDArray[np.uint8]) -> Outputs:
@@ -30,6 +32,29 @@ def score_each(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float3
     return np.concatenate([session.run(image[None]).score for image in counted(images, total=len(images), what="runs")])
 
 
-def load_images(paths: Sequence[object], *, input_format: InputFormat) -> NDArray[np.uint8]:
-    """(N, H, W, C), as the graph takes them."""
-    return np.stack([load_image(str(path), input_format=input_format) for path in paths])
+def load_images(
+    paths: Sequence[Path], *, input_format: InputFormat, tile_px: int | None, most: int | None = None
+) -> NDArray[np.uint8]:
+    """(N, H, W, C), as the graph takes them: whole images, or all of their tiles.
+
+    Args:
+        paths: Of the images.
+        input_format: Of the graph.
+        tile_px: Side of the tiles that the bundle was trained on; None for whole images.
+        most: So many at most, evenly spaced.
+
+    Raises:
+        ImageError: An image cannot be read, or is smaller than a tile.
+    """
+    if tile_px is None:
+        images = [load_image(path, input_format=input_format) for path in paths]
+    else:
+        images = [tile for path in paths for tile in tiles_of_file(path, tile_px=tile_px, input_format=input_format)]
+    if most is not None and len(images) > most:
+        images = [images[i] for i in np.linspace(0, len(images) - 1, most).astype(int)]
+    return np.stack(images)
+
+
+def described_images(count: int, *, pictures: int, tile_px: int | None) -> str:
+    """What a threshold was drawn from, in words."""
+    return f"{count} held-out good images" if tile_px is None else f"{count} tiles of {pictures} held-out good images"

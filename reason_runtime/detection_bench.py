@@ -12,7 +12,7 @@ from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import DataError
-from reason_runtime.image import list_images, load_image
+from reason_runtime.image import list_images, read_image
 from reason_runtime.progress import counted
 from reason_runtime.strict_json import Json
 
@@ -61,7 +61,7 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
         raise DataError(f"{root}: expected images in {GOOD}/ and in at least one folder of defects beside it")
     form = detector.bundle.manifest.input
     results = [
-        detector(load_image(path, input_format=form)) for path in counted(paths, total=len(paths), what="images")
+        detector(read_image(path, input_format=form)) for path in counted(paths, total=len(paths), what="images")
     ]
     rejected = np.array([result.is_anomalous for result in results])
     return Detection(

@@ -17,7 +17,8 @@ from reason_runtime.checks import known_check
 from reason_runtime.choices import Backend, BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
-from reason_runtime.session import Session, open_session
+from reason_runtime.session import Outputs, Session, open_session
+from reason_runtime.tiles import run_tiled, tile_px_of
 
 Decision = Literal["OK", "NG", "UNKNOWN"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -54,7 +55,7 @@ class Result:
         threshold_source: Where the threshold came from; None where there is none.
         decision: OK below the threshold, NG at or above it, UNKNOWN where no judgement is possible.
         reason: Why the decision is UNKNOWN; None otherwise.
-        anomaly_map: (S, S) float32, raw units.
+        anomaly_map: (S, S) float32, raw units; (H, W) of the picture where the bundle was trained on tiles.
         latency_ms: From the array in memory to the decision: conversion, resize, inference. For a batch, its time
             divided by its size.
     """
@@ -98,9 +99,10 @@ class Detector:
         self.session = session
         self.limit = limit
         self.choice = choice
+        self.tile_px = tile_px_of(bundle.manifest)
 
     def __call__(self, image: Pixels) -> Result:
-        """Judge one image of any size.
+        """Judge one image of any size; by a bundle trained on tiles at native resolution, tile by tile.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) RGB; uint8 or uint16.
@@ -121,10 +123,8 @@ class Detector:
         if not images:
             return ()
         started_ns = time.perf_counter_ns()
-        form = self.bundle.manifest.input
-        prepared = [resize_image(as_image(image, input_format=form), input_format=form) for image in images]
-        outputs = self.session.run(np.stack(prepared))
-        judged = [self.judge(score, map_) for score, map_ in zip(outputs.score, outputs.anomaly_map, strict=True)]
+        outputs = self._outputs(images)
+        judged = [self.judge(output.score[0], output.anomaly_map[0]) for output in outputs]
         latency_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(images)
         return tuple(
             Result(
@@ -133,11 +133,21 @@ class Detector:
                 threshold_source=self.limit.source,
                 decision=verdict.decision,
                 reason=verdict.reason,
-                anomaly_map=anomaly_map,
+                anomaly_map=output.anomaly_map[0],
                 latency_ms=latency_ms,
             )
-            for verdict, anomaly_map in zip(judged, outputs.anomaly_map, strict=True)
+            for verdict, output in zip(judged, outputs, strict=True)
         )
+
+    def _outputs(self, images: Sequence[Pixels]) -> list[Outputs]:
+        """Map and score of each image, as a batch of one."""
+        form, tile_px = self.bundle.manifest.input, self.tile_px
+        converted = [as_image(image, input_format=form) for image in images]
+        if tile_px is not None:
+            run = self.session.run
+            return [run_tiled(run, image, tile_px=tile_px, together=len(images)) for image in converted]
+        found = self.session.run(np.stack([resize_image(image, input_format=form) for image in converted]))
+        return [Outputs(found.anomaly_map[i : i + 1], found.score[i : i + 1]) for i in range(len(images))]
 
     def judge(self, score: np.float32 | float, anomaly_map: NDArray[np.float32]) -> Verdict:
         """The decision for one output of the model; UNKNOWN where it is not finite or no threshold is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reason_runtime.bundle import Bundle
 from reason_runtime.engine_facts import EngineFacts
 from reason_runtime.engine_store import engines, of_this_bundle
+from reason_runtime.tiles import tile_px_of
 
 
 def describe(bundle: Bundle) -> str:
@@ -18,11 +19,13 @@ def describe(bundle: Bundle) -> str:
     crop = (form.resize_height_px, form.resize_width_px) != (form.height_px, form.width_px)
     resized = f", cropped from {form.resize_height_px} x {form.resize_width_px}" if crop else ""
     colour = "RGB" if form.channels == 3 else "mono"
+    tile_px = tile_px_of(manifest)
     lines = [
         f"{bundle.path}: {manifest.name}, format {manifest.format_version}, made {manifest.created}, all hashes match",
         f"input       {form.height_px} x {form.width_px} {colour}{resized}; 16 bit: {form.black_level}.."
         f"{form.white_level} -> 0..255",
         f"map         {manifest.map_size_px} x {manifest.map_size_px}",
+        *([f"tiles       of {tile_px} x {tile_px} at native resolution; whole parts are refused"] if tile_px else []),
         f"teacher     {manifest.method.teacher}",
         f"trained on  {training.images} images, seed {training.seed}",
     ]

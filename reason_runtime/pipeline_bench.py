@@ -13,6 +13,7 @@ from reason_runtime.bench import LatencyPlan, times_of
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
+from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, read_image, resize_image
 from reason_runtime.strict_json import Json
 
@@ -64,9 +65,15 @@ def measure_pipeline(
         plan: How long.
 
     Raises:
+        ConfigurationError: The bundle was trained on tiles, of which a frame has any number.
         ImageError: The file cannot be read, or the graph takes frames of another size.
         BackendError: The inference library failed.
     """
+    if detector.tile_px is not None:
+        raise ConfigurationError(
+            f"{detector.bundle.path}: was trained on tiles of {detector.tile_px} px; the stages of a whole part "
+            "are timed here, a tile by reason-bench latency"
+        )
     form = detector.bundle.manifest.input
     shape = (*frame_px, form.channels)
     buffer: NDArray[np.uint8] = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)

@@ -105,7 +105,8 @@ def judge(detector: Detector, source: Path | Pixels) -> Judgement:
             image = read_image(source, input_format=form)
         else:
             image = as_image(source, input_format=form)
+        result = detector(image)
     except ImageError as error:
-        return Judgement(path=path, image=None, result=None, failure=str(error))
-    result = detector(image)
+        failure = str(error) if path is None or str(path) in str(error) else f"{path}: {error}"
+        return Judgement(path=path, image=None, result=None, failure=failure)
     return Judgement(path=path, image=image, result=result, failure=result.reason if math.isnan(result.score) else None)

@@ -23,7 +23,10 @@ from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.run import CALIBRATION, THRESHOLD, Run, describe_images
-from reason_train.trained import judge
+from reason_train.trained import input_format, judge
+
+MOST_TILES = 1000
+"""Of all held-out pictures together, evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,17 @@ def unseen(run: Run, dataset: DataSet) -> list[Path]:
     return left
 
 
+def calibration_images(run: Run, paths: Sequence[Path]) -> ImageStore:
+    """Held-out good images as the run's model takes them: whole, or at most 1000 of their tiles.
+
+    Raises:
+        ImageError: A picture is smaller than a tile.
+    """
+    tile_px = run.config.training.tile_px
+    form = input_format(run.config.method)
+    return ImageStore(paths, input_format=form, tile_px=tile_px, most=None if tile_px is None else MOST_TILES)
+
+
 def calibrate(
     folder: Path,
     model: ReasonModel,
@@ -66,16 +80,32 @@ def calibrate(
 ) -> Threshold:
     """Score held-out good images, derive the threshold and write both into the run.
 
+    Where the run was trained on tiles, the false-reject rate is that of a tile.
+
+    Args:
+        folder: The run.
+        model: Its model.
+        store: From `calibration_images`.
+        names: Of its pictures.
+        device: Where to run.
+        false_reject_rate: Wanted share of rejected good images, 0..1.
+        progress: Called with the number of images after each batch.
+
     Raises:
         ImageError: An image cannot be read.
         DataError: A score is not finite, or there is no image.
         ConfigurationError: The rate is not between 0 and 1.
     """
     scores = judge(model, store, device=device, keep_maps=False, progress=progress).scores
-    threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=f"{len(scores)} held-out good images")
-    images = np.stack([store[index] for index in range(len(store))])
+    what = f"{len(scores)} held-out good images"
+    if any(piece.tile is not None for piece in store.pieces):
+        what = f"{len(scores)} tiles of {len(store.paths)} held-out good images"
+    threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=what)
+    images = np.stack([store[index] for index in range(store.images)])
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, names=np.array(names), images=images, scores=scores)
+    known = dict(zip(store.paths, names, strict=True))
+    pieces = [f"{known[piece.path]}{piece.place}" for piece in store.pieces]
+    np.savez_compressed(buffer, names=np.array(pieces), images=images, scores=scores)
     write_bytes(folder / CALIBRATION, buffer.getvalue())
     write_text(folder / THRESHOLD, json.dumps(dataclasses.asdict(threshold), indent=2) + "\n")
     return threshold

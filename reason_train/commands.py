@@ -35,21 +35,21 @@ def calibrate(
 ) -> None:
     """Set the threshold from good images that were not trained on; those that were are left out by content."""
     from reason_train.calibrate import calibrate as set_threshold
-    from reason_train.calibrate import unseen
+    from reason_train.calibrate import calibration_images, unseen
     from reason_train.datasets import load_dataset
     from reason_train.device import find_device
-    from reason_train.image_store import ImageStore
     from reason_train.progress import image_bar
-    from reason_train.trained import input_format, load_run
+    from reason_train.trained import load_run
 
     found = load_dataset(data, layout=dataset, category=category)
     trained, model = load_run(run_folder)
     paths = unseen(trained, found)
-    with image_bar("scoring", total=len(paths)) as bar:
+    store = calibration_images(trained, paths)
+    with image_bar("scoring", total=store.images) as bar:
         threshold = set_threshold(
             run_folder,
             model,
-            ImageStore(paths, input_format=input_format(trained.config.method)),
+            store,
             names=[path.relative_to(found.root).as_posix() for path in paths],
             device=find_device(device),
             false_reject_rate=false_reject_rate,

@@ -121,6 +121,8 @@ class TrainingConfig:
     """`epochs` is raised to at least so many steps; small sets need the updates."""
     most_steps: int | None = None
     """`epochs` is cut to at most so many steps."""
+    tile_px: int | None = None
+    """Side of the tiles that pictures are cut into at native resolution; none: whole pictures, resized."""
     views: int = 0
     """Slightly changed views of every training image, made once; 0: the images alone, as published."""
     warmup_steps: int = 0

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reason_train.datasets import DataSet, Sample, read_masks, require_test
+from reason_train.datasets import DataSet, Sample, read_masks, read_masks_as_drawn, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore
 from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run
-from reason_train.trained import Judgement, input_format, judge, load_run
+from reason_train.trained import Judgement, input_format, judge, judge_tiled, load_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +56,18 @@ def evaluate(
     """
     samples = require_test(dataset)
     run, model = load_run(folder)
-    method = run.config.method
-    masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px)
-    store = ImageStore([sample.path for sample in samples], input_format=input_format(method), memory_mib=0)
-    judgement = judge(model, store, device=device, keep_maps=keep_maps or masks is not None, progress=progress)
+    method, tile_px = run.config.method, run.config.training.tile_px
+    paths = [sample.path for sample in samples]
+    if tile_px is None:
+        masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px)
+        store = ImageStore(paths, input_format=input_format(method), memory_mib=0)
+        judgement = judge(model, store, device=device, keep_maps=keep_maps or masks is not None, progress=progress)
+    else:
+        masks = read_masks_as_drawn(samples)
+        keep_maps = keep_maps or masks is not None
+        judgement = judge_tiled(
+            model, paths, tile_px=tile_px, method=method, device=device, keep_maps=keep_maps, progress=progress
+        )
     evaluation = evaluate_scores(
         samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
     )

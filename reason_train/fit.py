@@ -88,7 +88,7 @@ def fit(
     for line in lines:
         log.write(line)
         report(line)
-        if choice is not None and choice.is_due(line.step, steps_per_epoch(config.training, images=len(store.paths))):
+        if choice is not None and choice.is_due(line.step, steps_per_epoch(config.training, images=store.images)):
             choice.judge(model, epoch=line.epoch)
         if time.monotonic() - saved >= checkpoint_seconds:
             more = choice.state() if choice is not None else State()
@@ -100,7 +100,7 @@ def fit(
         choice.finish(model, run)
     measure_maps(model.eval(), store, device=device)
     _check_finite(model, run)
-    steps = total_steps(config.training, images=len(store.paths))
+    steps = total_steps(config.training, images=store.images)
     write_tensors(run / MODEL, model.state_dict(), facts={"steps": str(steps)})
     (run / CHECKPOINT).unlink(missing_ok=True)
 
@@ -118,7 +118,7 @@ def _train(
     ranks: Ranks,
 ) -> Iterator[StepReport]:
     """Do one step after the other, from the first that is not done; what is known after it."""
-    training, images = config.training, len(store.paths)
+    training, images = config.training, store.images
     steps, per_epoch = total_steps(training, images=images), steps_per_epoch(training, images=images)
     reconstruct = ranks.reconstruct(model.train())
     clock, started, to_do = PhaseClock(), time.monotonic(), range(done, steps)

@@ -31,6 +31,7 @@ def fit(
     learning_rate: options.LearningRate = None,
     image_size: options.ImageSize = None,
     crop_from: options.CropFrom = None,
+    tile: options.Tile = None,
     suppression_layers: options.SuppressionLayers = None,
     suppression_target: options.Target = None,
     suppression_weight: options.SuppressionWeight = None,
@@ -60,7 +61,7 @@ def fit(
     # fmt: off
     choices = Choices(
         teacher=teacher or (PAPER_TEACHER if preset == "paper" else EDGE_TEACHER), preset=preset, method=method,
-        image_size_px=image_size, crop_from_px=crop_from,
+        image_size_px=image_size, crop_from_px=crop_from, tile_px=tile,
         suppression_layers=suppression_layers, views=views,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,
@@ -104,6 +105,7 @@ def _facts(folder: Path, finished: Finished, *, seconds: float) -> dict[str, obj
         "run": str(folder),
         "images": len(finished.run.train),
         "held_out": len(finished.run.held_out),
+        "tiles": finished.tiles,
         "steps": finished.steps,
         "seconds": seconds,
         "was_there": finished.was_there,
@@ -118,7 +120,8 @@ def _print_finished(folder: Path, finished: Finished, *, seconds: float) -> None
         print(f"{folder}: was finished before, left as it is")
         return
     images, kept = len(finished.run.train), len(finished.run.held_out)
-    print(f"{folder}: {finished.steps} steps on {images} good images in {seconds:.0f} s, {kept} held out")
+    tiles = "" if finished.tiles is None else f" in {finished.tiles} tiles"
+    print(f"{folder}: {finished.steps} steps on {images} good images{tiles} in {seconds:.0f} s, {kept} held out")
     if finished.timing is not None:
         print(finished.timing.text())
     if finished.run.config.protocol_note is not None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.image import InputFormat, load_image
+from reason_runtime.errors import ImageError
+from reason_runtime.image import InputFormat, read_image, resize_image
+from reason_runtime.tiles import Tile, cut, place_tiles
+from reason_train.datasets.masks import picture_size
 from reason_train.views import change_view
 
 READERS = 2
@@ -17,8 +21,23 @@ AHEAD = 2
 """Batches that are read while one is trained on."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What becomes one input of the graph: a whole picture, resized, or one tile of it, as it is."""
+
+    path: Path
+    tile: Tile | None = None
+
+    @property
+    def place(self) -> str:
+        """Where in the picture, for names; empty for the whole."""
+        return "" if self.tile is None else f"[{self.tile.top},{self.tile.left}]"
+
+
 class ImageStore:
     """Images at the size of the graph's input, by position: all images first, then one view of each, then another.
+
+    With `tile_px` every tile is an image. With `most` so many of the images are left, evenly spaced over the list.
 
     The first images that fit into `memory_mib` stay decoded; the others are read again each time. Which ones stay
     changes speed only, never a pixel.
@@ -32,15 +51,26 @@ class ImageStore:
         memory_mib: int = 4096,
         views: int = 0,
         seed: int = 0,
+        tile_px: int | None = None,
+        most: int | None = None,
     ) -> None:
         self.paths, self.input_format = tuple(paths), input_format
+        self.pieces = _thinned([piece for path in paths for piece in _cut(path, tile_px)], most)
+        self._siblings: dict[Path, list[int]] = {}
+        for position, piece in enumerate(self.pieces):
+            self._siblings.setdefault(piece.path, []).append(position)
         self._views, self._seed = views, seed
         bytes_each = input_format.height_px * input_format.width_px * input_format.channels
         self._keep = max(0, memory_mib) * 2**20 // bytes_each
         self._kept: dict[int, NDArray[np.uint8]] = {}
 
+    @property
+    def images(self) -> int:
+        """How many there are without their views."""
+        return len(self.pieces)
+
     def __len__(self) -> int:
-        return len(self.paths) * (1 + self._views)
+        return self.images * (1 + self._views)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """(H, W, C) uint8: image `index % n`, as it is where index < n, else in view `index // n`.
@@ -48,7 +78,7 @@ class ImageStore:
         Raises:
             ImageError: The file cannot be read.
         """
-        view, position = divmod(index, len(self.paths))
+        view, position = divmod(index, self.images)
         image = self._image(position)
         if view == 0:
             return image
@@ -58,10 +88,20 @@ class ImageStore:
         kept = self._kept.get(position)
         if kept is not None:
             return kept
-        image = load_image(self.paths[position], input_format=self.input_format)
+        piece = self.pieces[position]
+        picture = read_image(piece.path, input_format=self.input_format)
+        for sibling in self._siblings[piece.path]:  # a picture is decoded once for all of its tiles, where they fit
+            if len(self._kept) < self._keep and sibling != position:
+                self._kept.setdefault(sibling, self._taken(picture, self.pieces[sibling]))
+        image = self._taken(picture, piece)
         if len(self._kept) < self._keep:
             self._kept[position] = image
         return image
+
+    def _taken(self, picture: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
+        return resize_image(
+            picture if piece.tile is None else cut(picture, piece.tile).copy(), input_format=self.input_format
+        )
 
     def batches(self, orders: Iterable[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:
         """(N, H, W, C) uint8 for each list of positions, in order, read `AHEAD` batches before they are asked for.
@@ -84,6 +124,22 @@ class ImageStore:
         for position, future in enumerate(futures):
             batch[position] = future.result()
         return batch
+
+
+def _cut(path: Path, tile_px: int | None) -> list[Piece]:
+    if tile_px is None:
+        return [Piece(path=path)]
+    width, height = picture_size(path)
+    try:
+        return [Piece(path=path, tile=tile) for tile in place_tiles((height, width), tile_px=tile_px)]
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def _thinned(pieces: list[Piece], most: int | None) -> tuple[Piece, ...]:
+    if most is None or len(pieces) <= most:
+        return tuple(pieces)
+    return tuple(pieces[i] for i in np.linspace(0, len(pieces) - 1, most).astype(int))
 
 
 def all_images(store: ImageStore, *, batch_size: int = 16) -> Iterator[NDArray[np.uint8]]:

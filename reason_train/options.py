@@ -58,6 +58,10 @@ ImageSize = Annotated[
 CropFrom = Annotated[
     int | None, typer.Option(help="Resize to this side, px, then crop the centre.", show_default="no crop")
 ]
+Tile = Annotated[
+    int | None,
+    typer.Option(metavar="PX", help="Train on tiles of this side, for webs.", show_default="whole pictures, resized"),
+]
 SuppressionLayers = Annotated[
     bool | None,
     typer.Option("--suppression-layers/--no-suppression-layers", help="Put them into `reason`.", show_default=_PRESET),

@@ -34,6 +34,7 @@ class Choices:
     method: Method | None = None
     image_size_px: int | None = None
     crop_from_px: int | None = None
+    tile_px: int | None = None
     suppression_layers: bool | None = None
     suppression_target: SuppressionTarget | None = None
     suppression_weight: float | None = None
@@ -68,7 +69,7 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
     preset: Preset = choices.preset or ("edge" if edge else "paper")
     _check_conflicts(choices, preset=preset)
     method, training = (_edge if preset == "edge" else _paper)(choices, dataset=dataset)
-    method = _changed(method, _given(choices, MethodConfig))
+    method = _changed(method, _given(choices, MethodConfig) | _tiled(choices))
     if preset == "edge" and choices.bf16 is None:
         training = _changed(training, {"bf16": bf16_is_fast})
     changes = _given(choices, TrainingConfig)
@@ -90,12 +91,33 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
 def _check_conflicts(choices: Choices, *, preset: Preset) -> None:
     if choices.epochs is not None and choices.steps is not None:
         raise ConfigurationError("--epochs and --steps are both given; choose one")
+    if choices.tile_px is not None:
+        _check_tiles(choices)
     if choices.paper_protocol and preset != "paper":
         raise ConfigurationError(
             f"--paper-protocol chooses by test images; the preset {preset} never sees any, use paper"
         )
     if choices.paper_protocol and choices.steps is not None:
         raise ConfigurationError("--paper-protocol chooses an epoch; give --epochs in place of --steps")
+
+
+def _check_tiles(choices: Choices) -> None:
+    for name, given in (
+        ("--image-size", choices.image_size_px not in (None, choices.tile_px)),
+        ("--crop-from", choices.crop_from_px is not None),
+        ("--roi", choices.roi is not None),
+        ("--ignore-mask", choices.ignore_mask_sha256 is not None),
+        ("--paper-protocol", choices.paper_protocol),
+    ):
+        if given:
+            raise ConfigurationError(f"--tile trains on tiles at native resolution and {name} on whole pictures")
+
+
+def _tiled(choices: Choices) -> dict[str, object]:
+    """What tiles ask of the method: no resize, and the map's maximum as score, as frames of a web are judged."""
+    if choices.tile_px is None:
+        return {}
+    return {"image_size_px": choices.tile_px, "crop_from_px": None, "score_share": 0.0}
 
 
 def _changed(config: Settings, changes: dict[str, object]) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reason_runtime.errors import RunError
-from reason_runtime.image import InputFormat, square_format
+from reason_runtime.errors import DataError, ImageError, RunError
+from reason_runtime.image import InputFormat, read_image, square_format
+from reason_runtime.session import Outputs
+from reason_runtime.tiles import run_tiled
 from reason_train.config import MethodConfig
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel, build_model
 from reason_train.run import MODEL, Run, read_run, read_tensors
+
+TILES_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,7 @@ class Judgement:
     scores: NDArray[np.float32]
     """(N,)"""
     maps: NDArray[np.float32] | None
-    """(N, S, S); none where they were not asked for."""
+    """(N, S, S), or (N, H, W) of pictures in tiles; none where they were not asked for."""
 
 
 def input_format(method: MethodConfig) -> InputFormat:
@@ -81,6 +85,49 @@ def judge(
             progress(len(batch))
     joined = np.concatenate(scores)
     if not np.isfinite(joined).all():
-        where = store.paths[int(np.flatnonzero(~np.isfinite(joined))[0])]
+        where = store.pieces[int(np.flatnonzero(~np.isfinite(joined))[0])].path
         raise RunError(f"{where}: the model's score is not finite; train again")
     return Judgement(scores=joined, maps=np.concatenate(maps) if keep_maps else None)
+
+
+@torch.no_grad()
+def judge_tiled(
+    model: ReasonModel,
+    paths: Sequence[Path],
+    *,
+    tile_px: int,
+    method: MethodConfig,
+    device: torch.device,
+    keep_maps: bool = True,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Judgement:
+    """Stitched maps of whole pictures at native resolution and their maxima, float32 throughout.
+
+    Raises:
+        ImageError: A picture cannot be read, or is smaller than a tile.
+        DataError: Maps are to be kept and the pictures differ in size.
+        RunError: A score is not finite.
+    """
+    model = model.to(device).eval()
+
+    def run(tiles: NDArray[np.uint8]) -> Outputs:
+        anomaly_map, score = model(torch.from_numpy(tiles).to(device))
+        return Outputs(anomaly_map=anomaly_map.cpu().numpy(), score=score.cpu().numpy())
+
+    scores, maps = [], []
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for path in paths:
+            picture = read_image(path, input_format=input_format(method))
+            try:
+                output = run_tiled(run, picture, tile_px=tile_px, together=TILES_TOGETHER)
+            except ImageError as error:
+                raise ImageError(f"{path}: {error}") from error
+            if not np.isfinite(output.score).all():
+                raise RunError(f"{path}: the model's score is not finite; train again")
+            scores.append(output.score)
+            if keep_maps:
+                maps.append(output.anomaly_map)
+            if maps and maps[0].shape != output.anomaly_map.shape:
+                raise DataError(f"{path}: is of another size than {paths[0]}; maps are kept for images of one size")
+            progress(1)
+    return Judgement(scores=np.concatenate(scores), maps=np.concatenate(maps) if keep_maps else None)

@@ -12,7 +12,7 @@ import torch
 
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.manifest import Threshold
-from reason_train.calibrate import calibrate, read_threshold
+from reason_train.calibrate import calibrate, calibration_images, read_threshold
 from reason_train.checkpoint import StepReport
 from reason_train.config import Config
 from reason_train.datasets import DataSet
@@ -32,7 +32,7 @@ from reason_train.timing import Timing, read_timing
 from reason_train.trained import input_format, load_run
 
 MOST_HELD_OUT = 1000
-"""Beyond so many images the bound on the false-reject rate gains less than training loses."""
+"""Images, or tiles: beyond so many images the bound on the false-reject rate gains less than training loses."""
 DEFAULT_FALSE_REJECT_RATE = 0.01
 
 
@@ -54,6 +54,8 @@ class Finished:
     """None where nothing was held out, and in all of several processes but the first."""
     timing: Timing | None
     """None in all of several processes but the first."""
+    tiles: int | None = None
+    """Training tiles; None where whole pictures were trained on."""
     was_there: bool = False
     """Whether it was finished before."""
 
@@ -116,18 +118,20 @@ def train(
     """
     config = resolve(choices, dataset=dataset.category or dataset.layout, bf16_is_fast=multiplies_bf16(device))
     parts = split(dataset, held_out_share=config.training.held_out_share, seed=config.training.seed)
-    config = _limited_batch(config, images=len(parts.train))
+    store = _training_images(config, parts, cache_mib=cache_mib)
+    config = _limited_batch(config, images=store.images)
     run, parts = _describe(config, dataset, parts)
     ranks.require_equal(run, what="settings or images")
     choice = EpochChoice(dataset, config, device=device) if config.paper_protocol and ranks.is_first else None
     stage = ranks.from_first(lambda: prepare(out, run, resume=resume, keep_finished=keep_finished))
-    steps = total_steps(config.training, images=len(parts.train))
+    steps = total_steps(config.training, images=store.images)
+    tiles = None if config.training.tile_px is None else store.images
     if stage == "train":
         announce(config, steps)
         fit(
             _new_model(config, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
             config,
-            store=_training_images(config, parts, cache_mib=cache_mib),
+            store=store,
             run=out,
             device=device,
             resume=resume,
@@ -138,10 +142,12 @@ def train(
             ranks=ranks,
         )
     if not ranks.is_first:
-        return Finished(run=run, steps=steps, threshold=None, timing=None)
+        return Finished(run=run, steps=steps, threshold=None, timing=None, tiles=tiles)
     threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, parts, device=device)
     timing = read_timing(out / LOG)
-    return Finished(run=run, steps=steps, threshold=threshold, timing=timing, was_there=stage == "finished")
+    return Finished(
+        run=run, steps=steps, threshold=threshold, timing=timing, tiles=tiles, was_there=stage == "finished"
+    )
 
 
 def _describe(config: Config, dataset: DataSet, parts: Split) -> tuple[Run, Split]:
@@ -174,6 +180,7 @@ def _training_images(config: Config, parts: Split, *, cache_mib: int) -> ImageSt
         memory_mib=cache_mib,
         views=config.training.views,
         seed=config.training.seed,
+        tile_px=config.training.tile_px,
     )
 
 
@@ -185,7 +192,7 @@ def _calibrate(out: Path, run: Run, parts: Split, *, device: torch.device) -> Th
     return calibrate(
         out,
         model,
-        ImageStore(parts.held_out, input_format=input_format(run.config.method)),
+        calibration_images(run, parts.held_out),
         names=[entry.name for entry in run.held_out],
         device=device,
         false_reject_rate=DEFAULT_FALSE_REJECT_RATE,

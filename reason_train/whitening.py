@@ -82,7 +82,7 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
 
 def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:
     """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device."""
-    images = len(store.paths)  # without their views
+    images = store.images  # without their views
     chosen: NDArray[np.int64] = np.unique(np.linspace(0, images - 1, min(MEASURED_IMAGES, images)).astype(int))
     for batch in store.batches(chosen[i : i + 16].tolist() for i in range(0, len(chosen), 16)):
         yield torch.from_numpy(batch).to(device)

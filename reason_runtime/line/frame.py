@@ -16,7 +16,7 @@ class Strip:
 
     Attributes:
         first_line: Number of the frame's first line since the source started.
-        valid_lines: Lines that the camera gave; the rows after them repeat the last one.
+        valid_lines: Lines that the camera gave; the rows after them mirror these.
         owned_first: First row that this frame decides about.
         owned_end: One after the last such row.
         encoder_count: Of the first line.

@@ -16,8 +16,8 @@ from reason_runtime.line.frame import Frame
 from reason_runtime.line.ledger import blank
 from reason_runtime.line.messages import Answer, Cause, Picture
 from reason_runtime.line.web.judge import DefectBook, WebSettings, judge_web
-from reason_runtime.line.web.tiles import Tile, cut, place_tiles, tile_px_of
 from reason_runtime.session import Outputs
+from reason_runtime.tiles import Tile, cut, place_tiles, tile_px_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,7 +1,7 @@
 """Data sets: folders on disk become samples with labels, defect types and masks. No torch here."""
 
 from reason_train.datasets.loading import categories, detect_layout, load_dataset
-from reason_train.datasets.masks import read_mask, read_masks
+from reason_train.datasets.masks import read_mask, read_masks, read_masks_as_drawn
 from reason_train.datasets.samples import GOOD, DataSet, Layout, Sample, require_test
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "load_dataset",
     "read_mask",
     "read_masks",
+    "read_masks_as_drawn",
     "require_test",
 ]

@@ -82,14 +82,43 @@ def read_masks(samples: Sequence[Sample], *, size_px: int, resize_px: int | None
     return masks
 
 
+def read_masks_as_drawn(samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
+    """Masks in the images' own size, for maps that are not resized; None for a data set without masks.
+
+    Returns:
+        (N, H, W), True where defective.
+
+    Raises:
+        DataError: Some defective images have a mask and others none, or the images differ in size.
+        ImageError: A mask cannot be read.
+    """
+    if not any(sample.mask_path for sample in samples):
+        return None
+    sizes = {picture_size(sample.path): sample.path for sample in samples}
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise DataError(
+            f"{first} is {one[0]} x {one[1]} pixels and {second} {other[0]} x {other[1]}; figures of pixels in tiles "
+            "need images of one size: crop them, or take the masks away for figures of images alone"
+        )
+    ((width, height),) = sizes
+    masks = np.zeros((len(samples), height, width), np.bool_)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask_path is not None:
+            mask[:] = read_mask_levels(sample.mask_path)[:, :, 0] >= HALF
+        elif sample.anomalous:
+            raise DataError(f"{sample.path}: the defective image has no mask while others have one; add it")
+    return masks
+
+
 def check_mask_size(mask_path: Path, *, image_path: Path) -> None:
     """Refuse a mask that was not drawn on this image. Reads the two files' headers only.
 
     Raises:
         DataError: The sizes differ, or one of the files is not an image.
     """
-    mask = _size(mask_path)
-    image = _size(image_path)
+    mask = picture_size(mask_path)
+    image = picture_size(image_path)
     if mask != image:
         raise DataError(
             f"{mask_path}: the mask is {mask[0]} x {mask[1]} pixels and its image {image_path} is "
@@ -97,8 +126,12 @@ def check_mask_size(mask_path: Path, *, image_path: Path) -> None:
         )
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of the picture the right way up."""
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture the right way up, from its header.
+
+    Raises:
+        DataError: It is not an image.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only the header is read

@@ -11,7 +11,7 @@ from reason_runtime import load
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.pipeline import PipelineSettings
 from reason_runtime.line.sources.linescan import LineScanSource, Motion
-from reason_runtime.line.web.tiles import place_tiles
+from reason_runtime.tiles import place_tiles
 from tests.line.models import line_bundle, part
 from tests.line.stations import running
 

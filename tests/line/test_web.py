@@ -17,7 +17,7 @@ from reason_runtime.line.sources.linescan import LineScanSource, Motion
 from reason_runtime.line.sources.web import WebSource
 from reason_runtime.line.web.assemble import Assembler, Lines
 from reason_runtime.line.web.judge import DefectBook, WebSettings
-from reason_runtime.line.web.tiles import cut, place_tiles, stitch
+from reason_runtime.tiles import cut, place_tiles, stitch
 from tests.line.models import line_bundle, part
 from tests.line.stations import Line, running
 
@@ -59,7 +59,13 @@ def test_a_frame_says_where_it_lies_and_the_last_one_how_many_lines_are_real() -
         Strip(first_line=6, valid_lines=6, owned_first=2, owned_end=6, encoder_count=18),
     ]
     assert grabs[1].image is not None
-    assert [int(row[0]) for row in grabs[1].image] == [6, 7, 8, 9, 10, 11, 11, 11, 11, 11]
+    assert [int(row[0]) for row in grabs[1].image] == [6, 7, 8, 9, 10, 11, 11, 10, 9, 8]
+
+
+def test_a_short_rest_is_mirrored_until_the_frame_is_full() -> None:
+    (grab,) = [*fed(assembler := Assembler(frame_lines=10, overlap_lines=4), lines(0, 3)), *assembler.flush()]
+    assert grab.image is not None
+    assert [int(row[0]) for row in grab.image] == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2]
 
 
 def test_lost_lines_make_the_frames_that_hold_the_gap_incomplete() -> None:

@@ -58,6 +58,7 @@ def test_paper_is_the_published_method_exactly() -> None:
         "bf16": False,
         "seed": 111,
         "held_out_share": 0.0,
+        "tile_px": None,
     }
 
 

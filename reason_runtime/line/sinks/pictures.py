@@ -16,8 +16,8 @@ from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError, ReasonError, SinkError
 from reason_runtime.image import as_image
 from reason_runtime.line.messages import Answer, Message
-from reason_runtime.line.web.tiles import tile_px_of
 from reason_runtime.overlay import map_scale, overlay, save_picture
+from reason_runtime.tiles import tile_px_of
 
 _LONGEST_NAME = 150
 

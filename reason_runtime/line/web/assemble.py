@@ -76,7 +76,7 @@ class Assembler:
         return grabs
 
     def flush(self) -> list[Grab]:
-        """The rest of the web as one partial frame, its last line repeated; nothing where there is no line to own.
+        """The rest of the web as one partial frame, mirrored at its end; nothing where there is no line to own.
 
         What comes afterwards starts a web of its own, since lines may be missing in between.
         """
@@ -90,7 +90,8 @@ class Assembler:
     def _frame(self, valid: int, *, grabbed_ns: int, last: bool) -> Grab:
         pixels = np.concatenate([block.pixels for block in self._blocks])[:valid]
         if valid < self._frame_lines:
-            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], self._frame_lines - valid, axis=0)])
+            mirrored = np.arange(self._frame_lines) % (2 * valid)  # goes on like the web; a repeated line would not
+            pixels = pixels[np.where(mirrored < valid, mirrored, 2 * valid - 1 - mirrored)]
         end = self._first_line + valid
         failure = next((text for line, text in self._failures if self._first_line <= line < end), None)
         strip = Strip(

@@ -13,8 +13,8 @@ from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.frame import Frame, Strip
 from reason_runtime.line.messages import Defect
-from reason_runtime.line.web.tiles import Tile, stitch
 from reason_runtime.session import Outputs
+from reason_runtime.tiles import Tile, stitch
 
 _MOST_DEFECTS = 100  # of one frame; a web that is bad everywhere needs no longer list
 

@@ -1,18 +1,25 @@
-"""Tiles at native resolution over a frame, and their maps stitched back without seams."""
+"""Tiles at native resolution over a large picture, and their maps stitched back without seams.
+
+Training, calibration, export checks, `predict` and the line all cut their tiles here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import BundleError, ImageError
+from reason_runtime.image import InputFormat, read_image
 from reason_runtime.manifest import Manifest
+from reason_runtime.session import Outputs
 
+TILE_OVERLAP_PX = 32  # that neighbours share in training, and elsewhere unless another overlap is asked for
 TILE_KEY = "tile_px"  # in the manifest's training configuration: written by `reason-train fit --tile`
 
 
@@ -42,7 +49,7 @@ def tile_px_of(manifest: Manifest) -> int | None:
 
 
 @lru_cache(maxsize=16)
-def place_tiles(shape: tuple[int, int], *, tile_px: int, overlap_px: int) -> tuple[Tile, ...]:
+def place_tiles(shape: tuple[int, int], *, tile_px: int, overlap_px: int = TILE_OVERLAP_PX) -> tuple[Tile, ...]:
     """Tiles that cover a frame, evenly spread, neighbours sharing at least `overlap_px`.
 
     Args:
@@ -55,7 +62,7 @@ def place_tiles(shape: tuple[int, int], *, tile_px: int, overlap_px: int) -> tup
     """
     if min(shape) < tile_px:
         raise ImageError(
-            f"a frame of {shape[1]} x {shape[0]} pixels is smaller than a tile of {tile_px}; make it larger"
+            f"a picture of {shape[1]} x {shape[0]} pixels is smaller than a tile of {tile_px}; make it larger"
         )
     tops, lefts = (_starts(side, tile_px=tile_px, overlap_px=overlap_px) for side in shape)
     return tuple(Tile(top=top, left=left, size_px=tile_px) for top in tops for left in lefts)
@@ -90,6 +97,43 @@ def stitch(tiles: Sequence[Tile], maps: NDArray[np.float32], *, shape: tuple[int
         total[rows, columns] += full * weight
         weights[rows, columns] += weight
     return total / weights
+
+
+def run_tiled(
+    run: Callable[[NDArray[np.uint8]], Outputs], image: NDArray[np.uint8], *, tile_px: int, together: int = 1
+) -> Outputs:
+    """The stitched map of a picture of any size and its maximum: (1, H, W) and (1,), as for a batch of one.
+
+    Args:
+        run: The model, for (N, S, S, C) tiles.
+        image: (H, W, C) uint8, at native resolution.
+        tile_px: Side of a tile.
+        together: Tiles that go through the model at once, at most.
+
+    Raises:
+        ImageError: The picture is smaller than a tile.
+    """
+    shape = (image.shape[0], image.shape[1])
+    tiles = place_tiles(shape, tile_px=tile_px)
+    groups = [tiles[i : i + together] for i in range(0, len(tiles), together)]
+    outputs = [run(np.stack([cut(image, tile) for tile in group])) for group in groups]
+    stitched = stitch(tiles, np.concatenate([output.anomaly_map for output in outputs]), shape=shape)
+    score = np.float32(stitched.max()) if np.isfinite(stitched).all() else np.float32(np.nan)
+    return Outputs(anomaly_map=stitched[None], score=np.array([score], np.float32))
+
+
+def tiles_of_file(path: Path, *, tile_px: int, input_format: InputFormat) -> list[NDArray[np.uint8]]:
+    """Every tile of a picture, as the graph takes it.
+
+    Raises:
+        ImageError: It cannot be read, or is smaller than a tile; with its path.
+    """
+    image = read_image(path, input_format=input_format)
+    try:
+        tiles = place_tiles((image.shape[0], image.shape[1]), tile_px=tile_px)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    return [np.ascontiguousarray(cut(image, tile)) for tile in tiles]
 
 
 @lru_cache(maxsize=4)

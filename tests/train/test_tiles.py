@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason_runtime.errors import ConfigurationError, DataError, ImageError
+from reason_runtime.image import square_format
+from reason_runtime.tiles import place_tiles
+from reason_train.datasets import load_dataset, read_masks_as_drawn, require_test
+from reason_train.image_store import ImageStore
+from reason_train.presets import resolve
+from reason_train.views import change_view
+from tests.commands import call
+from tests.pictures import good_parts, save
+from tests.train.trainings import small_choices
+from tests.webs import TILE_PX, web_picture, webs_with_defects
+
+FORM = square_format(TILE_PX)
+
+
+@pytest.mark.parametrize("memory_mib", [0, 4096])
+def test_a_store_of_tiles_gives_the_pixels_of_every_tile_unscaled(tmp_path: Path, memory_mib: int) -> None:
+    pictures = {save(tmp_path / f"{number}.png", web_picture(number)): web_picture(number) for number in range(2)}
+    store = ImageStore(list(pictures), input_format=FORM, tile_px=TILE_PX, memory_mib=memory_mib, views=1, seed=5)
+    tiles = place_tiles((100, 112), tile_px=TILE_PX)
+    assert (store.images, len(store)) == (2 * len(tiles), 4 * len(tiles))
+    expected = [picture[t.top : t.top + 64, t.left : t.left + 64] for picture in pictures.values() for t in tiles]
+    for position, pixels in enumerate(expected):
+        np.testing.assert_array_equal(store[position], pixels)
+    last = len(expected) - 1
+    view = change_view(expected[last], random=np.random.default_rng([5, last, 1]))
+    np.testing.assert_array_equal(store[store.images + last], view)
+
+
+def test_a_thinned_store_keeps_tiles_of_the_first_and_the_last_picture(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{number}.png", web_picture(number)) for number in range(5)]
+    store = ImageStore(paths, input_format=FORM, tile_px=TILE_PX, most=7)
+    assert store.images == 7
+    assert (store.pieces[0].path, store.pieces[-1].path) == (paths[0], paths[-1])
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"image_size_px": 128}, "--image-size"),
+        ({"crop_from_px": 256, "image_size_px": None}, "--crop-from"),
+        ({"roi": (0.0, 0.0, 0.5, 0.5), "image_size_px": None}, "--roi"),
+        ({"ignore_mask_sha256": "0" * 64, "image_size_px": None}, "--ignore-mask"),
+        ({"paper_protocol": True, "image_size_px": None}, "--paper-protocol"),
+    ],
+)
+def test_what_needs_whole_pictures_is_refused_with_tiles(more: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"tiles at native resolution and {named} on whole pictures"):
+        resolve(small_choices(tile_px=64, **more), dataset="mvtec", bf16_is_fast=False)
+
+
+def test_tiles_set_the_input_and_are_scored_by_the_maximum_of_their_map() -> None:
+    config = resolve(small_choices(tile_px=96, image_size_px=None), dataset="aebad-s", bf16_is_fast=False)
+    assert (config.method.image_size_px, config.method.crop_from_px, config.method.score_share) == (96, None, 0)
+    assert config.training.tile_px == 96
+    assert "tile_px 96 in place of None" in config.departures
+
+
+def test_a_picture_smaller_than_a_tile_is_one_line_and_no_run(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "data", images=3)
+    failed = call("reason-train", "fit", "--data", data, "--out", tmp_path / "run", "--tile", 96, "--steps", 1)
+    assert "64 x 64 pixels is smaller than a tile of 96" in failed.error
+    assert str(data / "train" / "good") in failed.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_as_drawn_keep_their_pixels_and_need_one_size(tmp_path: Path) -> None:
+    data = webs_with_defects(tmp_path / "data", pictures=2)
+    samples = require_test(load_dataset(data))
+    masks = read_masks_as_drawn(samples)
+    assert masks is not None
+    assert masks.shape == (4, 100, 112)
+    assert sorted(masks.sum((1, 2)).tolist()) == [0, 0, 12 * 12, 12 * 13]
+    save(data / "test" / "good" / "0.png", web_picture(1, rows=101))
+    with pytest.raises(DataError, match="need images of one size"):
+        read_masks_as_drawn(require_test(load_dataset(data)))
+
+
+def test_a_store_names_the_picture_that_is_too_small(tmp_path: Path) -> None:
+    path = save(tmp_path / "small.png", web_picture(0, rows=50))
+    with pytest.raises(ImageError, match=r"small.png: a picture of 112 x 50 pixels is smaller than a tile of 64"):
+        ImageStore([path], input_format=FORM, tile_px=TILE_PX)
