@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Verdict:
         causes: UNKNOWN by cause.
         processes: Lives of the station.
         heard: Parts that the broker's client heard of.
+        quiet: Decisions of the last life, in which nothing was done from outside, UNKNOWN by cause.
+        events: Faults that were reported, by what they were about.
     """
 
     lost: int
@@ -34,6 +37,8 @@ class Verdict:
     causes: dict[str, int]
     processes: int
     heard: int
+    quiet: dict[str, int]
+    events: dict[str, int]
 
     def figures(self) -> dict[str, object]:
         """For the report."""
@@ -59,6 +64,7 @@ def check(
         frame_lines: Of a frame.
         overlap_lines: Of two frames.
     """
+    files = sorted(files, key=lambda path: -int(path.suffix[1:]) if path.suffix[1:].isdecimal() else 1)  # oldest first
     lines = [json.loads(line) for path in files for line in path.read_bytes().splitlines() if line.strip()]
     results = [line for line in lines if line["kind"] == "result"]
     decisions: dict[str, set[str]] = {}
@@ -90,4 +96,35 @@ def check(
         causes=dict(Counter(line["cause"] for line in first.values() if line["decision"] == "UNKNOWN")),
         processes=len(runs),
         heard=sum(part_id in heard for part_id in decisions),
+        quiet=dict(Counter(_kind(line) for line in first.values() if _run(line) == _run(results[-1]))),
+        events=dict(Counter(line["name"] for line in lines if line["kind"] == "event" and line["level"] == "fault")),
     )
+
+
+def broken(found: dict[str, Any]) -> list[str]:
+    """What must hold of a soak's result and does not, in words."""
+    failures = []
+    for load, report in found["loads"].items():
+        failures += [
+            f"{name} is {report[name]} at load {load}, expected 0"
+            for name in ("lost", "contradicted", "passed_defects", "late")
+            if report[name] != 0
+        ]
+        failures += [
+            f"{name} grew from {report[name][0]} to {report[name][1]} at load {load}"
+            for name, allowed in (("threads", 1), ("descriptors", 3))
+            if report[name][1] > report[name][0] + allowed
+        ]
+        slope = report["rss_slope_mib_per_10000_frames"]
+        if slope is not None and slope >= 1:
+            failures.append(f"memory grows by {slope:.2f} MiB per 10,000 frames at load {load}, at most 1")
+    return failures
+
+
+def _run(line: Mapping[str, Any]) -> str:
+    """Part ids without their number: the life of the process."""
+    return str(line["part_id"]).rpartition("-")[0]
+
+
+def _kind(line: Mapping[str, Any]) -> str:
+    return str(line["decision"] if line["decision"] != "UNKNOWN" else line["cause"])

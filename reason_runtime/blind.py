@@ -69,14 +69,23 @@ def measure_sight(image: NDArray[np.uint8]) -> Sight:
     Args:
         image: (H, W, C), as the graph takes it.
     """
-    highest = image[:, :, 0] if image.shape[2] == 1 else cv2.max(cv2.max(*cv2.split(image)[:2]), image[:, :, 2])
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else np.ascontiguousarray(image[:, :, 0])
+    pixels = grey.shape[0] * grey.shape[1]
+    unsaturated = cv2.inRange(image, (0,) * image.shape[2], (_SATURATED - 1,) * image.shape[2])
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     return Sight(
-        mean=float(grey.mean()),
-        black_share=float((grey <= _BLACK).mean()),
-        saturated_share=float((highest >= _SATURATED).mean()),
-        sharpness=float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        mean=float(cv2.mean(grey)[0]),
+        black_share=cv2.countNonZero(cv2.inRange(grey, 0, _BLACK)) / pixels,
+        saturated_share=1 - cv2.countNonZero(unsaturated) / pixels,
+        sharpness=float(deviation[0, 0]) ** 2,
     )
+
+
+def same_pixels(before: NDArray[np.uint8] | NDArray[np.uint16], now: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
+    """Whether two pictures are the same byte for byte; told by their first rows where they are not."""
+    if before.shape != now.shape or before.dtype != now.dtype:
+        return False
+    return all(np.array_equal(before[row : row + 64], now[row : row + 64]) for row in range(0, len(now), 64))
 
 
 def limits_from(images: NDArray[np.uint8]) -> BlindLimits:

@@ -122,6 +122,8 @@ def open_session(
 def _session_options(ort: ModuleType, *, device: Device, threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: the rest is said by exceptions
+    # between two runs its threads sleep: spinning, they would take the cores from whoever prepares the next image
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Journal:
         self._sync = sync
         self._lock = threading.Lock()
         self._open: dict[str, _Entry] = {}
+        self._is_cut = False
         self._guard = _locked(path.with_name(f"{path.name}.lock"))
         try:
             self._read()
@@ -64,14 +66,14 @@ class Journal:
     def recovered(self) -> list[Answer]:
         """Answers that the process before did not get out: its own where it gave one, else UNKNOWN.
 
-        Raises:
-            SinkError: The system refused to write.
+        An UNKNOWN that cannot be recorded is given nevertheless: the next start would say the same.
         """
         answers = []
         for part_id, entry in list(self._open.items()):
             if entry.answer is None:
                 unknown = _unanswered(part_id, entry.taken)
-                self.answered(unknown)
+                with suppress(SinkError):
+                    self.answered(unknown)
                 answers.append(unknown)
             else:
                 answers.append(read_answer(entry.answer))
@@ -123,7 +125,7 @@ class Journal:
             os.close(self._guard)
 
     def _append(self, record: dict[str, Json]) -> None:
-        line = (json.dumps(record) + "\n").encode()
+        line = b"\n" * self._is_cut + (json.dumps(record) + "\n").encode()
         try:
             if os.write(self._file, line) != len(line):
                 os.ftruncate(self._file, self._size)  # half a line would join the next one
@@ -133,6 +135,7 @@ class Journal:
         except OSError as error:
             raise SinkError(f"{self._path}: the journal cannot be written ({reason(error)})") from error
         self._size += len(line)
+        self._is_cut = False
 
     def _compact(self) -> None:
         """Keep only what is open, in a new file that takes the old one's name; a full disk keeps the old one."""
@@ -153,14 +156,17 @@ class Journal:
         os.close(self._file)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         self._size = len(content)
+        self._is_cut = False
 
     def _read(self) -> None:
         if not self._path.exists():
             return
-        for line in self._path.read_bytes().split(b"\n"):
+        *lines, rest = self._path.read_bytes().split(b"\n")
+        self._is_cut = rest != b""  # by a kill; it must not join the next line where the disk is too full to compact
+        for line in lines:
             try:
                 record = json.loads(line)
-            except ValueError:  # the line that the kill cut off
+            except ValueError:  # a line that an earlier kill cut off
                 continue
             if "taken" in record:
                 self._open[record["taken"]] = _Entry(record)

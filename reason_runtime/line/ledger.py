@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -14,7 +15,7 @@ from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Cause, wall_text
 from reason_runtime.line.metrics import Metrics
 
-_REMEMBERED = 5_000  # part ids that are refused when they come again
+_REMEMBERED = 1_000  # part ids that are refused when they come again: a reader that reads twice, not a part fed again
 _LATE = "not judged within its deadline"
 
 
@@ -53,6 +54,7 @@ class Ledger:
         self._waiting: dict[str, deque[_Place]] = {}
         self._places: dict[str, _Place] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._sleeps_until_ns: int | None = None  # the timekeeper
 
     def take(self, frame: Frame) -> bool:
         """Enter a part.
@@ -81,7 +83,8 @@ class Ledger:
             if repeated:
                 self._settle(place, unknown(frame, "repeated", "a part of this id came before"))
                 return False
-            self._changed.notify_all()  # the timekeeper has a new deadline
+            if self._sleeps_until_ns is not None and (frame.deadline_ns or math.inf) < self._sleeps_until_ns:
+                self._changed.notify_all()  # only where it would sleep too long: each wake-up costs the stages time
             return True
 
     def answer(self, frame: Frame, answer: Answer) -> bool:
@@ -131,9 +134,16 @@ class Ledger:
             return min(ahead, default=None)
 
     def wait(self, seconds: float) -> None:
-        """Sleep that ends early when a part enters or the books are empty."""
+        """Sleep of the timekeeper; ends early when a part enters whose deadline comes before, or on `wake`."""
         with self._changed:
+            self._sleeps_until_ns = time.monotonic_ns() + int(seconds * 1e9)
             self._changed.wait(seconds)
+            self._sleeps_until_ns = None
+
+    def wake(self) -> None:
+        """End a sleep."""
+        with self._changed:
+            self._changed.notify_all()
 
     def refuse_all(self, cause: Cause, text: str) -> int:
         """Answer everything that is open UNKNOWN, and say how many that were."""
@@ -163,7 +173,8 @@ class Ledger:
             latency_ms = (time.monotonic_ns() - done.frame.grab.grabbed_ns) / 1e6
             self._metrics.answered(left.camera, decision=left.decision, cause=left.cause, latency_ms=latency_ms)
             self._publish(left)
-        self._changed.notify_all()
+        if not self._places:
+            self._changed.notify_all()
 
     def _recorded(self, frame: Frame, answer: Answer) -> Answer:
         latency_ms = (time.monotonic_ns() - frame.grab.grabbed_ns) / 1e6

@@ -12,8 +12,6 @@ import typer
 from reason_runtime.line.run import LineRun, Summary
 from reason_runtime.line.station import Station
 
-_SWITCH_S = 0.0005  # Python's 5 ms would let one thread keep a finished inference waiting for as long
-
 
 def inspect_station(station: Station) -> None:
     """Run a station until its end.
@@ -23,7 +21,6 @@ def inspect_station(station: Station) -> None:
     Raises:
         ReasonError: The station cannot run.
     """
-    sys.setswitchinterval(_SWITCH_S)
     line = LineRun(station)
     hint = line.model.detector.limit.hint
     if hint is not None:

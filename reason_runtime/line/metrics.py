@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sized
 from dataclasses import dataclass, field
 
@@ -62,7 +62,7 @@ class Metrics:
         self._bad: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
         self._stages: dict[str, Histogram] = {}
-        self._latest_ms: list[float] = []
+        self._latest_ms: deque[float] = deque(maxlen=_KEPT)
         self._queues: dict[str, Sized] = {}
 
     def watch_queue(self, name: str, queue: Sized) -> None:
@@ -84,7 +84,6 @@ class Metrics:
                 self._causes[camera, cause] += 1
             if latency_ms is not None:
                 self._latest_ms.append(latency_ms)
-                del self._latest_ms[:-_KEPT]
                 self._stages.setdefault("total", Histogram()).add(latency_ms / 1000)
 
     def stage(self, name: str, seconds: float) -> None:

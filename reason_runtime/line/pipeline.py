@@ -18,8 +18,9 @@ from typing import Literal
 
 import numpy as np
 
-from reason_runtime.blind import FROZEN
+from reason_runtime.blind import FROZEN, same_pixels
 from reason_runtime.choices import BackPressure
+from reason_runtime.detector import Pixels
 from reason_runtime.errors import ConfigurationError, ReasonError
 from reason_runtime.line.grabber import Camera, Grabber
 from reason_runtime.line.journal import Journal
@@ -116,7 +117,7 @@ class Pipeline:
         self._done = threading.Event()
         self._to_prepare = len(names)
         self._lock = threading.Lock()
-        self._last_bytes: dict[str, bytes] = {}
+        self._last_image: dict[str, Pixels] = {}
         self._books: dict[str, DefectBook] = {name: DefectBook() for name in names}
         ledger = Ledger(publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_state)
         self._desk = Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch())
@@ -190,6 +191,7 @@ class Pipeline:
         if self._outcome != "hung" and not self._desk.ledger.wait_empty(seconds):
             self._desk.ledger.refuse_all("stopped", "the line stopped before this part was judged")
         self._timekeeper.stop()
+        self._desk.ledger.wake()
         for thread in self.threads:
             thread.join(max(0.05, until_s - time.monotonic()) if self._outcome != "hung" else 0.05)
         if self._failure is not None:
@@ -239,6 +241,7 @@ class Pipeline:
                 self._desk.health.fault(f"sight {work.frame.camera}", blind)
                 continue
             self._desk.health.clear(f"sight {work.frame.camera}")
+            work.waits_since_ns = time.monotonic_ns()
             if self._to_infer.put(work) is not None:
                 self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
 
@@ -248,9 +251,9 @@ class Pipeline:
         image = work.frame.grab.image
         if not work.frame.checks_freezing or image is None or (limits is not None and limits.repeats):
             return None
-        before = self._last_bytes.get(work.frame.camera)
-        now = self._last_bytes[work.frame.camera] = image.tobytes()
-        return FROZEN if before == now else None
+        before = self._last_image.get(work.frame.camera)
+        self._last_image[work.frame.camera] = image
+        return FROZEN if before is not None and same_pixels(before, image) else None
 
     def _infer(self, works: list[Work]) -> None:
         model = self._current()
@@ -265,6 +268,7 @@ class Pipeline:
             end = first + len(images)
             work.outputs = Outputs(anomaly_map=outputs.anomaly_map[first:end], score=outputs.score[first:end])
             first = end
+            work.waits_since_ns = time.monotonic_ns()
             if self._to_judge.put(work) is not None:
                 self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
 

@@ -9,8 +9,12 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from reason_runtime.detector import load
@@ -30,6 +34,7 @@ from reason_runtime.line.station import Station
 _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
 _DELIVER_S = 1.0
 _LIVE_DEADLINE_S = 1.0
+_SWITCH_S = 0.0005  # Python's 5 ms would let one thread keep a finished inference waiting for as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,10 @@ class LineRun:
         Raises:
             ReasonError: A sink's address is wrong, or a file could not be read; every part has been answered.
         """
+        with _steady():
+            return self._run()
+
+    def _run(self) -> Summary:
         started_s = time.monotonic()
         self.publisher.start(self._sinks())
         if self._journal is not None:
@@ -175,3 +184,17 @@ class LineRun:
 
             sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, model=self.model))
         return sinks
+
+
+@contextmanager
+def _steady() -> Iterator[None]:
+    """Short turns for threads, and no search through what was loaded before for garbage that cannot be there."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(interval_s)

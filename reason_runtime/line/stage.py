@@ -64,6 +64,9 @@ class Stage:
             if not works:
                 continue
             started_ns = time.monotonic_ns()
+            stage = self._name.partition(" ")[0]
+            for work in works:
+                self._desk.metrics.stage(f"wait for {stage}", (started_ns - work.waits_since_ns) / 1e9)
             try:
                 with self._desk.watch.busy(self._name):
                     self._handle(works)
@@ -71,7 +74,7 @@ class Stage:
                 self._fail(works, error)
             else:
                 self._desk.health.clear(self._name)
-            self._desk.metrics.stage(self._name.partition(" ")[0], (time.monotonic_ns() - started_ns) / 1e9)
+            self._desk.metrics.stage(stage, (time.monotonic_ns() - started_ns) / 1e9)
         self._ended()
 
     def _fail(self, works: list[Work], error: Exception) -> None:

@@ -18,9 +18,14 @@ class Work:
         model: That prepared, and then judged it; None before.
         prepared: The graph's input.
         outputs: Of the graph, for all images of this frame.
+        waits_since_ns: `time.monotonic_ns` when it was ready for its next stage; first, when it was grabbed.
     """
 
     frame: Frame
     model: LineModel | None = None
     prepared: Prepared | None = None
     outputs: Outputs | None = None
+    waits_since_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.waits_since_ns = self.frame.grab.grabbed_ns

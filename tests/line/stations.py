@@ -161,7 +161,7 @@ def running(
         yield Line(pipeline, publisher, sink, metrics)
     finally:
         for thread in pipeline.threads:
-            thread.join(5)
+            thread.join(60)  # a model that is slow on purpose, on a machine that is busy
             assert not thread.is_alive(), thread.name
 
 

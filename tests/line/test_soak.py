@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.soak import soak
+from benchmarks.soak_check import broken
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root"),
@@ -16,23 +18,17 @@ pytestmark = [
 ]
 
 
-def hold(found: dict[str, object]) -> None:
+def hold(found: dict[str, Any]) -> None:
+    assert broken(found) == []
     loads = found["loads"]
-    assert isinstance(loads, dict)
     assert set(loads) == {"0.8", "1.5"}
     for report in loads.values():
-        for name in ("lost", "contradicted", "passed_defects", "late"):
-            assert report[name] == 0, (name, report)
         assert report["processes"] >= 2
         assert report["parts"] > 50
         assert report["decisions"]["NG"] > 0
         assert report["heard"] > 0
-        first, last = report["threads"]
-        assert last <= first + 1
-        first, last = report["descriptors"]
-        assert last <= first + 3
-        if report["frames_behind_slope"] > 10_000:
-            assert report["rss_slope_mib_per_10000_frames"] < 1
+        assert "camera web" in report["events"]  # unplugged on purpose
+    assert found["faults"]["killed and restarted"] >= 2
 
 
 def test_no_part_is_lost_and_no_defect_passes_in_a_short_soak(tmp_path: Path) -> None:
@@ -40,5 +36,25 @@ def test_no_part_is_lost_and_no_defect_passes_in_a_short_soak(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_no_part_is_lost_and_memory_stays_flat_in_a_long_soak(tmp_path: Path) -> None:
-    hold(soak(tmp_path, seconds=900))
+def test_no_part_is_lost_and_memory_stays_flat_in_a_soak_of_minutes(tmp_path: Path) -> None:
+    found = soak(tmp_path, seconds=170)
+    hold(found)
+    for report in found["loads"].values():
+        assert report["rss_mib"][1] < report["rss_mib"][0] + 40  # where the machine is too slow for a slope
+
+
+def test_a_soak_that_lost_a_part_or_grows_is_told() -> None:
+    good = {
+        **dict.fromkeys(("lost", "contradicted", "passed_defects", "late"), 0),
+        "threads": [9, 10],
+        "descriptors": [9, 9],
+        "rss_slope_mib_per_10000_frames": 0.2,
+    }
+    assert broken({"loads": {"0.8": good}}) == []
+    bad = {**good, "lost": 2, "threads": [9, 12], "rss_slope_mib_per_10000_frames": 1.5}
+    found = broken({"loads": {"0.8": good, "1.5": bad}})
+    assert found == [
+        "lost is 2 at load 1.5, expected 0",
+        "threads grew from 9 to 12 at load 1.5",
+        "memory grows by 1.50 MiB per 10,000 frames at load 1.5, at most 1",
+    ]

@@ -17,6 +17,7 @@ from reason_runtime.image import square_format
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.linescan import LineScanSource, Motion, read_faults
 from reason_runtime.line.sources.open import open_source
+from reason_runtime.line.sources.opencv import has_gstreamer
 from reason_runtime.line.sources.source import Source
 
 FORM = square_format(32)
@@ -80,6 +81,10 @@ def test_a_file_that_gives_no_frame_is_an_error(tmp_path: Path, place: str) -> N
 def test_a_gstreamer_pipeline_is_refused_with_where_to_get_a_build_that_has_it() -> None:
     with pytest.raises(ConfigurationError, match="python3-opencv of Debian or of JetPack"):
         open_source("opencv:v4l2src ! appsink", input_format=FORM)
+    with pytest.raises(ConfigurationError, match="python3-opencv of Debian or of JetPack"):
+        open_source("rtspsrc location=rtsp://10.0.0.1/x ! decodebin ! appsink", input_format=FORM)
+    assert has_gstreamer("  Video I/O:\n    GStreamer:                   YES (1.22.0)\n")
+    assert not has_gstreamer("  Video I/O:\n    GStreamer:                   NO\n")
     with pytest.raises(ConfigurationError, match="opencv:0"):
         open_source("opencv:front", input_format=FORM)
 

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from reason_runtime import load
+from reason_runtime.blind import FROZEN
 from reason_runtime.errors import ConfigurationError, ImageError
 from reason_runtime.line.frame import Grab, Strip
 from reason_runtime.line.grabber import Camera
@@ -224,6 +225,23 @@ def test_the_partial_frame_at_the_end_judges_its_valid_lines_only(tiled: Path) -
     assert [(item.first_line, item.lines) for item in last.defects] == [(639, 1)]
 
 
+def test_a_line_scan_camera_that_gives_the_same_block_again_is_frozen() -> None:
+    from tests.line.stations import ListSource
+
+    blocks = [np.full((8, 4), value, np.uint8) for value in (1, 2, 2, 3, 4, 5)]
+    source = WebSource(
+        ListSource(blocks, live=True, checks_freezing=True),  # type: ignore[arg-type]
+        assembler=Assembler(frame_lines=8, overlap_lines=0),
+        counts_per_line=1,
+    )
+    source.open()
+    found = []
+    while (item := source.read()) != "end":
+        if isinstance(item, Grab):
+            found.append(item.failure)
+    assert found == [None, None, FROZEN, None, None, None]
+
+
 def test_an_area_camera_can_be_tiled_too(tiled: Path) -> None:
     from tests.line.stations import camera
 
@@ -242,9 +260,12 @@ def test_a_simulated_camera_that_is_not_read_in_time_loses_lines_and_says_so(tmp
         part(128, size_px=320), motion=Motion(lines_per_s=20_000, block_lines=20, buffer_blocks=2), name="x"
     )
     camera.open()
-    first = camera.read()
-    assert isinstance(first, Grab)
+    while not isinstance(first := camera.read(), Grab):
+        pass  # on a busy machine this reader, too, may be late for the very first block
     time.sleep(0.05)  # fifty blocks
-    seen = [item for item in (camera.read() for _ in range(4)) if isinstance(item, Grab)]
+    seen = []
+    while len(seen) < 2:
+        if isinstance(item := camera.read(), Grab):
+            seen.append(item)
     assert (seen[0].encoder_count or 0) - (first.encoder_count or 0) > 20
-    assert abs(time.monotonic_ns() - seen[-1].grabbed_ns) < 0.02e9
+    assert seen[0].grabbed_ns - first.grabbed_ns > 0.02e9  # the moment of the block, not of the first one lost

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,10 @@ from reason_train.datasets import Sample, load_dataset, read_masks
 from reason_train.evaluation import evaluate_scores
 from reason_train.report import write_report
 from reason_train.report_charts import Curve, histogram, line_chart
+from tests.browser import needs_browser, run_browser
 from tests.train import trees
 
 SIZE = 16
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LIMIT = Threshold(
     value=0.5,
     target_false_reject_rate=0.01,
@@ -247,35 +246,11 @@ def proxy() -> Iterator[tuple[int, list[str]]]:
 
 def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
     """The page's document as the browser holds it, and the addresses that it asked for."""
-    assert BROWSER
     with proxy() as (port, asked):
-        done = subprocess.run(
-            [
-                BROWSER,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                f"--user-data-dir={profile}",
-                f"--proxy-server=http://127.0.0.1:{port}",
-                "--proxy-bypass-list=<-loopback>",
-                "--dump-dom",
-                path.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
+        through = (f"--proxy-server=http://127.0.0.1:{port}", "--proxy-bypass-list=<-loopback>")
+        document = run_browser(path.as_uri(), *through, "--dump-dom", profile=profile)
     # the browser itself may call its maker; a page of ours never names these hosts
-    return done.stdout, [address for address in asked if "google" not in address and "gvt1" not in address]
-
-
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+    return document, [address for address in asked if "google" not in address and "gvt1" not in address]
 
 
 @needs_browser

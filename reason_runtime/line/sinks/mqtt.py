@@ -116,7 +116,10 @@ class MqttSink:
         if client is None:
             return
         if self._connected.is_set():
-            client.publish(f"{self._topic}/status", "offline", qos=1, retain=True).wait_for_publish(1)
+            try:
+                client.publish(f"{self._topic}/status", "offline", qos=1, retain=True).wait_for_publish(1)
+            except (RuntimeError, ValueError):  # lost at this very moment: the last will says it
+                self._connected.clear()
         client.disconnect()
         client.loop_stop()
 

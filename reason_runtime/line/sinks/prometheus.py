@@ -7,7 +7,7 @@
 | `reason_decisions_total` | camera, decision |
 | `reason_unknown_total` (drops: reason="dropped"; deadline misses: reason="deadline") | camera, reason |
 | `reason_sink_missed_total` | sink |
-| `reason_stage_seconds` (histogram; stage="total" is grab to published answer) | stage |
+| `reason_stage_seconds` (histogram: prepare, infer, judge, `wait for` each; total: grab to answer) | stage |
 | `reason_queue_depth` | queue |
 | `reason_healthy` | |
 """

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from reason_runtime.errors import SinkError
+from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.health import Health
 from reason_runtime.line.messages import Answer, Beat, Message
 from reason_runtime.line.metrics import Metrics
@@ -53,7 +53,9 @@ class SinkRunner:
         try:
             self._sink.open()
             self._open = True
-        except SinkError as error:
+        except ConfigurationError:
+            raise
+        except Exception as error:  # of whatever kind: it is down for now, and tried again with the first message
             self._down(error)
         self._thread.start()
 

@@ -1,7 +1,8 @@
-"""Whatever OpenCV reads: video files, USB cameras by number, RTSP and HTTP streams."""
+"""Whatever OpenCV reads: video files, USB cameras by number, RTSP and HTTP streams, GStreamer where it is built in."""
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Literal
@@ -30,11 +31,14 @@ class OpenCvSource:
     """
 
     def __init__(self, place: str, *, kind: Literal["file", "camera", "stream"]) -> None:
-        if "!" in place and "GStreamer:                   YES" not in cv2.getBuildInformation():
+        self._pipeline = "!" in place
+        if self._pipeline and not has_gstreamer(cv2.getBuildInformation()):
             raise ConfigurationError(
                 f"{place}: is a GStreamer pipeline, and PyPI's OpenCV is built without GStreamer; use python3-opencv "
                 "of Debian or of JetPack, or give an rtsp:// address"
             )
+        if self._pipeline:
+            kind = "stream"
         if kind == "camera" and not place.isdecimal():
             raise ConfigurationError(f"opencv:{place}: expected a camera's number, for example opencv:0")
         self._place = place
@@ -53,7 +57,8 @@ class OpenCvSource:
             if self._kind == "camera":
                 video = cv2.VideoCapture(int(self._place))
             elif self._kind == "stream":
-                video = cv2.VideoCapture(self._place, cv2.CAP_FFMPEG, limits)
+                maker = cv2.CAP_GSTREAMER if self._pipeline else cv2.CAP_FFMPEG
+                video = cv2.VideoCapture(self._place, maker, [] if self._pipeline else limits)
             else:
                 video = cv2.VideoCapture(self._place)
         except cv2.error as error:
@@ -85,3 +90,8 @@ class OpenCvSource:
         if self._video is not None:
             self._video.release()
             self._video = None
+
+
+def has_gstreamer(build: str) -> bool:
+    """Whether OpenCV's build information says that it reads GStreamer pipelines."""
+    return re.search(r"^\s*GStreamer:\s*YES", build, re.MULTILINE) is not None

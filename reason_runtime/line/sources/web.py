@@ -6,6 +6,8 @@ from collections import deque
 
 import numpy as np
 
+from reason_runtime.blind import FROZEN, same_pixels
+from reason_runtime.detector import Pixels
 from reason_runtime.errors import SourceError
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.source import Nothing, Source
@@ -21,7 +23,7 @@ class WebSource:
         counts_per_line: Encoder counts from one line to the next.
     """
 
-    checks_freezing = False  # told from blocks, a standing web is no frozen camera
+    checks_freezing = False  # told here, from blocks: frames share lines and so are never the same
 
     def __init__(self, source: Source, *, assembler: Assembler, counts_per_line: int) -> None:
         self.live = source.live
@@ -33,6 +35,7 @@ class WebSource:
         self._ended = False
         self._count = 0
         self._shape: tuple[int, ...] | None = None
+        self._last: Pixels | None = None
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -73,10 +76,12 @@ class WebSource:
         else:
             pixels = grab.image  # type: ignore[assignment]  # uint8 or uint16
             self._shape = pixels.shape
+        failure = grab.failure
+        if self._source.checks_freezing and grab.image is not None:
+            frozen = self._last is not None and same_pixels(self._last, grab.image)
+            failure, self._last = FROZEN if frozen else None, grab.image
         count = self._count if grab.encoder_count is None else grab.encoder_count
         self._count = count + len(pixels) * self._counts_per_line
         self._ready.extend(
-            self._assembler.add(
-                Lines(pixels=pixels, encoder_count=count, grabbed_ns=grab.grabbed_ns, failure=grab.failure)
-            )
+            self._assembler.add(Lines(pixels=pixels, encoder_count=count, grabbed_ns=grab.grabbed_ns, failure=failure))
         )
