@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits
 from reason_export.parity import TOLERANCES, Parity, broken, compare
 from reason_export.runs import described_images, load_images, run_each, score_each
-from reason_runtime.atomic import write_text
+from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import check_path
 from reason_runtime.choices import Backend, Device, Precision, Provider
@@ -136,7 +136,7 @@ def check_bundle(
 
 def _write(bundle: Bundle, check: Check) -> None:
     path = check_path(bundle, backend=check.backend, precision=check.precision)
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     content = {"bundle_sha256": bundle.manifest.content_sha256, **check.to_json()}
     write_text(path, json.dumps(content, indent=2) + "\n")
 

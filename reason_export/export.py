@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from reason_export.check import Check, check_bundle
 from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
 from reason_export.half import half_graph
 from reason_export.onnx_graph import export_graph
@@ -23,7 +24,7 @@ from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, write_bundle
 from reason_runtime.choices import Precision
-from reason_runtime.errors import ConfigurationError, DataError
+from reason_runtime.errors import ConfigurationError, DataError, ParityError
 from reason_runtime.golden import Golden
 from reason_runtime.image import InputFormat, list_images
 from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
@@ -55,9 +56,23 @@ class ExportChoices:
     """Height and width of camera frames that the graph itself resizes; None: images are resized before."""
     overwrite: bool = False
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that get a file of their own."""
+        return ("fp32", "fp16") if self.fp16 else ("fp32",)
 
-def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundle:
-    """Write the bundle of a finished run.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle whose every file passed its parity check."""
+
+    bundle: Bundle
+    checks: tuple[Check, ...]
+    """One a precision, fp32 first."""
+
+
+def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Exported:
+    """Write the bundle of a finished run, after its files gave what the trained model gave.
 
     Each threshold comes from the exported graph's own scores of the run's held-out images.
 
@@ -65,7 +80,8 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundl
         RunError: The run is not finished or does not fit this version.
         BundleError: There is something at `out`.
         DataError: The golden folder holds no image.
-        ParityError: The exporter gave a graph of another form, or a weight does not fit in half precision.
+        ParityError: The exporter gave a graph of another form, a weight does not fit in half precision, or a file does
+            not give what the trained model gives; `out` is as it was.
         ConfigurationError: Frames are smaller than what they are resized to, or were trained on in tiles.
     """
     run, network = load_run(run_folder)
@@ -89,14 +105,23 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Bundl
         images = held_out.images if form.channels == 3 else _to_mono(held_out.images)
         if form is own:
             manifest = dataclasses.replace(
-                _calibrated(manifest, files, images, wanted), blind_limits=limits_from(images)
+                _calibrated(manifest, files, images, wanted, choices), blind_limits=limits_from(images)
             )
         else:  # held-out images are kept resized: the network without its resize scores them
             plain = _files(network, own, make_golden(network, synthetic_images(own), synthetic=True), choices)
             before = dataclasses.replace(wanted, source=f"{wanted.source}, resized before the graph")
-            calibrated = _calibrated(dataclasses.replace(manifest, input=own), plain, images, before)
+            calibrated = _calibrated(dataclasses.replace(manifest, input=own), plain, images, before, choices)
             manifest = dataclasses.replace(calibrated, input=form)
-    return write_bundle(out, manifest=manifest, files=files, overwrite=choices.overwrite)
+    checks: list[Check] = []
+
+    def accept(bundle: Bundle) -> None:
+        checks.extend(check_bundle(bundle, precision=precision) for precision in choices.precisions)
+        for check in checks:
+            if not check.passed:
+                raise ParityError(f"{out}: not written, {check.precision} fails its check: {'; '.join(check.broken)}")
+
+    bundle = write_bundle(out, manifest=manifest, files=files, overwrite=choices.overwrite, accept=accept)
+    return Exported(bundle=bundle, checks=tuple(checks))
 
 
 def _camera_format(own: InputFormat, frame_px: tuple[int, int]) -> InputFormat:
@@ -121,15 +146,19 @@ def _files(
     return files
 
 
-def _calibrated(manifest: Manifest, files: dict[str, bytes], images: NDArray[np.uint8], wanted: Threshold) -> Manifest:
+def _calibrated(
+    manifest: Manifest,
+    files: dict[str, bytes],
+    images: NDArray[np.uint8],
+    wanted: Threshold,
+    choices: ExportChoices,
+) -> Manifest:
     """The manifest with a threshold for each file, from its own scores by the runtime that will run it."""
     thresholds: dict[Precision, Threshold] = {}
     statistics = None
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
-        for precision in ("fp32", "fp16"):
-            if MODELS[precision] not in files:
-                continue
+        for precision in choices.precisions:
             scores = score_each(open_session(bundle, precision=precision, device="cpu", threads=None), images)
             thresholds[precision] = threshold_for(
                 scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reason_runtime.atomic import reason, write_bytes
+from reason_runtime.atomic import make_folder, reason, write_bytes
 from reason_runtime.errors import ConfigurationError, ReasonError
 
 if TYPE_CHECKING:
@@ -37,8 +37,5 @@ def keep_timing_cache(config: tensorrt.IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is None:
         raise ReasonError(f"{path}: TensorRT gave no timing cache back")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReasonError(f"{path.parent}: could not be made ({reason(error)})") from error
+    make_folder(path.parent)
     write_bytes(path, bytes(cache.serialize()))

@@ -56,6 +56,18 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, where they are not there yet.
+
+    Raises:
+        ReasonError: The system refused, or a file is in the way.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReasonError(f"{path}: cannot be made ({reason(error)}); expected a folder, or a place for one") from error
+
+
 def reason(error: OSError) -> str:
     """What the system says about a failure, in its own words and without the path."""
     return error.strerror or str(error) or type(error).__name__

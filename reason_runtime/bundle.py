@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +92,12 @@ def open_bundle(path: str | Path) -> Bundle:
 
 
 def write_bundle(
-    path: str | Path, *, manifest: Manifest, files: Mapping[str, Path | bytes], overwrite: bool = False
+    path: str | Path,
+    *,
+    manifest: Manifest,
+    files: Mapping[str, Path | bytes],
+    overwrite: bool = False,
+    accept: Callable[[Bundle], object] = lambda _: None,
 ) -> Bundle:
     """Write a new bundle: built beside, then the whole folder is renamed into place.
 
@@ -102,6 +107,7 @@ def write_bundle(
         files: Content, or a file to copy, by portable name; `model.onnx` and `golden.npz` must be among them.
         overwrite: Replace a bundle that is there, with its engines and checks, which fit the old files only. A folder
             that is not a bundle is never replaced.
+        accept: Called with the finished bundle before it is put in place; what it raises leaves `path` as it was.
 
     Returns:
         The bundle, opened and verified.
@@ -122,7 +128,7 @@ def write_bundle(
         for name, content in files.items():
             _place(content, beside / name)
         _write_manifest(beside, manifest, names=files)
-        open_bundle(beside)
+        accept(open_bundle(beside))
         _swap(beside, target)
     except OSError as error:
         raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error

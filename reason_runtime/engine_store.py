@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from reason_runtime.atomic import reason, replacing
+from reason_runtime.atomic import make_folder, reason, replacing
 from reason_runtime.bundle import MODELS, Bundle
 from reason_runtime.choices import RUNS_ON, Builder, Precision
 from reason_runtime.engine_facts import EngineFacts, Gpu, from_json, numbers, to_json
-from reason_runtime.errors import BackendError, BundleError, ReasonError
+from reason_runtime.errors import BackendError, BundleError
 
 ENGINES = "engines"
 AMPERE = "8.0"
@@ -49,10 +49,7 @@ def write_engine(path: Path, plan: memoryview, facts: EngineFacts) -> None:
     Raises:
         ReasonError: The system refused to write; what was there before is kept.
     """
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise ReasonError(f"{path.parent}: could not be made ({reason(error)})") from error
+    make_folder(path.parent)
     with ExitStack() as renames:  # leaves in reverse order; a pair that a power cut parts is refused by its hash
         side_car = renames.enter_context(replacing(path.with_suffix(".json")))
         engine = renames.enter_context(replacing(path))

@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from reason_runtime.atomic import reason
+from reason_runtime.atomic import make_folder
 from reason_runtime.detector import Detector
-from reason_runtime.errors import ReasonError
 from reason_runtime.overlay import map_scale, overlay, save_picture
 from reason_runtime.predict import Judgement
 
@@ -43,10 +42,7 @@ class MapWriter:
             return
         below = judgement.path.absolute().relative_to(self._shared)
         target = self._folder / below.with_name(f"{below.name}.overlay.png")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReasonError(f"{target.parent}: cannot be made ({reason(error)})") from error
+        make_folder(target.parent)
         picture = overlay(
             judgement.image,
             judgement.result.anomaly_map,

@@ -57,7 +57,7 @@ def unseen(run: Run, dataset: DataSet) -> list[Path]:
     return left
 
 
-def calibration_images(run: Run, paths: Sequence[Path]) -> ImageStore:
+def calibration_images(run: Run, paths: Sequence[Path], *, memory_mib: int = 4096) -> ImageStore:
     """Held-out good images as the run's model takes them: whole, or at most 1000 of their tiles.
 
     Raises:
@@ -65,7 +65,8 @@ def calibration_images(run: Run, paths: Sequence[Path]) -> ImageStore:
     """
     tile_px = run.config.training.tile_px
     form = input_format(run.config.method)
-    return ImageStore(paths, input_format=form, tile_px=tile_px, most=None if tile_px is None else MOST_TILES)
+    most = None if tile_px is None else MOST_TILES
+    return ImageStore(paths, input_format=form, memory_mib=memory_mib, tile_px=tile_px, most=most)
 
 
 def calibrate(

@@ -63,10 +63,15 @@ def save_checkpoint(
     for name, tensor in state.tensors.items():
         if not torch.isfinite(tensor).all():
             raise TrainingError(
-                f"{path.parent}: {name} is not finite after step {step}; the last good checkpoint is kept, "
+                f"{path.parent}: {name} is not finite after step {step}; {what_is_kept(path)}, "
                 "start a new run with a lower --learning-rate, or check the images"
             )
     write_tensors(path, state.tensors | more.tensors, facts=state.facts | more.facts)
+
+
+def what_is_kept(path: Path) -> str:
+    """What a failed training leaves behind, for its message."""
+    return "the last good checkpoint is kept" if path.exists() else "there was no checkpoint yet"
 
 
 def read_checkpoint(path: Path) -> State:

@@ -15,7 +15,16 @@ import torch
 from torch.optim import Optimizer
 
 from reason_runtime.errors import TrainingError
-from reason_train.checkpoint import Log, State, StepReport, current_state, read_checkpoint, restore, save_checkpoint
+from reason_train.checkpoint import (
+    Log,
+    State,
+    StepReport,
+    current_state,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+    what_is_kept,
+)
 from reason_train.config import Config
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -150,7 +159,7 @@ def _train(
 def _require_finite(loss: float, *, step: int, run: Path) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
-            f"{run}: the loss is {loss} at step {step + 1}; the last good checkpoint is kept, "
+            f"{run}: the loss is {loss} at step {step + 1}; {what_is_kept(run / CHECKPOINT)}, "
             "train again with a lower --learning-rate, or check the images"
         )
 
@@ -164,4 +173,7 @@ def _step(losses: Losses, optimizer: Optimizer, *, weight: float) -> None:
 def _check_finite(model: ReasonModel, run: Path) -> None:
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor.float()).all():
-            raise TrainingError(f"{run}: {name} is not finite after the last step; the last good checkpoint is kept")
+            kept = what_is_kept(run / CHECKPOINT)
+            raise TrainingError(
+                f"{run}: {name} is not finite after the last step; {kept}, train again with a lower --learning-rate"
+            )

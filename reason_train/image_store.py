@@ -103,6 +103,19 @@ class ImageStore:
             picture if piece.tile is None else cut(picture, piece.tile).copy(), input_format=self.input_format
         )
 
+    def broken(self) -> list[str]:
+        """Why images cannot be read, one sentence each; reads all of them once."""
+        with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as readers:
+            messages = [message for message in readers.map(self._why_broken, range(self.images)) if message]
+        return list(dict.fromkeys(messages))  # a picture's tiles all say the same
+
+    def _why_broken(self, position: int) -> str | None:
+        try:
+            self._image(position)
+        except ImageError as error:
+            return str(error)
+        return None
+
     def batches(self, orders: Iterable[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:
         """(N, H, W, C) uint8 for each list of positions, in order, read `AHEAD` batches before they are asked for.
 
@@ -140,6 +153,18 @@ def _thinned(pieces: list[Piece], most: int | None) -> tuple[Piece, ...]:
     if most is None or len(pieces) <= most:
         return tuple(pieces)
     return tuple(pieces[i] for i in np.linspace(0, len(pieces) - 1, most).astype(int))
+
+
+def require_readable(*stores: ImageStore) -> None:
+    """Read every image once, so that a broken file is met before training and not hours into it.
+
+    Raises:
+        ImageError: Images cannot be read; names the first and says how many there are.
+    """
+    broken = [message for store in stores for message in store.broken()]
+    if broken:
+        images = sum(len(store.paths) for store in stores)
+        raise ImageError(f"{broken[0]}; of {images} good images {len(broken)} cannot be used: mend or remove them")
 
 
 def all_images(store: ImageStore, *, batch_size: int = 16) -> Iterator[NDArray[np.uint8]]:

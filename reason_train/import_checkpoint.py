@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reason_runtime.errors import ConfigurationError, RunError
+from reason_runtime.atomic import make_folder
+from reason_runtime.errors import ConfigurationError, ReasonError, RunError
 from reason_train.config import TeacherName
 from reason_train.model import ReasonModel
+from reason_train.preparation import forget_unstarted
 from reason_train.presets import Choices, resolve
 from reason_train.run import MODEL, Run, library_versions, write_run, write_tensors
 from reason_train.teacher_weights import load_teacher, read_checkpoint
@@ -45,12 +47,16 @@ def import_checkpoint(checkpoint: Path, *, teacher: TeacherName, out: Path, teac
         if not isinstance(state, dict):
             raise RunError(f"{checkpoint}: has no {key}; expected a dict of {', '.join(PARTS)}")
         _fill(model.get_submodule(part), state, where=f"{checkpoint}: {key}")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     run = Run(
         config=config, dataset="", train=(), held_out=(), libraries=library_versions(), imported_from=checkpoint.name
     )
-    write_run(out, run)
-    write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": checkpoint.name})
+    try:
+        write_run(out, run)
+        write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": checkpoint.name})
+    except ReasonError:
+        forget_unstarted(out)
+        raise
     return run
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
-from reason_runtime.atomic import reason
-from reason_runtime.errors import ReasonError, RunError
+from reason_runtime.atomic import make_folder
+from reason_runtime.errors import RunError
 from reason_train.run import (
     CALIBRATION,
     CHECKPOINT,
@@ -42,10 +43,7 @@ def prepare(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
     if not (out / RUN).exists():
         if out.exists() and not (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
             raise RunError(f"{out}: exists and is not a run; choose another --out")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReasonError(f"{out}: cannot be made ({reason(error)}); choose another --out") from error
+        make_folder(out)
         write_run(out, run)
         return "train"
     if not resume:
@@ -58,6 +56,17 @@ def prepare(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
     if finished:
         return "finished"
     return "calibrate" if (out / MODEL).exists() else "train"  # it may have been stopped between the two
+
+
+def forget_unstarted(out: Path) -> None:
+    """Free `out` after a failure, where there is no checkpoint to continue from; else leave it as it is."""
+    if (out / CHECKPOINT).exists() or (out / MODEL).exists():
+        return
+    with contextlib.suppress(OSError):  # what made training fail is what the user must read
+        for name in (RUN, LOG):
+            (out / name).unlink(missing_ok=True)
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def _require_same(out: Path, run: Run) -> None:

@@ -11,8 +11,7 @@ from string import Template
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.atomic import reason, write_text
-from reason_runtime.errors import ReasonError
+from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.image import InputFormat
 from reason_runtime.manifest import Threshold
 from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
@@ -60,10 +59,7 @@ def write_report(
         ImageError: A picture that the page shows cannot be read.
         ReasonError: The page cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReasonError(f"{folder}: cannot be made ({reason(error)}); expected a folder for the report") from error
+    make_folder(folder)
     anomalous = np.array([sample.anomalous for sample in samples], dtype=np.bool_)
     limit = None if threshold is None else threshold.value
     top = 2 * (float(scores[~anomalous].max()) if limit is None else limit)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reason_runtime.errors import ConfigurationError
+from reason_runtime.errors import ConfigurationError, ReasonError
 from reason_runtime.manifest import Threshold
 from reason_train.calibrate import calibrate, calibration_images, read_threshold
 from reason_train.checkpoint import StepReport
@@ -18,10 +18,10 @@ from reason_train.config import Config
 from reason_train.datasets import DataSet
 from reason_train.device import multiplies_bf16
 from reason_train.fit import fit
-from reason_train.image_store import ImageStore
+from reason_train.image_store import ImageStore, require_readable
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
-from reason_train.preparation import prepare
+from reason_train.preparation import forget_unstarted, prepare
 from reason_train.presets import Choices, resolve
 from reason_train.ranks import ALONE, Ranks
 from reason_train.region import counted_region
@@ -115,6 +115,9 @@ def train(
         ConfigurationError: A setting is out of range.
         RunError: `out` holds another run, or is finished.
         TrainingError: The loss is not finite, or the processes do not see the same images.
+        ImageError: An image, to train on or held out, cannot be read.
+
+    A training that fails before its first checkpoint leaves nothing in `out`.
     """
     config = resolve(choices, dataset=dataset.category or dataset.layout, bf16_is_fast=multiplies_bf16(device))
     parts = split(dataset, held_out_share=config.training.held_out_share, seed=config.training.seed)
@@ -126,24 +129,32 @@ def train(
     stage = ranks.from_first(lambda: prepare(out, run, resume=resume, keep_finished=keep_finished))
     steps = total_steps(config.training, images=store.images)
     tiles = None if config.training.tile_px is None else store.images
+    held_out = calibration_images(run, parts.held_out, memory_mib=cache_mib)
     if stage == "train":
         announce(config, steps)
-        fit(
-            _new_model(config, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
-            config,
-            store=store,
-            run=out,
-            device=device,
-            resume=resume,
-            cache_mib=cache_mib,
-            checkpoint_seconds=checkpoint_seconds,
-            report=report,
-            choice=choice,
-            ranks=ranks,
-        )
+        try:
+            if ranks.is_first:
+                require_readable(store, held_out)
+            fit(
+                _new_model(config, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
+                config,
+                store=store,
+                run=out,
+                device=device,
+                resume=resume,
+                cache_mib=cache_mib,
+                checkpoint_seconds=checkpoint_seconds,
+                report=report,
+                choice=choice,
+                ranks=ranks,
+            )
+        except ReasonError:
+            if ranks.is_first:
+                forget_unstarted(out)
+            raise
     if not ranks.is_first:
         return Finished(run=run, steps=steps, threshold=None, timing=None, tiles=tiles)
-    threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, parts, device=device)
+    threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, held_out, device=device)
     timing = read_timing(out / LOG)
     return Finished(
         run=run, steps=steps, threshold=threshold, timing=timing, tiles=tiles, was_there=stage == "finished"
@@ -184,15 +195,15 @@ def _training_images(config: Config, parts: Split, *, cache_mib: int) -> ImageSt
     )
 
 
-def _calibrate(out: Path, run: Run, parts: Split, *, device: torch.device) -> Threshold | None:
+def _calibrate(out: Path, run: Run, held_out: ImageStore, *, device: torch.device) -> Threshold | None:
     """The threshold from the images that were held out; None where there are none."""
-    if not parts.held_out:
+    if not held_out.paths:
         return None
     _, model = load_run(out)  # as on disk: in another memory layout convolutions round differently
     return calibrate(
         out,
         model,
-        calibration_images(run, parts.held_out),
+        held_out,
         names=[entry.name for entry in run.held_out],
         device=device,
         false_reject_rate=DEFAULT_FALSE_REJECT_RATE,

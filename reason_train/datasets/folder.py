@@ -41,6 +41,9 @@ def load_folder(root: Path) -> DataSet:
 
 def _good_only(root: Path) -> list[Sample]:
     nested = [path for path in subfolders(root) if list_images(path)]
+    names = [path.name for path in subfolders(root)]
+    if "train" in names or "test" in names:
+        raise DataError(f"{root}: has no folder train/good; expected the good training images there")
     if nested:
         raise DataError(
             f"{root}: images in {nested[0].name!r} and no folder 'good'; expected good images directly here, "

@@ -56,6 +56,12 @@ def test_the_result_is_printed_and_kept_beside_the_bundle(bundle: Path) -> None:
     assert open_bundle(bundle)  # the check is no part of what is hashed
 
 
+def test_a_result_that_cannot_be_kept_is_one_clear_line(bundle: Path) -> None:
+    shutil.rmtree(bundle / "checks")
+    (bundle / "checks").write_text("in the way")
+    assert f"{bundle / 'checks'}: cannot be made (File exists); expected a folder" in check(bundle).error
+
+
 def test_a_check_can_be_repeated(bundle: Path) -> None:
     assert [check(bundle).status for _ in range(2)] == [0, 0]
 

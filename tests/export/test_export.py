@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from reason_export.golden import MOST_IMAGES, synthetic_images
+from reason_export.parity import TOLERANCES
 from reason_runtime.bundle import open_bundle
 from reason_runtime.detector import load
 from reason_runtime.image import as_image, load_image, resize_image, square_format
@@ -135,6 +137,20 @@ def test_a_bundle_is_replaced_on_request_and_can_leave_without_photographs(
     assert bundle.golden().synthetic.all()
     np.testing.assert_array_equal(bundle.golden().images, synthetic_images(bundle.manifest.input))
     assert bundle.manifest.thresholds  # the threshold is still that of the held-out images
+
+
+def test_a_bundle_that_fails_its_check_is_never_put_in_place(
+    exported_bundle: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = dataclasses.replace(TOLERANCES["fp32"], map_difference=-1.0)  # which no map can meet
+    monkeypatch.setitem(TOLERANCES, "fp32", strict)
+    out = Path(shutil.copytree(exported_bundle, tmp_path / "old"))
+    for bundle, more in ((tmp_path / "new", ()), (out, ("--no-images", "--overwrite"))):
+        done = export(finished_run, bundle, *more)
+        assert f"{bundle}: not written, fp32 fails its check: map differs by" in done.error
+        assert done.output == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert open_bundle(out).manifest == open_bundle(exported_bundle).manifest
 
 
 @pytest.mark.parametrize("channels", [1, 3])

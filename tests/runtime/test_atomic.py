@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reason_runtime.atomic import replacing, write_bytes, write_text
+from reason_runtime.atomic import make_folder, replacing, write_bytes, write_text
 from reason_runtime.errors import ReasonError
 
 # The system's own limit on the size of a file fails a write half-way, as a full disk does.
@@ -33,6 +33,16 @@ def refused_for_lack_of_room(action: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_folder_is_made_with_those_above_it_and_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    for path, why in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "below", "Not a directory")):
+        with pytest.raises(ReasonError, match=rf"{path}: cannot be made \({why}\); expected a folder"):
+            make_folder(path)
 
 
 def test_the_new_content_replaces_the_old_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -261,6 +261,12 @@ def test_a_plain_folder_of_folders_without_good_is_not_guessed_at(tmp_path: Path
         load_dataset(tmp_path)
 
 
+def test_a_category_that_lost_its_good_images_is_told_what_is_missing(tmp_path: Path) -> None:
+    trees.picture(tmp_path / "test" / "good" / "1.png")
+    with pytest.raises(DataError, match=f"{tmp_path}: has no folder train/good; expected the good training images"):
+        load_dataset(tmp_path)
+
+
 def test_images_beside_the_good_folder_are_refused(tmp_path: Path) -> None:
     trees.picture(tmp_path / "good" / "1.png")
     trees.picture(tmp_path / "2.png")

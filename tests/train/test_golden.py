@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from reason_train.anomaly_map import MapHead
 from reason_train.config import MethodConfig
 from reason_train.model import ReasonModel, build_model
 from tests.golden_weights import GOLDEN, fill, image
@@ -53,3 +54,5 @@ def test_every_stage_gives_the_reference_values(teacher: str) -> None:
     anomaly_map, score = model.head(teacher_features, student_features)
     assert_close(anomaly_map.numpy(), golden["anomaly_map"])
     assert_close(score.numpy(), golden["score"])
+    unblurred = MapHead(size_px=256, sides=[feature.shape[-1] for feature in teacher_features], sigma_px=1e-3)
+    assert_close(unblurred(teacher_features, student_features)[0].numpy(), golden["anomaly_map_raw"])
