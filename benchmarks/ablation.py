@@ -122,6 +122,8 @@ def _run(
     started = time.perf_counter()
     if kept.is_file() and set(method_changes) <= set(HEAD) and not training_changes:
         model.load_state_dict(torch.load(kept, weights_only=True))
+        for k in range(len(model.teacher.shape.channels)):
+            model.head.get_buffer(f"weight_{k}").fill_(1.0)
         measure_maps(model.eval(), store, device=torch.device("cpu"))
     else:
         run = folder / "run"

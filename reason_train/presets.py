@@ -117,7 +117,7 @@ def _tiled(choices: Choices) -> dict[str, object]:
     """What tiles ask of the method: no resize, and the map's maximum as score, as frames of a web are judged."""
     if choices.tile_px is None:
         return {}
-    return {"image_size_px": choices.tile_px, "crop_from_px": None, "score_share": 0.0}
+    return {"image_size_px": choices.tile_px, "crop_from_px": None, "score_exponent": None}
 
 
 def _changed(config: Settings, changes: dict[str, object]) -> Settings:

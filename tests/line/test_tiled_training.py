@@ -47,7 +47,7 @@ def bundle(run: Path) -> Path:
 def test_the_bundle_says_that_it_judges_tiles(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["training"]["configuration"]["tile_px"] == TILE_PX
-    assert manifest["method"]["settings"]["score_share"] == 0
+    assert manifest["method"]["settings"]["score_exponent"] is None
     assert manifest["thresholds"]["fp32"]["source"] == "9 tiles of 1 held-out good images"
     assert manifest["blind_limits"]["images"] == 9
     assert "64 x 64 at native resolution" in call("reason-run", "info", bundle).output

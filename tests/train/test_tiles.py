@@ -58,7 +58,7 @@ def test_what_needs_whole_pictures_is_refused_with_tiles(more: dict[str, object]
 
 def test_tiles_set_the_input_and_are_scored_by_the_maximum_of_their_map() -> None:
     config = resolve(small_choices(tile_px=96, image_size_px=None), dataset="aebad-s", bf16_is_fast=False)
-    assert (config.method.image_size_px, config.method.crop_from_px, config.method.score_share) == (96, None, 0)
+    assert (config.method.image_size_px, config.method.crop_from_px, config.method.score_exponent) == (96, None, None)
     assert config.training.tile_px == 96
     assert "tile_px 96 in place of None" in config.departures
 
