@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -57,10 +58,13 @@ class Check:
         return not self.broken
 
     def to_json(self) -> dict[str, object]:
-        """For `--json` and for the file beside the bundle's."""
+        """For `--json` and for the file beside the bundle's; a difference that is not finite is null."""
         tolerance = dataclasses.asdict(TOLERANCES[self.precision])
         facts = dataclasses.asdict(self)
         parity = facts.pop("parity")
+        for name, value in parity.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                parity[name] = None  # JSON has no infinity; `broken` says what it was
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return {"passed": self.passed, **facts, **parity, "tolerance": tolerance, "created": created}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -9,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reason_runtime.atomic import replacing
+from reason_runtime.atomic import write_bytes
 from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import InputFormat
 
 LONGEST_SIDE_PX = 1024  # of a picture: a 100-megapixel image gets no 100-megapixel overlay
 _OPACITY = 0.7  # of the colour at the top of the scale; 0 at its bottom, so that good regions stay visible
-_CONTOUR_RGB = (255, 255, 255)
+_LINES = (((0, 0, 0), 3), ((255, 255, 255), 1))  # RGB and width: white on black is seen on bright and dark parts
 
 
 def map_scale(detector: Detector, *, asked: float | None = None) -> float:
@@ -63,7 +64,7 @@ def overlay(
     scale: float,
     threshold: float | None,
 ) -> NDArray[np.uint8]:
-    """The image under its heat map, with a white line around what is at or above the threshold.
+    """The image under its heat map, with a white line on black around what is at or above the threshold.
 
     The heat map is more opaque where the map is higher, so that good regions stay visible.
 
@@ -90,7 +91,8 @@ def overlay(
         above = (resized >= threshold).astype(np.uint8)
         outlines, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         lined = np.ascontiguousarray(target)
-        cv2.drawContours(lined, outlines, -1, _CONTOUR_RGB, 1)
+        for colour, width_px in _LINES:
+            cv2.drawContours(lined, outlines, -1, colour, width_px)
         target[:] = lined
     return picture
 
@@ -101,8 +103,9 @@ def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     Raises:
         ReasonError: The system refused to write.
     """
-    with replacing(path) as beside:
-        Image.fromarray(picture).save(beside)
+    content = BytesIO()  # Pillow does not notice that a disk is full when it writes a JPEG itself
+    Image.fromarray(picture).save(content, format=Image.registered_extensions()[path.suffix.lower()])
+    write_bytes(path, content.getvalue())
 
 
 def _height(anomaly_map: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

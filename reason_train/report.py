@@ -19,7 +19,7 @@ from reason_train.calibration import images_needed
 from reason_train.datasets import Sample
 from reason_train.evaluation import Evaluation
 from reason_train.ranking import Values, rank, roc_curve
-from reason_train.report_cases import Painter, case_section, worst
+from reason_train.report_cases import Painter, case_section, map_key, worst
 from reason_train.report_charts import Curve, histogram, line_chart
 from reason_train.report_tables import defect_table, figure, group_section, settings_table, versions
 
@@ -66,6 +66,7 @@ def write_report(
     painter = Painter(input_format=input_format, scale=top if top > 0 else 1.0, threshold=limit)
     misses = worst("defective", samples=samples, scores=scores, maps=maps, painter=painter)
     alarms = worst("good", samples=samples, scores=scores, maps=maps, painter=painter)
+    false_alarms, missed = _wrong(scores, anomalous, limit=limit)
     root = Path(commonpath([sample.path.parent for sample in samples]))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     page = Template(files("reason_train").joinpath("report.html").read_text(encoding="utf-8")).substitute(
@@ -73,12 +74,13 @@ def write_report(
         subtitle=f"{evaluation.good} good and {evaluation.defective} defective test images · written {now}",
         note="" if note is None else f"<p><strong>{escape(note)}</strong></p>",
         figures=_figures(evaluation),
-        threshold=_threshold_text(threshold, scores=scores, anomalous=anomalous),
+        threshold=_threshold_text(threshold, evaluation, false_alarms=false_alarms, missed=missed),
         charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks),
         defects=defect_table(evaluation, samples=samples, scores=scores, limit=limit),
         groups=group_section(evaluation),
-        misses=case_section(misses, kind="defective", root=root),
-        alarms=case_section(alarms, kind="good", root=root),
+        map_key="" if maps is None else map_key(painter),
+        misses=case_section(misses, kind="defective", of=evaluation.defective, wrong=missed, root=root),
+        alarms=case_section(alarms, kind="good", of=evaluation.good, wrong=false_alarms, root=root),
         settings=settings_table("Settings", settings) + settings_table("Versions", versions()),
     )
     path = folder / FILE_NAME
@@ -103,14 +105,22 @@ def _figures(evaluation: Evaluation) -> str:
     )
 
 
-def _threshold_text(threshold: Threshold | None, *, scores: Values, anomalous: NDArray[np.bool_]) -> str:
+def _wrong(scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None) -> tuple[int | None, int | None]:
+    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
+    if limit is None:
+        return None, None
+    rejected = scores >= limit
+    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))
+
+
+def _threshold_text(
+    threshold: Threshold | None, evaluation: Evaluation, *, false_alarms: int | None, missed: int | None
+) -> str:
     if threshold is None:
         return (
             "<p>No threshold is known, so no image is judged here. "
             "<code>reason-train calibrate</code> draws one from held-out good images.</p>"
         )
-    alarms = scores >= threshold.value
-    false_alarms, misses = int(np.sum(alarms & ~anomalous)), int(np.sum(~alarms & anomalous))
     bound, wanted = threshold.false_reject_upper_bound, threshold.target_false_reject_rate
     kept = (
         "which keeps the wanted rate"
@@ -119,8 +129,8 @@ def _threshold_text(threshold: Threshold | None, *, scores: Values, anomalous: N
     )
     return (
         f"<p>An image is anomalous at a score of <strong>{threshold.value:.6g}</strong> or more. On this test set that "
-        f"rejects <strong>{false_alarms} of {int(np.sum(~anomalous))}</strong> good images and misses "
-        f"<strong>{misses} of {int(np.sum(anomalous))}</strong> defective ones.</p>"
+        f"rejects <strong>{false_alarms} of {evaluation.good}</strong> good images and misses "
+        f"<strong>{missed} of {evaluation.defective}</strong> defective ones.</p>"
         f'<p class="soft">Source: {escape(threshold.source)}. Wanted: at most {wanted:.2%} of good parts rejected. '
         f"{threshold.rejected} of {threshold.images} held-out good images are rejected, so the true rate is at most "
         f"{bound:.2%} with 95 % confidence, {kept}.</p>"
@@ -137,7 +147,7 @@ def _charts(
 ) -> str:
     key = " ".join(
         f'<span class="keyed"><span class="key {kind}"></span>{kind}, {way}</span>'
-        for kind, way in (("good", "upwards"), ("defective", "downwards"))
+        for kind, way in (("good", "up"), ("defective", "down"))
     )
     drawn = histogram(
         good=scores[~anomalous],

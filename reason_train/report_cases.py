@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reason_runtime.image import InputFormat, read_image
-from reason_runtime.overlay import overlay
+from reason_runtime.overlay import heat_map, overlay
 from reason_train.datasets import Sample
 from reason_train.datasets.masks import read_mask_levels
 
@@ -118,22 +118,34 @@ def _data_uri(image: NDArray[np.uint8], file_format: Literal["JPEG", "PNG"]) -> 
     return f"data:image/{file_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def case_section(cases: Sequence[Case], *, kind: Kind, root: Path) -> str:
+def map_key(painter: Painter) -> str:
+    """What the colours and lines of the map pictures mean, with a ramp of the colours themselves."""
+    ramp = heat_map(np.linspace(0, painter.scale, 256, dtype=np.float32)[None], scale=painter.scale)
+    picture = f'<img class="ramp" src="{_data_uri(ramp, "PNG")}" alt="from blue over green to red">'
+    line = "; a white line is drawn around what is at or above the threshold" if painter.threshold is not None else ""
+    return f'<p class="soft">Anomaly maps: 0 {picture} {painter.scale:.4g}, the same in all pictures{line}.</p>\n'
+
+
+def case_section(cases: Sequence[Case], *, kind: Kind, of: int, wrong: int | None, root: Path) -> str:
     """All cases with one line above them.
 
     Args:
         cases: The worst first.
         kind: Which images they are.
+        of: How many such images there are.
+        wrong: How many of those the threshold judges wrongly; None without a threshold.
         root: Folder that names are shown relative to.
     """
     verdict = VERDICTS[kind]
-    note = f"{'Defective images with the lowest' if kind == 'defective' else 'Good images with the highest'} scores"
-    if any(case.wrong is None for case in cases):
-        note += "; without a threshold none of them is judged."
-    elif any(case.wrong for case in cases):
-        note += f"; those marked are judged wrongly ({verdict})."
+    note = (
+        f"{len(cases)} of {of} {kind} images, those with the {'lowest' if kind == 'defective' else 'highest'} scores; "
+    )
+    if wrong is None:
+        note += "without a threshold none is judged."
+    elif wrong:
+        note += f"{wrong} of {of} are judged wrongly ({verdict})."
     else:
-        note += "; the threshold judges all of them rightly."
+        note += "the threshold judges all of them rightly."
     return f'<p class="soft">{note}</p><div class="cases">{"".join(_case(c, verdict, root) for c in cases)}</div>'
 
 

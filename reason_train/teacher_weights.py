@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pickle
 import struct
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -97,7 +99,9 @@ def read_checkpoint(path: Path) -> dict[str, object]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _NOT_A_CHECKPOINT as error:
-        raise RunError(f"{path}: cannot be read as a PyTorch checkpoint of tensors ({_first_line(error)})") from error
+        # what PyTorch says of a pickle that holds more than tensors is about its own options
+        why = "it holds something else" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        raise RunError(f"{path}: cannot be read as a PyTorch checkpoint of tensors ({why})") from error
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds a {type(content).__name__}; expected a dict of tensors")
     return content
@@ -131,7 +135,8 @@ def _in_timm_names(state: dict[str, Tensor], *, name: TeacherName, path: Path) -
 def _download(name: TeacherName) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
+        with contextlib.redirect_stdout(sys.stderr):  # where it says that it downloads; stdout is for results
+            return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise ConfigurationError(
             f"{name}: {weights.url} could not be downloaded ({_first_line(error)}); "

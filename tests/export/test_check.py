@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.checks import known_check
 from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import good_picture, save
@@ -77,6 +79,26 @@ def test_a_result_beyond_the_tolerance_is_status_1(name: str, bundle: Path) -> N
     assert "at most 1e-04 is allowed" in done.error
     assert "FAILED" in done.output
     assert json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())["passed"] is False
+
+
+def test_a_model_whose_output_is_not_finite_fails_and_the_result_can_be_read_again(bundle: Path) -> None:
+    opened, model = open_bundle(bundle), onnx.load(bundle / "model.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
+    done = check(bundle, "--json")
+    assert "a score is not finite; the map holds values that are not finite" in done.error
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    facts = json.loads(done.output, parse_constant=no_constant)
+    assert (facts["passed"], facts["map_difference_max"], facts["score_difference_max"]) == (False, None, None)
+    known = known_check(open_bundle(bundle), backend="onnxruntime", precision="fp32")
+    assert known is not None
+    assert not known.passed
 
 
 def test_a_result_within_the_tolerance_passes(bundle: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reason_runtime.atomic import write_bytes
 from reason_runtime.bundle import open_bundle, update_bundle, write_bundle
@@ -26,6 +27,13 @@ def add_large_model(folder: Path) -> None:
     update_bundle(bundle, manifest=bundle.manifest, files={"model.onnx": b"changed", "model_int8.onnx": bytes(100_000)})
 
 
-def save_large_picture(folder: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    save_picture(folder / "picture.png", noise)
+def save_large_png(folder: Path) -> None:
+    save_picture(folder / "picture.png", _noise())
+
+
+def save_large_jpg(folder: Path) -> None:
+    save_picture(folder / "picture.jpg", _noise())
+
+
+def _noise() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)

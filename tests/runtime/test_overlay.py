@@ -54,6 +54,11 @@ def test_a_line_is_drawn_around_what_is_at_or_above_the_threshold() -> None:
     white = (picture == 255).all(axis=2)
     assert white.any()
     assert not white[20, 30]  # the middle of the region
+    for brightness in (0, 255):  # and can be told from the image, whatever that is
+        image = np.full_like(GREY, brightness)
+        lined = overlay(image, values, input_format=FORM, scale=1.0, threshold=0.4)
+        plain = overlay(image, values, input_format=FORM, scale=1.0, threshold=None)
+        assert np.abs(lined.astype(int) - plain).max() > 150
     without = overlay(GREY, values, input_format=FORM, scale=1.0, threshold=None)
     assert not (without == 255).all(axis=2).any()
 
@@ -81,9 +86,13 @@ def test_a_scale_that_is_not_positive_is_refused(tmp_path: Path, asked: float) -
         map_scale(load(make_bundle(tmp_path / "bundle").path), asked=asked)
 
 
-def test_a_full_disk_keeps_the_old_picture(tmp_path: Path) -> None:
-    save_picture(tmp_path / "picture.png", GREY)
-    assert "picture.png: could not be written" in refused_for_lack_of_room("save_large_picture", tmp_path)
-    with Image.open(tmp_path / "picture.png") as image:
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_full_disk_keeps_the_old_picture(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{kind}"
+    save_picture(path, GREY)
+    before = path.read_bytes()
+    assert f"{path.name}: could not be written" in refused_for_lack_of_room(f"save_large_{kind}", tmp_path)
+    assert path.read_bytes() == before
+    with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), GREY)
-    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]

@@ -104,6 +104,9 @@ def test_the_page_says_what_the_evaluation_found(tmp_path: Path) -> None:
         "numpy " + np.__version__,
         "crack/000.png score 0.2 missed",
         "good/001.png score 0.6 false alarm",
+        "4 of 4 defective images, those with the lowest scores; 2 of 4 are judged wrongly (missed)",
+        "2 of 2 good images, those with the highest scores; 1 of 2 are judged wrongly (false alarm)",
+        "a white line is drawn around what is at or above the threshold",
     ):
         assert words in text, words
 
@@ -120,7 +123,9 @@ def test_every_tag_is_closed_every_picture_described_and_nothing_loaded_from_els
     outline = Outline()
     outline.feed(html)
     assert outline.open == []
-    assert len(outline.alternatives) == 4 * 3 + 2 * 2  # image, map and mask of defective images; no mask of good ones
+    assert (
+        len(outline.alternatives) == 1 + 4 * 3 + 2 * 2
+    )  # the colours; image, map and mask of defective images; no mask of good ones
     assert all(outline.alternatives)
     assert all(value.startswith("data:") for value in outline.loaded)
     assert not re.search(r"https?://|url\(|@import|<script", html)
@@ -132,13 +137,13 @@ def test_without_masks_and_threshold_the_page_says_what_is_missing(tmp_path: Pat
     assert "No threshold is known" in text
     assert "reason-train calibrate" in text
     assert "Per-region overlap" not in text
-    assert "without a threshold none of them is judged" in text
+    assert "without a threshold none is judged" in text
 
 
 def test_a_threshold_that_judges_all_rightly_is_said_to(tmp_path: Path) -> None:
     perfect = replace(LIMIT, value=0.65, images=299, false_reject_upper_bound=0.00997)
     text = text_of(page(tmp_path, threshold=perfect).read_text(encoding="utf-8"))
-    assert "Good images with the highest scores; the threshold judges all of them rightly." in text
+    assert "2 of 2 good images, those with the highest scores; the threshold judges all of them rightly." in text
     assert "1.00% with 95 % confidence, which keeps the wanted rate" in text
 
 

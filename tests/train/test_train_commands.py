@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +268,20 @@ def test_the_papers_preset_brings_the_papers_teacher(tmp_path: Path) -> None:
         "reason-train", "fit", "--data", data, "--out", tmp_path / "run", "--preset", "paper", "--teacher-weights", text
     )
     assert "weights.pth: cannot be read as a PyTorch checkpoint" in done.error
-    assert json.loads((tmp_path / "run" / RUN).read_text())["config"]["method"]["teacher"] == "wide_resnet50_2"
+    assert "training reason with wide_resnet50_2" in done.log
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_download_that_fails_is_one_clear_line_and_nothing_on_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setattr(urllib.request, "_opener", None)  # an earlier one keeps the proxies of its time
+    done = fit(good_parts(tmp_path / "stripes", images=4), tmp_path / "run", "--teacher", "resnet18", "--json")
+    assert "could not be downloaded" in done.error
+    assert "give it with --teacher-weights FILE" in done.error
+    assert done.output == ""
 
 
 def test_a_held_out_copy_of_a_training_image_is_left_out(tmp_path: Path) -> None:
