@@ -80,7 +80,10 @@ def open_bundle(path: str | Path) -> Bundle:
             file that is missing, changed or unknown; the message names the file.
     """
     folder = Path(path)
-    text = _read_bytes(folder / MANIFEST, missing=f"{folder}: is not a bundle (no {MANIFEST} in it)")
+    text = _read_bytes(
+        folder / MANIFEST,
+        missing=f"{folder}: is not a bundle (no {MANIFEST} in it); expected what `reason-export onnx --out` writes",
+    )
     try:
         manifest = from_json(text.decode("utf-8"), where=str(folder / MANIFEST))
     except UnicodeDecodeError as error:
