@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/accuracy.md from the result files, so that no figure is typed by hand.
+"""Write the tables of README.md and docs/ from the result files, so that no figure is typed by hand.
 
 python benchmarks/tables.py            # rewrites what stands between <!-- NAME --> and <!-- /NAME -->
 python benchmarks/tables.py --check    # exit 1 where a page differs from the results
@@ -18,7 +18,7 @@ import typer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "accuracy.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("accuracy", "precision", "benchmark")))
 METHODS = {"reason": "default (`reason`)", "rd4ad": "`--method rd4ad`"}
 
 
@@ -26,7 +26,16 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on a difference.")] = False,
 ) -> None:
     """Rewrite the tables."""
-    tables = {"results": results_table(), "ablation": ablation_table()}
+    tables = {
+        "results": results_table(),
+        "ablation": ablation_table(),
+        "precision": precision_table(),
+        "float_layers": float_layers_table(),
+        "speed": speed_table(),
+        "throughput": throughput_table(),
+        "layers": layers_table(),
+        "peers": peers_table(),
+    }
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = before
@@ -84,6 +93,122 @@ def ablation_table() -> str:
             means = [mean(values) for values in each]
             seeds = str(min(len(values) for values in each))
             rows.append((variant, *(f"{value:.3f}" for value in means), f"{mean(means):.4f}", seeds))
+    return _table(rows)
+
+
+def precision_table() -> str:
+    """What every backend and precision loses on screw."""
+    path = RESULTS / "precision_screw.json"
+    if not path.is_file():
+        return ""
+    titles = (
+        "backend",
+        "precision",
+        "image AUROC",
+        "lost",
+        "AUPRO",
+        "lost",
+        "map's SQNR, dB",
+        "map differs by",
+        "flipped",
+    )
+    rows: list[Sequence[str]] = [(*titles, "gate")]
+    for check in _read(path)["checks"]:
+        names = (check["backend"], check["precision"])
+        if "not_run" in check:
+            rows.append((*names, *["not run here"] * 2, *[""] * 5, "the processor has none"))
+            continue
+        found, parity = check["accuracy"], check["accuracy"]["parity"]
+        rows.append(
+            (
+                *names,
+                f"{found['image_auroc']['found']:.4f}",
+                f"{found['image_auroc']['lost']:+.4f}",
+                f"{found['aupro']['found']:.4f}",
+                f"{found['aupro']['lost']:+.4f}",
+                "" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.0f}",
+                f"{parity['map_difference_max']:.0e}",
+                str(found["decisions_flipped"]),
+                "passed" if check["passed"] else "failed",
+            )
+        )
+    return _table(rows)
+
+
+def float_layers_table() -> str:
+    """Convolutions that the int8 file of screw leaves in float32."""
+    path = RESULTS / "precision_screw.json"
+    if not path.is_file():
+        return ""
+    made = _read(path)["quantisation"]
+    rows = [("left in float32", "map's SQNR with it alone in int8, dB")]
+    return _table([*rows, *((f"`{name}`", f"{value:.1f}") for name, value in made["float_layers"].items())])
+
+
+def speed_table() -> str:
+    """Latency of every network, backend and precision, and how many times faster than PyTorch fp32."""
+    path = RESULTS / "speed.json"
+    if not path.is_file():
+        return ""
+    rows: list[Sequence[str]] = [
+        ("network", "backend", "precision", "p50, ms", "p90, ms", "of PyTorch fp32", "of the matrix product")
+    ]
+    for network in _read(path)["networks"]:
+        for row in network["rows"]:
+            way = network["rooflines"].get(row["precision"])
+            share = "" if way is None else f"{way['bound_ms'] / row['p50_ms']:.0%}"
+            own = (row["backend"], row["precision"], f"{row['p50_ms']:.1f}", f"{row['p90_ms']:.1f}")
+            rows.append((network["teacher"], *own, f"x {row['times_pytorch']:.2f}", share))
+        for name in network["not_run"]:
+            rows.append((network["teacher"], *name.split(), "not run here: the processor has none", "", "", ""))
+    return _table(rows)
+
+
+def throughput_table() -> str:
+    """Images per second of the edge network when all are at hand."""
+    path = RESULTS / "speed.json"
+    if not path.is_file():
+        return ""
+    rows: list[Sequence[str]] = [("precision", "images per second", "batch", "streams")]
+    for found in _read(path)["throughput"]:
+        if "not_run" in found:
+            rows.append((found["precision"], "not run here", "", ""))
+        else:
+            rows.append(
+                (found["precision"], f"{found['fps']:.1f}", str(found["batch"]), str(found["streams"] or "none"))
+            )
+    return _table(rows)
+
+
+def layers_table() -> str:
+    """Time by kind of layer, convolutions by their kernel, all that is under 0.5 % as one."""
+    path = RESULTS / "layers.json"
+    if not path.is_file():
+        return ""
+    rows: list[Sequence[str]] = [("precision", "kind", "layers", "ms", "share")]
+    for precision, found in _read(path)["precisions"].items():
+        parts: dict[str, tuple[int, float]] = {}
+        for row in found["rows"]:
+            is_convolution = "Convolution" in row["kind"]
+            small = row["ms"] < 0.005 * found["total_ms"]
+            name = (
+                f"convolutions, `{row['kernel']}`" if is_convolution else "under 0.5 % each" if small else row["kind"]
+            )
+            count, duration_ms = parts.get(name, (0, 0.0))
+            parts[name] = (count + row["layers"], duration_ms + row["ms"])
+        for name, (count, duration_ms) in parts.items():
+            rows.append((precision, name, str(count), f"{duration_ms:.2f}", f"{duration_ms / found['total_ms']:.1%}"))
+    return _table(rows)
+
+
+def peers_table() -> str:
+    """A bundle and the models of anomalib in turns."""
+    path = RESULTS / "peers.json"
+    if not path.is_file():
+        return "not run here\n"
+    rows: list[Sequence[str]] = [("model", "precision", "p50 of each turn, ms")]
+    for row in _read(path)["rows"]:
+        rows.append((row["model"], row["precision"], ", ".join(f"{value:.1f}" for value in row["p50_ms"])))
     return _table(rows)
 
 

@@ -22,7 +22,7 @@ from reason_export.resize_graph import CameraModel, camera_model
 from reason_export.runs import load_images, score_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
-from reason_runtime.bundle import GOLDEN, MODELS, Bundle, write_bundle
+from reason_runtime.bundle import GOLDEN, MODELS, Bundle, check_target, write_bundle
 from reason_runtime.choices import Precision
 from reason_runtime.errors import ConfigurationError, DataError, ParityError
 from reason_runtime.golden import Golden
@@ -84,6 +84,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
             not give what the trained model gives; `out` is as it was.
         ConfigurationError: Frames are smaller than what they are resized to, or were trained on in tiles.
     """
+    check_target(out, overwrite=choices.overwrite)
     run, network = load_run(run_folder)
     if run.config.training.tile_px is not None and choices.frame_px is not None:
         raise ConfigurationError(

@@ -120,7 +120,7 @@ def write_bundle(
         ReasonError: The system refused to write; what was at `path` is still there.
     """
     target = Path(path)
-    _check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     _check_portable(files, target)
     for name in REQUIRED:
         if name not in files:
@@ -170,7 +170,12 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
     return open_bundle(bundle.path)
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a place where a bundle may not be written; before long work, so that nobody waits for a refusal.
+
+    Raises:
+        BundleError: There is something already.
+    """
     if not target.exists() and not target.is_symlink():
         return
     if target.is_dir() and not any(target.iterdir()):

@@ -1,0 +1,75 @@
+"""What each backend and precision loses on labelled images: the parity gate of all of them in one result file.
+
+    reason-export onnx RUN --out BUNDLE --fp16
+    reason-export quantize BUNDLE --calibration DIR/train/good --held-out HELD_OUT
+    python benchmarks/precision.py BUNDLE --data DIR --out benchmarks/results/precision_screw.json
+
+HELD_OUT holds the good images that training held out (`held_out` in RUN/run.json). What this machine cannot run is
+said in the file, with the reason. Nothing is timed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reason_export.check import check_bundle
+from reason_export.labelled import LabelledImages
+from reason_runtime.bundle import Bundle, open_bundle
+from reason_runtime.choices import Backend, Precision
+from reason_runtime.errors import BackendError, BundleError
+
+RUNS: tuple[tuple[Backend, Precision], ...] = (
+    ("onnxruntime", "fp32"),
+    ("openvino", "fp32"),
+    ("onnxruntime", "fp16"),
+    ("openvino", "bf16"),
+    ("onnxruntime", "int8"),
+    ("openvino", "int8"),
+)
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="With its fp16 and int8 files.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Category folder in MVTec AD's layout.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
+) -> None:
+    """Check every backend and precision, print a line for each, write all of it."""
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    found = {
+        "command": f"python benchmarks/precision.py BUNDLE --data {data.name} --out benchmarks/results/{out.name}",
+        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "teacher": manifest.method.teacher,
+        "input_px": [manifest.input.height_px, manifest.input.width_px],
+        "seed": manifest.training.seed,
+        "quantisation": None if manifest.quantisation is None else dataclasses.asdict(manifest.quantisation),
+        "checks": [_check(opened, data, backend, precision) for backend, precision in RUNS],
+    }
+    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision) -> dict[str, object]:
+    try:
+        check = check_bundle(bundle, backend=backend, precision=precision, labelled=LabelledImages(folder=data))
+    except (BackendError, BundleError) as error:
+        print(f"{backend} {precision}: not run, {error}")
+        return {"backend": backend, "precision": precision, "not_run": str(error).replace(f"{bundle.path}", "BUNDLE")}
+    accuracy = check.accuracy
+    assert accuracy is not None  # labelled images were given
+    print(
+        f"{backend} {precision}: {'passed' if check.passed else '; '.join(check.broken)}; image AUROC lost "
+        f"{accuracy.image_auroc.lost:.5f}, AUPRO lost {accuracy.aupro.lost if accuracy.aupro else float('nan'):.5f}",
+        flush=True,
+    )
+    facts = dataclasses.replace(check, accuracy=dataclasses.replace(accuracy, data=data.name)).to_json()
+    return {name: value for name, value in facts.items() if name != "created"}
+
+
+if __name__ == "__main__":
+    typer.run(main)

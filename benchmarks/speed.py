@@ -1,0 +1,211 @@
+"""Every backend and precision side by side, against PyTorch fp32 in the same run.
+
+    python benchmarks/speed.py BUNDLE --out benchmarks/results/speed.json
+
+BUNDLE is a trained one with its int8 file. Its network runs in PyTorch with made-up weights of the same shapes. The
+ResNets have made-up weights everywhere, with all convolutions in int8 but those that the map head reads: their speed is
+measured, their accuracy is not. All of them take turns in one process, so that a busy moment meets all of them; of each
+turn the first call is not counted. The network is timed from a batch of one image in memory to map and score in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import torch
+import typer
+from numpy.typing import NDArray
+
+from reason_export.activations import measure_activations
+from reason_export.golden import golden_bytes, make_golden, synthetic_images
+from reason_export.graph_parts import convolutions
+from reason_export.onnx_graph import export_graph
+from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
+from reason_runtime.bench import LatencyPlan, measure_latency
+from reason_runtime.bundle import GOLDEN, MODELS, Bundle, open_bundle, write_bundle
+from reason_runtime.choices import Backend, Precision
+from reason_runtime.detector import load
+from reason_runtime.environment import fingerprint
+from reason_runtime.errors import BackendError
+from reason_runtime.manifest import Manifest, MethodSettings, TrainingProvenance
+from reason_runtime.roofline import measure_roofline
+from reason_runtime.session import open_session
+from reason_runtime.throughput import measure_throughput
+from reason_train.config import MethodConfig, TeacherName
+from reason_train.model import build_model
+from reason_train.trained import input_format
+
+RESNETS: tuple[TeacherName, ...] = ("resnet18", "wide_resnet50_2")
+RUNS: tuple[tuple[Backend, Precision], ...] = (
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+Row = tuple[str, str]
+"""Backend and precision."""
+CALLS = 3
+"""Counted ones of a turn."""
+ROOFLINES: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Trained, with its int8 file.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
+    seconds: Annotated[float, typer.Option(min=1, help="Of turns, for each network.")] = 40.0,
+    resnets: Annotated[bool, typer.Option("--resnets/--no-resnets", help="Also the ResNet teachers.")] = True,
+) -> None:
+    """Measure all networks, print a line for each row, write all of it."""
+    edge = open_bundle(bundle)
+    method = edge.manifest.method
+    settings = {**method.settings, "teacher": method.teacher}
+    for name, value in settings.items():
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    found = {
+        "command": f"python benchmarks/speed.py BUNDLE --out benchmarks/results/{out.name}",
+        "networks": [_network(edge, MethodConfig(**settings), seconds=seconds, trained=True)],
+        "overhead_ms": _overhead_ms(bundle),
+        "throughput": [_throughput(edge, precision) for precision in ("fp32", "bf16", "int8")],
+    }
+    for teacher in RESNETS if resnets else ():
+        with tempfile.TemporaryDirectory() as folder:
+            made = made_up_bundle(Path(folder) / teacher, MethodConfig(teacher=teacher))
+            found["networks"].append(_network(made, MethodConfig(teacher=teacher), seconds=seconds, trained=False))
+    found["environment"] = fingerprint(open_session(edge)) | {
+        "session": {"torch": torch.__version__, "torch_threads": str(torch.get_num_threads())}
+        | open_session(edge).libraries
+        | open_session(edge, backend="openvino").libraries
+    }
+    found["measured"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def made_up_bundle(path: Path, method: MethodConfig) -> Bundle:
+    """A bundle of an untrained network with fp32 and int8 files, for its speed only."""
+    torch.manual_seed(0)
+    model, form = build_model(method).eval(), input_format(method)
+    graph = export_graph(model, input_format=form)
+    source = onnx.load_from_string(graph)
+    images = synthetic_images(form)[:1]
+    seen = measure_activations(source, images, tensors=measured_tensors(source.graph))
+    kept = read_by_head_and_network(source.graph)
+    layers = [node.name for node in convolutions(source.graph) if node.name not in kept]
+    int8 = quantised_graph(source, seen=seen, layers=layers).SerializeToString()
+    golden = golden_bytes(make_golden(model, images, synthetic=True))
+    manifest = Manifest(
+        name=method.teacher,
+        created="2025-01-01T00:00:00+00:00",
+        input=form,
+        map_size_px=method.image_size_px,
+        method=MethodSettings(teacher=method.teacher, settings={}),
+        training=TrainingProvenance(images_sha256=None, images=0, seed=0, libraries={}, configuration={}),
+    )
+    return write_bundle(path, manifest=manifest, files={MODELS["fp32"]: graph, MODELS["int8"]: int8, GOLDEN: golden})
+
+
+def _network(bundle: Bundle, method: MethodConfig, *, seconds: float, trained: bool) -> dict[str, object]:
+    form = bundle.manifest.input
+    shape = (1, form.height_px, form.width_px, form.channels)
+    image = np.random.default_rng(20250101).integers(0, 256, shape, dtype=np.uint8)
+    torch.manual_seed(0)
+    model = build_model(method).eval()
+    pixels = torch.from_numpy(image)
+    calls: dict[Row, Callable[[], object]] = {("pytorch", "fp32"): lambda: _by_pytorch(model, pixels)}
+    not_run: dict[str, str] = {}
+    for backend, precision in RUNS:
+        try:
+            session = open_session(bundle, backend=backend, precision=precision)
+        except BackendError as error:
+            not_run[f"{backend} {precision}"] = str(error)
+            continue
+        calls[backend, precision] = lambda session=session: session.run(image)
+    times = _in_turns(calls, seconds=seconds)
+    reference = statistics.median(times["pytorch", "fp32"])
+    rows = []
+    for (backend, precision), values in times.items():
+        p50, p90 = np.percentile(values, (50, 90), method="inverted_cdf")
+        rows.append(
+            {
+                "backend": backend,
+                "precision": precision,
+                "count": len(values),
+                "p50_ms": float(p50),
+                "p90_ms": float(p90),
+                "least_ms": min(values),
+                "times_pytorch": reference / statistics.median(values),
+            }
+        )
+        print(
+            f"{method.teacher} {backend} {precision}: p50 {p50:.2f} ms, {rows[-1]['times_pytorch']:.2f} x", flush=True
+        )
+    ways = {each: measure_roofline(bundle, precision=each, threads=None) for each in ROOFLINES if _can(each)}
+    return {
+        "teacher": method.teacher,
+        "trained": trained,
+        "input_px": [form.height_px, form.width_px],
+        "rows": rows,
+        "not_run": not_run,
+        "rooflines": {each: dataclasses.asdict(way) for each, way in ways.items() if way is not None},
+        "model_size_mib": {name: entry.size_bytes / 2**20 for name, entry in bundle.manifest.files.items()},
+    }
+
+
+def _in_turns(calls: dict[Row, Callable[[], object]], *, seconds: float) -> dict[Row, list[float]]:
+    times: dict[Row, list[float]] = {key: [] for key in calls}
+    for call in calls.values():
+        call()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times["pytorch", "fp32"]) < CALLS:
+        for key, call in calls.items():
+            call()  # threads of the one before may still spin
+            for _ in range(CALLS):
+                started_ns = time.perf_counter_ns()
+                call()
+                times[key].append((time.perf_counter_ns() - started_ns) / 1e6)
+    return times
+
+
+def _by_pytorch(model: torch.nn.Module, pixels: torch.Tensor) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return model(pixels)[0].numpy()
+
+
+def _can(precision: Precision) -> bool:
+    import openvino
+
+    return precision.upper() in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _overhead_ms(bundle: Path) -> float:
+    plan = LatencyPlan(minimum_count=20, minimum_s=0)
+    return measure_latency(load(bundle, backend="openvino", threshold=1.0), plan=plan).overhead_p50_ms
+
+
+def _throughput(bundle: Bundle, precision: Precision) -> dict[str, object]:
+    if not _can(precision):
+        return {"precision": precision, "not_run": f"this processor has no {precision} for OpenVINO"}
+    found = measure_throughput(
+        bundle,
+        backend="openvino",
+        precision=precision,
+        device=None,
+        threads=None,
+        batches=(1, 4),
+        plan=LatencyPlan(warm_up=1, minimum_count=3, minimum_s=2.0),
+    )
+    print(f"throughput, openvino {precision}: {found.fps:.1f} FPS", flush=True)
+    return {name: value for name, value in dataclasses.asdict(found).items() if name != "environment"}
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,162 @@
+"""What OpenVINO really executes, read back from the compiled model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+from reason_runtime.auto import choose
+from reason_runtime.backends.openvino import OpenVinoSession
+from reason_runtime.bundle import open_bundle
+from reason_runtime.errors import BackendError, ConfigurationError
+from reason_runtime.session import open_session
+from tests.commands import call
+from tests.runtime.processor import BF16, HAS_BF16, NEEDS_BF16
+
+NETWORK = {"Convolution", "Deconvolution"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def opened(bundle: Path, precision: str, **more: int) -> OpenVinoSession:
+    session = open_session(open_bundle(bundle), backend="openvino", precision=precision, **more)  # type: ignore[arg-type]
+    assert isinstance(session, OpenVinoSession)
+    return session
+
+
+def executed(compiled: openvino.CompiledModel) -> tuple[dict[str, str], dict[str, str]]:
+    """Precision by name: of the convolutions, and of all that no convolution follows, with what it hands on."""
+    layers, head, after = {}, {}, set()
+    for node in reversed(compiled.get_runtime_model().get_ordered_ops()):
+        facts = node.get_rt_info()
+        kind, precision = facts["layerType"].astype(str), facts["runtimePrecision"].astype(str)
+        name = node.get_friendly_name()
+        readers = [reader.get_node() for out in node.outputs() for reader in out.get_target_inputs()]
+        if kind in NETWORK:
+            layers[name] = precision
+        elif kind != "Const" and all(reader.get_friendly_name() in after for reader in readers):
+            after.add(name)
+            if kind not in ("Reorder", "Output"):  # a reorder brings the network's output to float32
+                head[name] = f"{precision} {facts['outputPrecisions'].astype(str)}"
+    return layers, head
+
+
+def not_float32(head: dict[str, str]) -> dict[str, str]:
+    return {name: found for name, found in head.items() if set(found.replace(",", " ").split()) - {"f32", "i32", "i64"}}
+
+
+@pytest.mark.parametrize("precision", ["fp32", BF16, "int8"])
+def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise_bundle: Path) -> None:
+    layers, head = executed(opened(precise_bundle, precision).compiled)
+    kinds = set(layers.values())
+    if precision == "fp32":
+        assert kinds == {"f32"}
+    elif precision == "bf16":
+        assert kinds == {"bf16"}
+    else:
+        assert kinds & {"i8", "u8"}
+        assert sum(kind in ("i8", "u8") for kind in layers.values()) > len(layers) / 2
+    assert len([name for name in head if "matmul" in name]) == 4
+    assert len(head) > 15
+    assert not_float32(head) == {}
+
+
+@NEEDS_BF16
+def test_that_probe_can_fail(precise_bundle: Path) -> None:
+    # the hint alone, without the backend's own measure
+    settings = {"INFERENCE_PRECISION_HINT": "bf16"}
+    compiled = openvino.Core().compile_model(str(precise_bundle / "model.onnx"), "CPU", settings)
+    assert not_float32(executed(compiled)[1])
+
+
+@NEEDS_BF16
+def test_bf16_gives_the_bundles_two_outputs(precise_bundle: Path) -> None:
+    golden = open_bundle(precise_bundle).golden()
+    found = opened(precise_bundle, "bf16").run(golden.images)
+    assert (found.anomaly_map.shape, found.score.shape) == (golden.anomaly_map.shape, golden.score.shape)
+    assert np.abs(found.score / golden.score - 1).max() < 0.1
+
+
+@pytest.mark.skipif(HAS_BF16, reason="this processor has bf16")
+def test_bf16_is_refused_where_the_processor_has_none(precise_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="this processor has no bf16 for OpenVINO; it has FP32"):
+        opened(precise_bundle, "bf16")
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+def test_streams_give_what_single_runs_give_in_the_same_order(images: int, precise_bundle: Path) -> None:
+    pictures = np.random.default_rng(3).integers(0, 256, (images, 64, 64, 3), dtype=np.uint8)
+    streaming, single = opened(precise_bundle, "fp32", streams=2), opened(precise_bundle, "fp32")
+    assert streaming.libraries["streams"] == "2"
+    found = streaming.run(pictures)
+    for i in range(images):
+        expected = single.run(pictures[i : i + 1])
+        np.testing.assert_allclose(found.score[i], expected.score[0], rtol=1e-5)
+        np.testing.assert_allclose(found.anomaly_map[i], expected.anomaly_map[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["int8", BF16])
+def test_compiled_models_are_kept(precision: str, precise_bundle: Path, own_cache: Path) -> None:
+    opened(precise_bundle, precision)
+    kept = sorted((own_cache / "reason-edge" / "openvino").iterdir())
+    assert kept
+    opened(precise_bundle, precision)
+    assert sorted((own_cache / "reason-edge" / "openvino").iterdir()) == kept
+
+
+@pytest.fixture
+def checked(precise_bundle: Path, tmp_path: Path) -> Path:
+    """With checks of two candidates that passed."""
+    bundle = Path(shutil.copytree(precise_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("checks")))
+    for backend, precision in (("onnxruntime", "fp32"), ("openvino", "int8")):
+        done = call("reason-export", "check", bundle, "--backend", backend, "--precision", precision)
+        assert done.status == 0, done.log
+    return bundle
+
+
+def test_auto_takes_the_fastest_that_passed_and_says_so(checked: Path, good_pictures: Path) -> None:
+    choice = choose(open_bundle(checked))
+    assert set(choice.median_ms) == {("onnxruntime", "fp32"), ("openvino", "int8")}
+    fastest = min(choice.median_ms, key=lambda key: choice.median_ms[key])
+    assert (choice.session.backend, choice.session.precision) == fastest
+    done = call("reason-run", "predict", checked, next(good_pictures.iterdir()), "--backend", "auto", "--json")
+    assert "auto chose o" in done.log
+    assert json.loads(done.output)["decision"] in ("OK", "NG")
+
+
+def change(check: Path, **changes: object) -> None:
+    check.write_text(json.dumps({**json.loads(check.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("changes", [{"passed": False}, {"bundle_sha256": "0" * 64}])
+def test_auto_leaves_out_what_did_not_pass_on_these_files(changes: dict[str, object], checked: Path) -> None:
+    change(checked / "checks" / "openvino_int8.json", **changes)
+    assert set(choose(open_bundle(checked)).median_ms) == {("onnxruntime", "fp32")}
+
+
+def test_auto_leaves_out_checks_of_another_processor_or_library(checked: Path) -> None:
+    path = checked / "checks" / "openvino_int8.json"
+    environment = json.loads(path.read_text())["environment"]
+    change(path, environment={**environment, "processor": "another"})
+    assert set(choose(open_bundle(checked)).median_ms) == {("onnxruntime", "fp32")}
+    change(path, environment={**environment, "session": {**environment["session"], "openvino": "2020.1"}})
+    assert set(choose(open_bundle(checked)).median_ms) == {("onnxruntime", "fp32")}
+
+
+def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
+    shutil.rmtree(checked / "checks")
+    with pytest.raises(ConfigurationError, match="no parity check passed on this machine .*reason-export check BUNDLE"):
+        choose(open_bundle(checked))
+
+
+def test_auto_keeps_to_the_precision_asked_for(checked: Path) -> None:
+    assert set(choose(open_bundle(checked), precision="fp32").median_ms) == {("onnxruntime", "fp32")}
