@@ -34,6 +34,7 @@ def main(
         "speed": speed_table(),
         "throughput": throughput_table(),
         "layers": layers_table(),
+        "camera_size": camera_size_table(),
         "peers": peers_table(),
     }
     for page in PAGES:
@@ -198,6 +199,18 @@ def layers_table() -> str:
             parts[name] = (count + row["layers"], duration_ms + row["ms"])
         for name, (count, duration_ms) in parts.items():
             rows.append((precision, name, str(count), f"{duration_ms:.2f}", f"{duration_ms / found['total_ms']:.1%}"))
+    return _table(rows)
+
+
+def camera_size_table() -> str:
+    """A camera frame to its decision with the resize before and in the graph."""
+    path = RESULTS / "camera_size.json"
+    if not path.is_file():
+        return ""
+    found = _read(path)
+    height, width = found["frame_px"]
+    rows = [("frame", "backend", "resize", "p50, ms")]
+    rows += [(f"{height} x {width}", row["backend"], row["resize"], f"{row['p50_ms']:.0f}") for row in found["rows"]]
     return _table(rows)
 
 

@@ -153,6 +153,11 @@ def test_a_bundle_that_fails_its_check_is_never_put_in_place(
     assert open_bundle(out).manifest == open_bundle(exported_bundle).manifest
 
 
+def test_a_bundle_that_is_there_is_named_before_anything_else_is_done(exported_bundle: Path, tmp_path: Path) -> None:
+    told = export(tmp_path / "no_run", exported_bundle).error
+    assert f"{exported_bundle}: a bundle is there already" in told
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_synthetic_images_are_patterns_that_never_change(channels: int) -> None:
     images = synthetic_images(square_format(64, channels=1 if channels == 1 else 3))

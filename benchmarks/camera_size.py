@@ -1,0 +1,66 @@
+"""The resize before the graph (Pillow) against the resize in the graph, on one camera frame, in turns.
+
+reason-export onnx RUN --out PLAIN
+reason-export onnx RUN --out CAMERA --input-size 2048 2448
+python benchmarks/camera_size.py PLAIN CAMERA --out benchmarks/results/camera_size.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from reason_runtime import load
+from reason_runtime.choices import Backend
+from reason_runtime.environment import fingerprint
+
+BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
+
+
+def main(
+    plain: Annotated[Path, typer.Argument(metavar="PLAIN", help="Bundle of the graph's own size.")],
+    camera: Annotated[Path, typer.Argument(metavar="CAMERA", help="The same, exported with --input-size.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
+    turns: Annotated[int, typer.Option(min=1, help="Calls of each.")] = 20,
+) -> None:
+    """Time a frame of the camera's size to its decision both ways."""
+    detectors = {
+        (backend, where): load(bundle, backend=backend, threshold=1.0)
+        for backend in BACKENDS
+        for where, bundle in (("before the graph", plain), ("in the graph", camera))
+    }
+    form = detectors["openvino", "in the graph"].bundle.manifest.input
+    shape = (form.height_px, form.width_px, form.channels)
+    frame = np.random.default_rng(20250101).integers(0, 256, shape, dtype=np.uint8)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in detectors}
+    for turn in range(turns + 1):
+        for key, detector in detectors.items():
+            detector(frame)  # threads of the one before may still spin
+            started_ns = time.perf_counter_ns()
+            detector(frame)
+            if turn > 0:
+                times[key].append((time.perf_counter_ns() - started_ns) / 1e6)
+    rows = [
+        {"backend": backend, "resize": where, "p50_ms": statistics.median(values), "least_ms": min(values)}
+        for (backend, where), values in times.items()
+    ]
+    for row in rows:
+        print(f"{row['backend']}, resize {row['resize']}: {row['p50_ms']:.1f} ms")
+    found = {
+        "command": f"python benchmarks/camera_size.py PLAIN CAMERA --out benchmarks/results/{out.name}",
+        "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "frame_px": [form.height_px, form.width_px],
+        "rows": rows,
+        "environment": fingerprint(detectors["openvino", "in the graph"].session),
+    }
+    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
