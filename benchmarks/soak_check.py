@@ -97,7 +97,7 @@ def check(
         processes=len(runs),
         heard=sum(part_id in heard for part_id in decisions),
         quiet=dict(Counter(_kind(line) for line in first.values() if _run(line) == _run(results[-1]))),
-        events=dict(Counter(line["name"] for line in lines if line["kind"] == "event" and line["level"] == "fault")),
+        events=dict(Counter(_about(line) for line in lines if line["kind"] == "event" and line["level"] == "fault")),
     )
 
 
@@ -124,6 +124,11 @@ def broken(found: dict[str, Any]) -> list[str]:
 def _run(line: Mapping[str, Any]) -> str:
     """Part ids without their number: the life of the process."""
     return str(line["part_id"]).rpartition("-")[0]
+
+
+def _about(line: Mapping[str, Any]) -> str:
+    """What an event is about, without the address of a sink."""
+    return " ".join(str(line["name"]).split()[:2])
 
 
 def _kind(line: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import typer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("accuracy", "precision", "benchmark")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 METHODS = {"reason": "default (`reason`)", "rd4ad": "`--method rd4ad`"}
 
 
@@ -36,6 +36,8 @@ def main(
         "layers": layers_table(),
         "camera_size": camera_size_table(),
         "peers": peers_table(),
+        "line-latency": line_latency_table(),
+        "soak": soak_table(),
     }
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
@@ -223,6 +225,74 @@ def peers_table() -> str:
     for row in _read(path)["rows"]:
         rows.append((row["model"], row["precision"], ", ".join(f"{value:.1f}" for value in row["p50_ms"])))
     return _table(rows)
+
+
+def line_latency_table() -> str:
+    """From grab to answer against the model alone, and where the time went."""
+    path = RESULTS / "line_latency.json"
+    if not path.is_file():
+        return ""
+    found = _read(path)
+    where, session = found["environment"], found["environment"]["session"]
+    model, line = ([found[f"{key}_{share}_ms"] for share in ("p50", "p99")] for key in ("model", "grab_to_answer"))
+    rows = [
+        ("", "p50", "p99"),
+        ("the model alone, closed loop, same process", *(f"{value:.1f} ms" for value in model)),
+        ("grab to published answer at 80 % load", *(f"{value:.1f} ms" for value in line)),
+        ("ratio", f"{found['ratio_p50']:.2f}", f"{found['ratio_p99']:.2f}"),
+    ]
+    stages = [("stage", "mean"), *((name, f"{value:.2f} ms") for name, value in found["stage_mean_ms"].items())]
+    unknown = ", ".join(f"{count} {cause}" for cause, count in found["unknown_at_80_percent"].items()) or "none"
+    held = "holds" if found["ratio_p99"] <= found["target"] else "does not hold"
+    return (
+        f"{found['measured'][:10]}, {where['processor']}, {where['cores']} cores, {found['backend']} "
+        f"{found['precision']}, {session['threads']} threads, EfficientNet-Lite0 at 256 x 256; {found['parts']} parts, "
+        f"{found['model_calls']} calls of the model alone. Load average of the machine {found['load_average']:.1f}; "
+        f"threads of the line waited {found['waited_for_a_core_ms']:.1f} ms a part for a core. UNKNOWN: {unknown}.\n\n"
+        f"{_table(rows)}\nThe goal of a ratio of {found['target']:g} at p99 {held} in this run. At a load of 1.5, "
+        f"{found['judged_share_at_150_percent']:.1%} of the parts were judged, "
+        f"{found['judged_share_predicted']:.1%} were predicted.\n\n{_table(stages)}"
+    )
+
+
+def soak_table() -> str:
+    """What was done to the line, and what came of it."""
+    path = RESULTS / "soak.json"
+    if not path.is_file():
+        return ""
+    found = _read(path)
+    where = found["environment"]
+    rows: list[Sequence[str]] = [("", *(f"{load} times the model's rate" for load in found["loads"]))]
+    for key, title in (
+        ("parts", "parts"),
+        ("lost", "parts without an answer"),
+        ("contradicted", "parts with two different answers"),
+        ("passed_defects", "defects that passed"),
+        ("late", "judged after the deadline"),
+        ("decisions", "decisions"),
+        ("causes", "UNKNOWN by cause"),
+        ("quiet", "of these, in the last life, left alone"),
+        ("events", "faults reported"),
+        ("rss_slope_mib_per_10000_frames", "memory, MiB per 10,000 frames"),
+        ("frames_behind_slope", "frames behind that slope"),
+        ("threads", "threads, half-way and at the end"),
+        ("descriptors", "descriptors, half-way and at the end"),
+    ):
+        rows.append((title, *(_told(report[key]) for report in found["loads"].values())))
+    faults = ", ".join(f"{name} ({count})" for name, count in found["faults"].items())
+    return (
+        f"{found['measured'][:10]}, {where['processor']}, {where['cores']} cores, {found['seconds']:.0f} s, a frame of "
+        f"tiles takes {found['frame_ms']:.1f} ms, deadline {found['deadline_ms']} ms. Done: {faults}; "
+        f"camera unplugged, blocks corrupt and black, NaN and slow calls of the model.\n\n{_table(rows)}"
+    )
+
+
+def _told(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
+    if isinstance(value, list):
+        return " - ".join(map(_told, value))
+    return "too few frames" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _spread(values: Iterable[float | None]) -> str:

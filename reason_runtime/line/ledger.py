@@ -111,12 +111,8 @@ class Ledger:
             place = self._places.get(frame.part_id)
             return place is not None and place.frame is frame and place.answer is None
 
-    def expire(self) -> int | None:
-        """Answer UNKNOWN whatever is past its deadline.
-
-        Returns:
-            The next deadline in `time.monotonic_ns`; None where nothing waits for one.
-        """
+    def expire(self) -> None:
+        """Answer UNKNOWN whatever is past its deadline."""
         with self._changed:
             now_ns = time.monotonic_ns()
             for camera in list(self._waiting):
@@ -125,19 +121,17 @@ class Ledger:
                         break  # deadlines of one camera rise
                     if place.answer is None:
                         self._settle(place, unknown(place.frame, "deadline", _LATE))
-            ahead = [
-                place.frame.deadline_ns
-                for places in self._waiting.values()
-                for place in places
-                if place.answer is None and place.frame.deadline_ns is not None
-            ]
-            return min(ahead, default=None)
 
-    def wait(self, seconds: float) -> None:
-        """Sleep of the timekeeper; ends early when a part enters whose deadline comes before, or on `wake`."""
+    def sleep(self, until_ns: int) -> None:
+        """Sleep of the timekeeper, until the next deadline if that comes before, even that of a part yet to enter."""
         with self._changed:
-            self._sleeps_until_ns = time.monotonic_ns() + int(seconds * 1e9)
-            self._changed.wait(seconds)
+            ahead = (
+                place.frame.deadline_ns
+                for place in self._places.values()
+                if place.answer is None and place.frame.deadline_ns is not None
+            )
+            self._sleeps_until_ns = min([until_ns, *ahead])
+            self._changed.wait(max(0, self._sleeps_until_ns - time.monotonic_ns()) / 1e9)
             self._sleeps_until_ns = None
 
     def wake(self) -> None:

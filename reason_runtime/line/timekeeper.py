@@ -50,7 +50,7 @@ class Timekeeper:
         next_beat_s = time.monotonic()
         reported = False
         while not self._stop.is_set():
-            deadline_ns = self._desk.ledger.expire()
+            self._desk.ledger.expire()
             if time.monotonic() >= next_beat_s:
                 for grabber in self._grabbers:
                     grabber.check_stall()
@@ -61,5 +61,4 @@ class Timekeeper:
             if longest is not None and longest[1] > self._hang_s and not reported:
                 reported = True
                 self._hung(*longest)
-            until_s = next_beat_s if deadline_ns is None else min(next_beat_s, deadline_ns / 1e9)
-            self._desk.ledger.wait(max(0.0, until_s - time.monotonic()))
+            self._desk.ledger.sleep(int(next_beat_s * 1e9))

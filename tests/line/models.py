@@ -29,10 +29,10 @@ def part(value: int, *, code: int = 0, size_px: int = SIZE_PX) -> NDArray[np.uin
     return image
 
 
-def line_model(*, size_px: int = SIZE_PX, trips: int = 0) -> bytes:
+def line_model(*, size_px: int = SIZE_PX, trips: int = 0, slow_trips: int = _SLOW_TRIPS) -> bytes:
     """The grey model of the runtime's tests that obeys the first pixel; a call takes `trips` turns of a loop more."""
     table = np.full(256, trips, np.int64)
-    table[SLOW], table[HANG] = _SLOW_TRIPS, _HANG_TRIPS
+    table[SLOW], table[HANG] = slow_trips, _HANG_TRIPS
     broken = np.zeros(256, np.float32)
     broken[NAN] = np.nan
     ignore = np.ones((size_px, size_px), np.float32)
@@ -113,6 +113,7 @@ def line_bundle(
     tile_px: int | None = None,
     blind_limits: BlindLimits | None = None,
     trips: int = 0,
+    slow_trips: int = _SLOW_TRIPS,
     overwrite: bool = False,
 ) -> Bundle:
     size_px = tile_px or SIZE_PX
@@ -128,6 +129,6 @@ def line_bundle(
     return write_bundle(
         path,
         manifest=manifest,
-        files={"model.onnx": line_model(size_px=size_px, trips=trips), "golden.npz": golden},
+        files={"model.onnx": line_model(size_px=size_px, trips=trips, slow_trips=slow_trips), "golden.npz": golden},
         overwrite=overwrite,
     )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -72,6 +74,29 @@ def test_a_record_that_the_kill_cut_off_is_as_if_never_written(tmp_path: Path) -
         (answer,) = again.recovered()
         again.close()
         assert answer.decision == "UNKNOWN"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_at_the_restart_neither_stops_the_line_nor_spoils_a_record(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
+    try:
+        path = disk / "journal"
+        journal = Journal(path)
+        journal.taken(frame(0))
+        journal.close()
+        with path.open("ab") as stream:
+            stream.write(b'{"answer": {"kind": "resu')  # what a kill cut off
+        (disk / "filler").write_bytes(bytes(8192))  # and the journal has a page; nothing is left for a new one
+        again = Journal(path)
+        (unknown,) = again.recovered()
+        assert (unknown.part_id, unknown.cause) == ("top-0", "restart")
+        again.taken(frame(1))  # there is room in the journal's own page
+        again.close()
+        assert {"top-0", "top-1"} == {answer.part_id for answer in Journal(path).recovered()}
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_journal_belongs_to_one_process(tmp_path: Path) -> None:

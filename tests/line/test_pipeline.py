@@ -59,15 +59,21 @@ def test_cameras_share_one_model_and_each_keeps_its_order(bundle: Path) -> None:
 
 def test_a_part_that_misses_its_deadline_is_unknown_at_the_deadline_and_not_later(bundle: Path) -> None:
     settings = PipelineSettings(deadline_s=0.1)
-    source = camera(part(130), part(130, code=SLOW), 2.5, part(130), live=True)
-    with running(bundle, source, settings=settings) as line:
+    with running(bundle, camera(part(130, code=SLOW), live=True), settings=settings) as line:
         line.finish()
-    answers = line.sink.answers
-    assert [answer.cause for answer in answers] == ["judged", "deadline", "judged"]
-    assert answers[1].decision == "UNKNOWN"
-    assert answers[1].score is None
-    assert answers[1].latency_ms is not None
-    assert 100 <= answers[1].latency_ms < 150  # the model takes far longer
+    (answer,) = line.sink.answers
+    assert (answer.decision, answer.cause, answer.score) == ("UNKNOWN", "deadline", None)
+    assert answer.latency_ms is not None
+    taken_ms = 1000 * line.metrics.snapshot().stages["infer"].total_s
+    assert 100 <= answer.latency_ms < taken_ms  # published before the model was done
+
+
+def test_a_deadline_wakes_a_clock_that_meant_to_sleep_longer(bundle: Path) -> None:
+    settings = PipelineSettings(deadline_s=0.2, heartbeat_s=600)
+    with running(bundle, camera(1.0, part(130, code=SLOW), 30.0, live=True), settings=settings) as line:
+        line.sink.wait(lambda: len(line.sink.answers) == 1, 20)
+        assert line.sink.causes == ["deadline"]
+        line.pipeline.stop(0.5)
 
 
 def test_a_late_part_does_not_make_those_behind_it_late_for_good(bundle: Path) -> None:
@@ -212,9 +218,9 @@ def test_a_sink_that_is_down_delays_no_decision_and_gets_everything_later(bundle
 
 
 def test_a_slow_sink_delays_no_decision(bundle: Path) -> None:
-    with running(bundle, camera(*[part(130)] * 20), sink=ListSink(pause_s=0.3)) as line:
+    with running(bundle, camera(*[part(130)] * 20), sink=ListSink(pause_s=1.0)) as line:
         assert line.pipeline.wait(10)
-        assert max(line.metrics.snapshot().latest_ms) < 300
+        assert max(line.metrics.snapshot().latest_ms) < 1000
         line.close()
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from reason_runtime.line.messages import Answer, Beat, Event, Message, Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.publisher import Publisher
-from reason_runtime.line.sinks.jsonl import JsonlSink
+from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.pictures import PicturesSink
 from reason_runtime.line.sinks.plc import PlcState
@@ -129,6 +129,32 @@ def test_a_full_disk_loses_no_line_and_leaves_no_half_one(tmp_path: Path) -> Non
         assert metrics.snapshot().missed.get(f"jsonl {disk / 'r.jsonl'}", 0) == 0
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+class OnceBroken(StdoutSink):
+    """A sink whose library fails at first in a way that nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.got: list[Message] = []
+
+    def open(self) -> None:
+        self.opened += 1
+        if self.opened == 1:
+            raise KeyError("unforeseen")
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        self.got += messages
+
+
+def test_a_sink_that_fails_at_the_start_in_whatever_way_is_down_and_tried_again() -> None:
+    publisher, sink = Publisher(metrics=Metrics(), journal=None), OnceBroken()
+    publisher.start([sink])
+    assert publisher.health.faults == {"sink stdout": "KeyError: 'unforeseen'"}
+    publisher.publish(answer(1))
+    assert publisher.finish(30) == 0
+    assert answer(1).part_id in [item.part_id for item in sink.got if isinstance(item, Answer)]
+    assert publisher.health.faults == {}
 
 
 def test_what_a_bounded_buffer_pushes_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
-from reason_runtime.blind import blindness, limits_from, measure_sight
+from reason_runtime.blind import blindness, limits_from, measure_sight, same_pixels
 from reason_runtime.errors import DataError
 from tests.pictures import good_picture
 
@@ -80,3 +81,32 @@ def test_a_real_bundle_carries_limits_that_its_good_parts_meet(exported_bundle: 
     images = [load_image(path, input_format=manifest.input) for path in list_images(parts / "test" / "good")]
     assert blindness(np.stack(images), manifest.blind_limits) is None
     assert blindness(np.zeros_like(images[0])[None], manifest.blind_limits) is not None
+
+
+@pytest.mark.parametrize("rows", [1, 64, 65, 200])
+def test_pictures_are_the_same_only_where_every_byte_is(rows: int) -> None:
+    picture = np.random.default_rng(rows).integers(0, 256, (rows, 40, 3), dtype=np.uint8)
+    assert same_pixels(picture, picture.copy())
+    for row in {0, rows // 2, rows - 1}:
+        other = picture.copy()
+        other[row, 39, 2] ^= 1
+        assert not same_pixels(picture, other)
+    assert not same_pixels(picture, picture[:, :20])
+    assert not same_pixels(picture, picture.astype(np.uint16))
+
+
+def test_the_measures_are_those_of_the_table() -> None:
+    random = np.random.default_rng(1)
+    picture = random.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    picture[:10], picture[10:12, :, 1] = random.integers(0, 9, (10, 70, 3)), 255
+    grey = np.asarray(Image.fromarray(picture).convert("L"))
+    seen = measure_sight(picture)
+    assert seen.mean == pytest.approx(grey.mean(), abs=0.5)  # OpenCV rounds its grey otherwise than Pillow
+    assert seen.black_share == pytest.approx((grey <= 5).mean(), abs=0.02)
+    assert seen.saturated_share == pytest.approx((picture.max(axis=2) >= 250).mean(), abs=1e-12)
+    inner = grey.astype(float)
+    second = inner[:-2, 1:-1] + inner[2:, 1:-1] + inner[1:-1, :-2] + inner[1:-1, 2:] - 4 * inner[1:-1, 1:-1]
+    assert seen.sharpness == pytest.approx(second.var(), rel=0.1)  # the border is left out here
+    mono = measure_sight(picture[:, :, :1])
+    assert mono.mean == pytest.approx(picture[:, :, 0].mean())
+    assert mono.saturated_share == pytest.approx((picture[:, :, 0] >= 250).mean(), abs=1e-12)
