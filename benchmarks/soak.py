@@ -15,251 +15,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.soak_check import Verdict, broken, check
+from benchmarks.soak_station import DEADLINE_MS, FAKETIME, Broker, StationProcess, Watched, small_disk
+from benchmarks.soak_web import FRAME_LINES, OVERLAP_LINES, WEB_LINES, frame_seconds, make_bundle, make_web
 from benchmarks.tables import main as write_tables
 from reason_runtime import load
 from reason_runtime.environment import fingerprint
-from reason_runtime.tiles import place_tiles
-from tests.line.models import NAN, SLOW, line_bundle
-from tests.line.ports import free_port
 
-ROOT = Path(__file__).parents[1]
-TILE_PX = 32
-FRAME_LINES = 64
-OVERLAP_LINES = 16
-WIDTH_PX = 56
-WEB_LINES = 48_000
-BLOCK_LINES = 16
-DEADLINE_MS = 250
-TILE_OVERLAP_PX = 8
-TILES = place_tiles((FRAME_LINES, WIDTH_PX), tile_px=TILE_PX, overlap_px=TILE_OVERLAP_PX)
-FRAME_S = 0.008  # what a frame shall cost the model; turns of its loop are chosen so, whatever the machine
-SLOW_CALL_S = 0.4  # of a tile whose inference is slow on purpose; the deadline is shorter
-_FIRST_TRIPS = 50
+RESULTS = Path(__file__).parent / "results" / "soak.json"
 CALM_SHARE = 0.55  # of the time for the load of 0.8, whose frames come more slowly
 WARM_UP_FRAMES = 2_000  # until everything bounded is full: part ids that are remembered, latencies
 LEAST_FRAMES = 3_000  # fewer say nothing about a slope
-READY_S = 120.0
-RESULTS = ROOT / "benchmarks" / "results" / "soak.json"
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-
-
-@dataclass(slots=True)
-class Watched:
-    """What was seen of the process while it ran."""
-
-    rss_kib: list[int] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    threads: list[int] = field(default_factory=list)
-    descriptors: list[int] = field(default_factory=list)
-
-
-def make_web(path: Path) -> list[tuple[int, int]]:
-    """Write the web; gives first row and rows of its defects. Column 0 holds codes that trouble the model."""
-    web = np.full((WEB_LINES, WIDTH_PX, 3), 128, np.uint8)
-    web += np.random.default_rng(0).integers(0, 8, web.shape, dtype=np.uint8)
-    spots = [(row, 3) for row in range(150, WEB_LINES, 331)]
-    for row, rows in spots:
-        web[row : row + rows, 40:44] = 255
-    web[10_000:10_048, 0] = NAN
-    web[30_000:30_016, 0] = SLOW
-    np.save(path, web)
-    return spots
-
-
-def frame_seconds(bundle: Path) -> float:
-    """What the model needs for one frame of tiles where nothing disturbs it: the fastest tenth of many."""
-    detector = load(bundle, threads=1)
-    images = np.full((1, TILE_PX, TILE_PX, 3), 128, np.uint8)
-    samples = []
-    for _ in range(100):
-        started_s = time.perf_counter()
-        for _ in TILES:
-            detector.session.run(images)
-        samples.append(time.perf_counter() - started_s)
-    return float(np.quantile(samples, 0.1))
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 48 MiB that is easily filled."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-class Broker:
-    """mosquitto, and a client that writes down what it hears."""
-
-    def __init__(self, folder: Path) -> None:
-        import paho.mqtt.client as mqtt
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        self.port = free_port()
-        self._configuration = folder / "mosquitto.conf"
-        self._configuration.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        self.heard: dict[str, set[str]] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
-        self._client.reconnect_delay_set(0.1, 0.5)
-        self._client.on_connect = lambda client, *_: client.subscribe("soak/result", qos=1)
-        self._client.on_message = lambda _client, _data, item: self._note(json.loads(item.payload))
-        self._client.connect("127.0.0.1", self.port)
-        self._client.loop_start()
-
-    def start(self) -> None:
-        """Start mosquitto."""
-        program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") or "mosquitto"
-        command = [program, "-c", str(self._configuration)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.5)
-
-    def stop(self) -> None:
-        """End mosquitto; the client connects again by itself."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
-
-    def close(self) -> None:
-        """End the client and mosquitto."""
-        self._client.disconnect()
-        self._client.loop_stop()
-        self.stop()
-
-    def _note(self, line: dict[str, object]) -> None:
-        self.heard.setdefault(str(line["part_id"]), set()).add(str(line["decision"]))
-
-
-class StationProcess:
-    """`reason-run inspect` on the simulated web."""
-
-    def __init__(self, folder: Path, disk: Path, broker: Broker, *, lines_per_s: float) -> None:
-        self._clock = folder / "clock"
-        faults = "corrupt@40,unplug@60-90,black@120-124,corrupt@700-703"
-        source = (
-            f"linescan:{folder}/web.npy?lines_per_s={lines_per_s:.0f}&block_lines={BLOCK_LINES}&jitter=0.3"
-            f"&faults={faults}&frame_lines={FRAME_LINES}&overlap_lines={OVERLAP_LINES}"
-        )
-        (folder / "station.toml").write_text(
-            f'bundle = "{folder}/bundle"\nthreads = 1\ndeadline_ms = {DEADLINE_MS}\nqueue_frames = 8\n'
-            f'journal = "{disk}/journal"\n'
-            f'sinks = ["jsonl:{disk}/results.jsonl?max_mib=1&keep=40", "mqtt://127.0.0.1:{broker.port}/soak"]\n'
-            f'[[camera]]\nname = "web"\nsource = "{source}"\nstall_s = 3\n[web]\noverlap_px = {TILE_OVERLAP_PX}\n'
-        )
-        self.watched = Watched()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder = folder
-        self._disk = disk
-
-    def start(self, *, own_clock: bool = False) -> None:
-        """Start the process, if asked with a clock that can be stepped, and wait until it answers."""
-        environment = dict(os.environ)
-        if own_clock:
-            self.step_clock(0)
-            environment |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-                "FAKETIME_CACHE_DURATION": "1",
-                "DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
-        script = "from reason_runtime.commands import main; main()"
-        command = [sys.executable, "-c", script, "inspect", "--config", str(self._folder / "station.toml")]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        self.watched = Watched()
-        known, until_s = self._written(), time.monotonic() + READY_S
-        while self._written() == known:
-            self._require_alive()
-            if time.monotonic() > until_s:
-                raise RuntimeError(f"the station answers nothing for {READY_S:g} s: {self.log()}")
-            time.sleep(0.1)
-
-    def _written(self) -> tuple[int, int]:
-        files = list(self._disk.glob("results.jsonl*"))
-        return len(files), sum(path.stat().st_size for path in files)
-
-    def _require_alive(self) -> None:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise RuntimeError(f"the station ended on its own with {self._process.returncode}: {self.log()}")
-
-    def log(self) -> str:
-        """The end of what it said on stderr."""
-        return (self._folder / "log").read_text()[-4000:]
-
-    def step_clock(self, seconds: int) -> None:
-        """The wall clock of the process jumps; the machine's stays."""
-        self._clock.write_text(f"{seconds:+d}\n")
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def end(self) -> None:
-        """Leave no process behind, whatever happened."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def wait(self) -> int:
-        """Its exit status."""
-        assert self._process is not None
-        return self._process.wait(60)
-
-    def run_for(self, seconds: float) -> None:
-        """Let it run, looking at it every second."""
-        until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s:
-            time.sleep(min(1.0, max(0.0, until_s - time.monotonic())))
-            self._require_alive()
-            assert self._process is not None
-            status = dict(
-                line.split(":", 1)
-                for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-                if ":" in line
-            )
-            self.watched.rss_kib.append(int(status["VmRSS"].split()[0]))
-            self.watched.threads.append(int(status["Threads"]))
-            self.watched.descriptors.append(len(os.listdir(f"/proc/{self._process.pid}/fd")))
-            self.watched.frames.append(self._latest())
-
-    def _latest(self) -> int:
-        """Number of the last frame in the result file."""
-        path = self._disk / "results.jsonl"
-        if not path.exists():
-            return 0
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 4096))
-            lines = stream.read().split(b"\n")
-        for line in reversed(lines):
-            if line.startswith(b'{"kind": "result"'):
-                try:
-                    return int(json.loads(line)["frame"])
-                except ValueError:
-                    continue
-        return 0
 
 
 def soak(folder: Path, *, seconds: float) -> dict[str, object]:
@@ -268,10 +45,7 @@ def soak(folder: Path, *, seconds: float) -> dict[str, object]:
     Raises:
         RuntimeError: The station ended on its own, or not as it should.
     """
-    first_s = frame_seconds(line_bundle(folder / "first", tile_px=TILE_PX, trips=_FIRST_TRIPS).path)
-    trips = max(1, round(_FIRST_TRIPS * FRAME_S / first_s))
-    slow_trips = round(_FIRST_TRIPS * len(TILES) * SLOW_CALL_S / first_s)
-    bundle = line_bundle(folder / "bundle", tile_px=TILE_PX, trips=trips, slow_trips=slow_trips).path
+    bundle = make_bundle(folder)
     spots = make_web(folder / "web.npy")
     frame_s = frame_seconds(bundle)
     faults: Counter[str] = Counter()

@@ -269,6 +269,19 @@ def test_a_station_file_says_everything(tmp_path: Path) -> None:
     assert (station.web.lanes, station.web.pixel_mm, station.web.line_mm) == (3, 0.1, None)
 
 
+def test_the_example_station_file_is_valid_and_knows_every_key(tmp_path: Path) -> None:
+    example = (ROOT / "docs" / "station.toml").read_text()
+    path = tmp_path / "station.toml"
+    path.write_text(re.sub(r"^# (?=\w+ = |\[)", "", example, flags=re.M))  # what is commented out, too
+    read_station(path)
+    written = set(re.findall(r"^(\w+) = ", path.read_text(), re.M))
+    path.write_text(path.read_text().replace("bundle = ", "x = 1\nbundle = ", 1))
+    with pytest.raises(ConfigurationError, match="x: unknown key") as refused:
+        read_station(path)
+    known = set(str(refused.value).partition("expected ")[2].split(", ")) - {"camera", "web"}
+    assert known <= written
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
