@@ -150,10 +150,11 @@ class OnceBroken(StdoutSink):
 def test_a_sink_that_fails_at_the_start_in_whatever_way_is_down_and_tried_again() -> None:
     publisher, sink = Publisher(metrics=Metrics(), journal=None), OnceBroken()
     publisher.start([sink])
-    assert publisher.health.faults == {"sink stdout": "KeyError: 'unforeseen'"}
     publisher.publish(answer(1))
     assert publisher.finish(30) == 0
     assert answer(1).part_id in [item.part_id for item in sink.got if isinstance(item, Answer)]
+    told = [(item.level, item.text) for item in sink.got if isinstance(item, Event)]
+    assert told[0] == ("fault", "KeyError: 'unforeseen'")
     assert publisher.health.faults == {}
 
 
