@@ -164,7 +164,9 @@ def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, ma
         if maps.shape != masks.shape:
             raise ValueError(f"maps of shape {maps.shape} and masks of shape {masks.shape}; expected equal shapes")
         if not masks.any():
-            raise DataError(f"all masks are empty at {masks.shape[1]} x {masks.shape[2]} pixels; remove or mend them")
+            first = next((sample for sample in samples if sample.anomalous), samples[0])
+            size = f"{masks.shape[1]} x {masks.shape[2]} pixels"
+            raise DataError(f"{first.path}: its mask and all others are empty at {size}; remove or mend them")
 
 
 def _pixel_result(maps: Values, masks: Masks) -> PixelResult:

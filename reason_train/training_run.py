@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reason_runtime.errors import ConfigurationError, ReasonError
+from reason_runtime.errors import ConfigurationError, ReasonError, TrainingError
 from reason_runtime.manifest import Threshold
 from reason_train.calibrate import calibrate, calibration_images, read_threshold
-from reason_train.checkpoint import StepReport
+from reason_train.checkpoint import StepReport, what_is_kept
 from reason_train.config import Config
 from reason_train.datasets import DataSet
 from reason_train.device import multiplies_bf16
@@ -25,7 +25,7 @@ from reason_train.preparation import forget_unstarted, prepare
 from reason_train.presets import Choices, resolve
 from reason_train.ranks import ALONE, Ranks
 from reason_train.region import counted_region
-from reason_train.run import LOG, Run, describe_images, library_versions
+from reason_train.run import CHECKPOINT, LOG, Run, describe_images, library_versions
 from reason_train.schedule import total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.timing import Timing, read_timing
@@ -114,7 +114,7 @@ def train(
     Raises:
         ConfigurationError: A setting is out of range.
         RunError: `out` holds another run, or is finished.
-        TrainingError: The loss is not finite, or the processes do not see the same images.
+        TrainingError: The loss is not finite, a GPU's memory is full, or the processes do not see the same images.
         ImageError: An image, to train on or held out, cannot be read.
 
     A training that fails before its first checkpoint leaves nothing in `out`.
@@ -148,10 +148,15 @@ def train(
                 choice=choice,
                 ranks=ranks,
             )
-        except ReasonError:
+        except (ReasonError, torch.OutOfMemoryError) as error:
+            kept = what_is_kept(out / CHECKPOINT)
             if ranks.is_first:
                 forget_unstarted(out)
-            raise
+            if isinstance(error, ReasonError):
+                raise
+            raise TrainingError(
+                f"{out}: the GPU's memory is full; {kept}, train again with a smaller --batch-size or --image-size"
+            ) from error
     if not ranks.is_first:
         return Finished(run=run, steps=steps, threshold=None, timing=None, tiles=tiles)
     threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, held_out, device=device)

@@ -152,6 +152,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
     assert int(facts["step"]) == len(log_lines(run))
 
 
+def test_a_full_memory_of_a_gpu_is_one_clear_sentence(data: Path, tmp_path: Path) -> None:
+    def fill(_line: StepReport) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    message = r"the GPU's memory is full; there was no checkpoint yet, train again with a smaller --batch-size"
+    with pytest.raises(TrainingError, match=message):
+        small_training(data, tmp_path / "run", report=fill)
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_are_not_finite_are_never_a_checkpoint(tmp_path: Path) -> None:
     model = build_model(MethodConfig(teacher="efficientnet_lite0", image_size_px=64))
     optimizer = torch.optim.AdamW(model.student.parameters())

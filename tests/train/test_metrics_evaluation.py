@@ -131,8 +131,9 @@ def test_the_image_whose_score_or_map_is_broken_is_named() -> None:
 
 
 def test_masks_that_are_all_empty_are_refused() -> None:
+    first = next(sample for sample in SAMPLES if sample.anomalous)
     maps, masks = maps_and_masks()
-    with pytest.raises(DataError, match="all masks are empty at 8 x 8 pixels"):
+    with pytest.raises(DataError, match=f"{first.path}: its mask and all others are empty at 8 x 8 pixels"):
         evaluate_scores(SAMPLES, SCORES, maps=maps, masks=np.zeros_like(masks))
 
 
