@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 400, 280  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 14, 44  # margins around the plot
 POINTS = 400  # of a drawn curve; the figures beside it come from all its corners
 BINS = 40
 
