@@ -7,6 +7,7 @@ import sys
 import typer
 
 from reason_runtime.errors import ReasonError
+from reason_runtime.telemetry import switch_off_telemetry
 
 
 def new_app(about: str) -> typer.Typer:
@@ -24,6 +25,7 @@ def new_app(about: str) -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run a command line and exit: a `ReasonError` is one line on stderr and status 1."""
+    switch_off_telemetry()  # some commands import ONNX Runtime beside the one file that runs bundles with it
     try:
         app()
     except ReasonError as error:

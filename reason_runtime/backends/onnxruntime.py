@@ -23,6 +23,7 @@ from reason_runtime.choices import Device, Precision, Provider
 from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
+from reason_runtime.telemetry import switch_off_telemetry
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -155,6 +156,7 @@ def _import(device: Device) -> ModuleType:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
             f'pip uninstall -y onnxruntime onnxruntime-gpu, then pip install "reason-edge[{_EXTRAS[device]}]"'
         )
+    switch_off_telemetry()
     try:
         import onnxruntime
     except ImportError as error:
