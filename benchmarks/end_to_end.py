@@ -88,7 +88,8 @@ def main(
             result = end_to_end(data, keep or Path(folder), fit_options=fit_options or [])
         except StepFailed as error:
             sys.exit(f"error: {error}")
-    result["command"] = f"python benchmarks/end_to_end.py --data {data.name} {shlex.join(fit_options or [])}".strip()
+    options = f" -- {shlex.join(fit_options)}" if fit_options else ""
+    result["command"] = f"python benchmarks/end_to_end.py --data {data.name}{options}"
     text = json.dumps(result, indent=2) + "\n"
     if out is None:
         print(text, end="")
