@@ -85,7 +85,7 @@ def ablation_table() -> str:
     """Image AUROC of every variant, mean over seeds, and its difference from the default."""
     path = RESULTS / "ablation.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     found = _read(path)["rows"]
     sets = list(dict.fromkeys(row["data"] for row in found))
     variants = list(dict.fromkeys(row["variant"] for row in found))
@@ -104,7 +104,7 @@ def precision_table() -> str:
     """What every backend and precision loses on screw."""
     path = RESULTS / "precision_screw.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     titles = (
         "backend",
         "precision",
@@ -143,7 +143,7 @@ def float_layers_table() -> str:
     """Convolutions that the int8 file of screw leaves in float32."""
     path = RESULTS / "precision_screw.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     made = _read(path)["quantisation"]
     rows = [("left in float32", "map's SQNR with it alone in int8, dB")]
     return _table([*rows, *((f"`{name}`", f"{value:.1f}") for name, value in made["float_layers"].items())])
@@ -153,7 +153,7 @@ def speed_table() -> str:
     """Latency of every network, backend and precision, and how many times faster than PyTorch fp32."""
     path = RESULTS / "speed.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     rows: list[Sequence[str]] = [
         ("network", "backend", "precision", "p50, ms", "p90, ms", "of PyTorch fp32", "of the matrix product")
     ]
@@ -172,7 +172,7 @@ def throughput_table() -> str:
     """Images per second of the edge network when all are at hand."""
     path = RESULTS / "speed.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     rows: list[Sequence[str]] = [("precision", "images per second", "batch", "streams")]
     for found in _read(path)["throughput"]:
         if "not_run" in found:
@@ -188,7 +188,7 @@ def layers_table() -> str:
     """Time by kind of layer, convolutions by their kernel, all that is under 0.5 % as one."""
     path = RESULTS / "layers.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     rows: list[Sequence[str]] = [("precision", "kind", "layers", "ms", "share")]
     for precision, found in _read(path)["precisions"].items():
         parts: dict[str, tuple[int, float]] = {}
@@ -209,7 +209,7 @@ def camera_size_table() -> str:
     """A camera frame to its decision with the resize before and in the graph."""
     path = RESULTS / "camera_size.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     found = _read(path)
     height, width = found["frame_px"]
     rows = [("frame", "backend", "resize", "p50, ms")]
@@ -232,7 +232,7 @@ def line_latency_table() -> str:
     """From grab to answer against the model alone, and where the time went."""
     path = RESULTS / "line_latency.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     found = _read(path)
     where, session = found["environment"], found["environment"]["session"]
     model, line = ([found[f"{key}_{share}_ms"] for share in ("p50", "p99")] for key in ("model", "grab_to_answer"))
@@ -262,7 +262,7 @@ def soak_table() -> str:
     """What was done to the line, and what came of it."""
     path = RESULTS / "soak.json"
     if not path.is_file():
-        return ""
+        return "not run here\n"
     found = _read(path)
     where = found["environment"]
     rows: list[Sequence[str]] = [("", *(f"{load} times the model's rate" for load in found["loads"]))]
