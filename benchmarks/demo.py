@@ -46,6 +46,11 @@ def main(
     sheet = out / "sheet.png"
     write_sheet(sheet, data, out / "maps", predictions)
     print_table(result, predictions)
+    print(
+        "\nTraining and held-out crops come from the left of the photograph, test crops from the right, which looks\n"
+        "a little different: more good ones may be rejected than the bound says, since it speaks of parts like the\n"
+        "held-out ones. On a line, calibrate on parts of that line."
+    )
     print(f"\npicture sheet (input, map, painted mask): {sheet}")
     print(f"report page: {out / 'report' / 'report.html'}")
     print(f"bundle: {out / 'bundle'}; everything took {time.perf_counter() - started:.0f} s")
