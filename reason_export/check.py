@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits
 from reason_export.parity import TOLERANCES, Parity, broken, compare
-from reason_export.runs import described_images, load_images, run_each, score_each
+from reason_export.runs import load_images, run_each, score_each
 from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import check_path
@@ -146,7 +146,7 @@ def _write(bundle: Bundle, check: Check) -> None:
 
 
 def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Threshold:
-    from reason_train.calibration import threshold_for
+    from reason_train.calibration import described_images, threshold_for
 
     paths = list_images(held_out.folder)
     if len(paths) < LEAST_HELD_OUT:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reason_export.labelled import LEAST_HELD_OUT
 from reason_export.quantisation import Quantised, quantise_model
-from reason_export.runs import described_images, load_images, score_each
+from reason_export.runs import load_images, score_each
 from reason_runtime.atomic import reason
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
 from reason_runtime.errors import DataError
@@ -21,7 +21,7 @@ from reason_runtime.image import list_images
 from reason_runtime.manifest import Quantisation, Threshold
 from reason_runtime.session import open_session
 from reason_runtime.tiles import tile_px_of
-from reason_train.calibration import threshold_for
+from reason_train.calibration import described_images, threshold_for
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
 """Good images that the ranges are measured on. More change nothing: the ranges are of values, of which an image has

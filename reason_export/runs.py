@@ -53,8 +53,3 @@ def load_images(
     if most is not None and len(images) > most:
         images = [images[i] for i in np.linspace(0, len(images) - 1, most).astype(int)]
     return np.stack(images)
-
-
-def described_images(count: int, *, pictures: int, tile_px: int | None) -> str:
-    """What a threshold was drawn from, in words."""
-    return f"{count} held-out good images" if tile_px is None else f"{count} tiles of {pictures} held-out good images"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reason_runtime.atomic import write_bytes, write_text
 from reason_runtime.errors import DataError, RunError
 from reason_runtime.manifest import Threshold
-from reason_train.calibration import threshold_for
+from reason_train.calibration import described_images, threshold_for
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -98,10 +98,9 @@ def calibrate(
         ConfigurationError: The rate is not between 0 and 1.
     """
     scores = judge(model, store, device=device, keep_maps=False, progress=progress).scores
-    what = f"{len(scores)} held-out good images"
-    if any(piece.tile is not None for piece in store.pieces):
-        what = f"{len(scores)} tiles of {len(store.paths)} held-out good images"
-    threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=what)
+    tile_px = next((piece.tile.size_px for piece in store.pieces if piece.tile is not None), None)
+    source = described_images(len(scores), pictures=len(store.paths), tile_px=tile_px)
+    threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
     images = np.stack([store[index] for index in range(store.images)])
     buffer = io.BytesIO()
     known = dict(zip(store.paths, names, strict=True))

@@ -93,6 +93,11 @@ def threshold_for(scores: NDArray[np.floating], *, false_reject_rate: float, sou
     )
 
 
+def described_images(count: int, *, pictures: int, tile_px: int | None) -> str:
+    """What a threshold was drawn from, in words."""
+    return f"{count} held-out good images" if tile_px is None else f"{count} tiles of {pictures} held-out good images"
+
+
 def _allowed_rejects(images: int, rate: float) -> int:
     """The largest k < images whose bound is at most the rate, 0 if none is (the bound grows with k)."""
     within = bisect_right(range(images), rate, key=lambda k: false_reject_upper_bound(images=images, rejected=k))

@@ -65,9 +65,7 @@ def evaluate(
     else:
         masks = read_masks_as_drawn(samples)
         keep_maps = keep_maps or masks is not None
-        judgement = judge_tiled(
-            model, paths, tile_px=tile_px, method=method, device=device, keep_maps=keep_maps, progress=progress
-        )
+        judgement = judge_tiled(model, paths, tile_px=tile_px, device=device, keep_maps=keep_maps, progress=progress)
     evaluation = evaluate_scores(
         samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
     )

@@ -96,7 +96,6 @@ def judge_tiled(
     paths: Sequence[Path],
     *,
     tile_px: int,
-    method: MethodConfig,
     device: torch.device,
     keep_maps: bool = True,
     progress: Callable[[int], None] = lambda _: None,
@@ -117,7 +116,7 @@ def judge_tiled(
     scores, maps = [], []
     with torch.backends.cudnn.flags(allow_tf32=False):
         for path in paths:
-            picture = read_image(path, input_format=input_format(method))
+            picture = read_image(path, input_format=input_format(model.method))
             try:
                 output = run_tiled(run, picture, tile_px=tile_px, together=TILES_TOGETHER)
             except ImageError as error:
