@@ -33,11 +33,11 @@ def main(
     """Train, export, check and inspect."""
     started = time.perf_counter()
     shutil.rmtree(out, ignore_errors=True)
-    data = out / texture
-    write_dataset(data, texture)
+    data, calibration = out / texture, out / "calibration"
+    write_dataset(data, texture, calibration=calibration)
     print(f"data: the photograph '{texture}' of scikit-image in crops; the defects on the test crops are painted")
     try:
-        result = end_to_end(data, out, report=out / "report")
+        result = end_to_end(data, out, calibration=calibration, report=out / "report")
         lines = command("reason-run", "predict", out / "bundle", data / "test", "--json", "--save-maps", out / "maps")
     except StepFailed as error:
         sys.exit(f"error: {error}")
@@ -47,9 +47,8 @@ def main(
     write_sheet(sheet, data, out / "maps", predictions)
     print_table(result, predictions)
     print(
-        "\nTraining and held-out crops come from the left of the photograph, test crops from the right, which looks\n"
-        "a little different: more good ones may be rejected than the bound says, since it speaks of parts like the\n"
-        "held-out ones. On a line, calibrate on parts of that line."
+        "\nThe threshold comes from good crops beside the test crops: a bound speaks of parts like those that it\n"
+        "was drawn from. On a line, calibrate on parts of that line."
     )
     print(f"\npicture sheet (input, map, painted mask): {sheet}")
     print(f"report page: {out / 'report' / 'report.html'}")
@@ -66,7 +65,7 @@ def print_table(result: dict[str, object], predictions: dict[str, dict[str, obje
         ("image AUROC", f"{evaluation['image_auroc']:.4f}"),
         ("pixel AUROC", f"{evaluation['pixel_auroc']:.4f}"),
         ("AUPRO (FPR <= 0.3)", f"{evaluation['aupro']:.4f}"),
-        ("threshold", f"{threshold['value']:.4f} from {threshold['images']} held-out good images"),
+        ("threshold", f"{threshold['value']:.4f} from {threshold['images']} good images"),
         ("false rejects, bound", f"{threshold['false_reject_upper_bound']:.1%} (95 % confidence)"),
         ("defects found", f"{sum(line['decision'] == 'NG' for line in bad)} of {len(bad)}"),
         ("good parts rejected", f"{sum(line['decision'] != 'OK' for line in good)} of {len(good)}"),

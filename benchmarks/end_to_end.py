@@ -40,7 +40,12 @@ def command(*words: str | Path, quiet: bool = False) -> str:
 
 
 def end_to_end(
-    data: Path, work: Path, *, fit_options: Sequence[str] = (), report: Path | None = None
+    data: Path,
+    work: Path,
+    *,
+    fit_options: Sequence[str] = (),
+    calibration: Path | None = None,
+    report: Path | None = None,
 ) -> dict[str, object]:
     """Run the whole chain into the folder `work` and collect its figures.
 
@@ -48,6 +53,7 @@ def end_to_end(
         data: Data set.
         work: Folder for run and bundle.
         fit_options: Passed to `reason-train fit` (and `--category` to every command that reads data).
+        calibration: Folder of good images for the threshold; none: those that fit held out.
         report: Folder for the HTML page; none: no page.
     """
     run, bundle = work / "run", work / "bundle"
@@ -59,7 +65,8 @@ def end_to_end(
     started = time.perf_counter()
     fitted = json.loads(command("reason-train", "fit", *where, "--out", run, *fit_options, "--json"))
     fit_seconds = time.perf_counter() - started
-    threshold = json.loads(command("reason-train", "calibrate", run, *where, "--json"))
+    calibrated_on = where if calibration is None else ["--data", calibration]
+    threshold = json.loads(command("reason-train", "calibrate", run, *calibrated_on, "--json"))
     page = ["--report", report] if report is not None else []
     evaluated = json.loads(command("reason-train", "evaluate", run, *where, *page, "--json"))
     exported = json.loads(command("reason-export", "onnx", run, "--out", bundle, "--json"))

@@ -2,7 +2,7 @@
 
 The textures (`brick`, `gravel`, `grass`) are real 512 x 512 photographs; the defects are not: they are painted here and
 every result that uses them says so. Training crops come from the left of a texture, test crops from the right, and the
-two parts do not overlap.
+two parts do not overlap. Crops of one part do overlap: they are not independent, as parts on a line would be.
 """
 
 from __future__ import annotations
@@ -22,13 +22,22 @@ DEFECTS: tuple[Defect, ...] = get_args(Defect)
 CROP_PX = 160
 TRAIN_SHARE = 0.62
 """Share of a texture's width that training crops come from."""
+TEST_SHARE = 0.6
+"""Share of the height of the rest that test crops come from, where calibration crops come from below."""
 
 Grey = NDArray[np.uint8]
 Picture = NDArray[np.uint8]
 
 
 def write_dataset(
-    folder: Path, texture: Texture, *, train: int = 80, good: int = 24, per_defect: int = 10, seed: int = 0
+    folder: Path,
+    texture: Texture,
+    *,
+    train: int = 80,
+    good: int = 24,
+    per_defect: int = 10,
+    calibration: Path | None = None,
+    seed: int = 0,
 ) -> None:
     """Write a data set in MVTec AD's layout.
 
@@ -38,6 +47,7 @@ def write_dataset(
         train: Good crops to train on.
         good: Good crops to test on.
         per_defect: Defective crops of each kind.
+        calibration: Folder for as many good crops as there are to train on, from below the test crops.
         seed: Of positions and defects.
     """
     photograph: Grey = getattr(skimage.data, texture)()
@@ -46,6 +56,11 @@ def write_dataset(
     random = np.random.default_rng(seed)
     for k in range(train):
         _write(folder / "train" / "good" / f"{k:03}.png", _crop(left, random))
+    if calibration is not None:
+        lower = int(TEST_SHARE * photograph.shape[0])
+        right, below = right[:lower], right[lower:]
+        for k in range(train):
+            _write(calibration / f"{k:03}.png", _crop(below, random))
     for k in range(good):
         _write(folder / "test" / "good" / f"{k:03}.png", _crop(right, random))
     for defect in DEFECTS:

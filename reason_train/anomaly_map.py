@@ -43,9 +43,10 @@ def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> N
 class MapHead(nn.Module):
     """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its highest part.
 
-    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (|t||g| - t.g) / (|t||g| + k p), p the
-    mean of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature
-    is noise, and such positions then count less. `weight_k` and `power_k` are 1 until training measures them.
+    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (1 - cos) |t|^2 / (|t|^2 + k p), p the mean
+    of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature is
+    noise, and such positions then count less. The student's length does not enter: the loss leaves it free.
+    `weight_k` and `power_k` are 1 until training measures them.
 
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.
@@ -85,11 +86,12 @@ class MapHead(nn.Module):
     def distance(self, k: int, *, teacher: Tensor, student: Tensor) -> Tensor:
         """(N, C, h, w) features of scale k to their (N, h, w) distance, float32, not weighted."""
         teacher, student = teacher.float(), student.float()
-        norms = (teacher.square().sum(1) * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)
-        gap = norms - (teacher * student).sum(1)
+        power = teacher.square().sum(1)
+        norms = (power * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)
+        distance = (norms - (teacher * student).sum(1)) / norms
         if self.damping == 0:
-            return gap / norms
-        return gap / (norms + self.damping * self.get_buffer(f"power_{k}"))
+            return distance
+        return distance * (power / (power + self.damping * self.get_buffer(f"power_{k}")))
 
     def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features over scales, finest first, to the map (N, S, S) and the score (N,), both in raw units."""

@@ -105,9 +105,24 @@ def test_damping_by_hand() -> None:
     head = MapHead(size_px=64, sides=(2,), damping=0.5)
     head.get_buffer("power_0").fill_(8.0)
     teacher = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
-    student = torch.tensor([0.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    student = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     distance = head.distance(0, teacher=teacher, student=student)
-    torch.testing.assert_close(distance, torch.full((1, 2, 2), (12 - 0) / (12 + 0.5 * 8)))
+    torch.testing.assert_close(distance, torch.full((1, 2, 2), (1 - 0.6) * 9 / (9 + 0.5 * 8)))
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_how_long_the_students_features_are_does_not_matter(damping: float) -> None:
+    teacher, student = pair(LITE_256)
+    head = MapHead(size_px=256, sides=LITE_256, damping=damping)
+    plain, _ = head(teacher, student)
+    scaled, _ = head(teacher, [g * 1e3 for g in student])
+    torch.testing.assert_close(scaled, plain, atol=1e-5, rtol=0)
+
+
+def test_where_the_teacher_sees_nothing_damping_leaves_no_alarm() -> None:
+    student = [torch.ones(1, 4, 8, 8)]
+    anomaly_map, _ = MapHead(size_px=64, sides=(8,), damping=0.1)([torch.zeros(1, 4, 8, 8)], student)
+    assert anomaly_map.abs().max() == 0
 
 
 def test_weights_scale_each_scale() -> None:
