@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_export.check import check_bundle
 from reason_export.labelled import LEAST_HELD_OUT
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_each
 from reason_runtime.atomic import reason
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
-from reason_runtime.errors import DataError
+from reason_runtime.errors import DataError, ParityError
 from reason_runtime.image import list_images
 from reason_runtime.manifest import Quantisation, Threshold
 from reason_runtime.session import open_session
@@ -63,7 +64,7 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         ImageError: An image cannot be read.
         ConfigurationError: The false-reject rate is not between 0 and 1.
         BackendError: ONNX Runtime is missing.
-        ParityError: Quantised, the map is too far off.
+        ParityError: Quantised, the map is too far off, on the calibration images or on the golden ones.
         ReasonError: The bundle could not be written; it is as it was.
     """
     images = _read_images(bundle, choices)
@@ -76,7 +77,11 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         float_layers=found.kept,
     )
     with tempfile.TemporaryDirectory() as folder:
-        threshold = _threshold(bundle, found, images, choices, folder=Path(folder))
+        draft = _draft(bundle, found, folder=Path(folder))
+        check = check_bundle(draft, precision="int8")
+        if not check.passed:
+            raise ParityError(f"{bundle.path}: left as it was, int8 fails its check: {'; '.join(check.broken)}")
+        threshold = _threshold(draft, images, choices)
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
     return update_bundle(bundle, manifest=manifest, files={MODELS["int8"]: found.graph}), found
@@ -136,16 +141,18 @@ def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> 
         )
 
 
-def _threshold(
-    bundle: Bundle, found: Quantised, images: _Images, choices: QuantizeChoices, *, folder: Path
-) -> Threshold:
-    """From the int8 graph's own scores."""
+def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
+    """The bundle with its int8 file, elsewhere: what is wrong with it shows before the bundle is touched."""
     files: dict[str, Path | bytes] = {
         MODELS["fp32"]: bundle.model_path("fp32"),
         GOLDEN: bundle.path / GOLDEN,
         MODELS["int8"]: found.graph,
     }
-    draft = write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)
+    return write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)
+
+
+def _threshold(draft: Bundle, images: _Images, choices: QuantizeChoices) -> Threshold:
+    """From the int8 graph's own scores."""
     session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
     scores = score_each(session, images.held_out)
     source = f"{images.source}, int8 in ONNX Runtime"

@@ -43,9 +43,9 @@ def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> N
 class MapHead(nn.Module):
     """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its highest part.
 
-    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (1 - cos) |t|^2 / (|t|^2 + k p), p the mean
-    of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature is
-    noise, and such positions then count less. The student's length does not enter: the loss leaves it free.
+    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (1 - cos) |t|^2 / (|t|^2 + k p), p the
+    mean of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature
+    is noise, and such positions then count less. The student's length does not enter: the loss leaves it free.
     `weight_k` and `power_k` are 1 until training measures them.
 
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
