@@ -16,6 +16,7 @@ from reason_export.graph_parts import convolutions
 from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.backends.signature import INPUT, OUTPUTS
 from reason_runtime.errors import ParityError
+from reason_runtime.evenly import evenly
 from reason_runtime.progress import counted
 
 TARGET_SQNR_DB = 20.0
@@ -53,7 +54,7 @@ def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
         ParityError: Even with half of the layers in float32 the map is too far off.
     """
     source = onnx.load(model)
-    probe = _Probe(source, images[np.linspace(0, len(images) - 1, min(len(images), MEASURED_IMAGES)).astype(int)])
+    probe = _Probe(source, images[evenly(len(images), most=MEASURED_IMAGES)])
     labels = {node.name: node.input[1].removesuffix(".weight") for node in convolutions(source.graph)}
     names = list(labels)
     seen = measure_activations(source, images, tensors=measured_tensors(source.graph))

@@ -18,6 +18,7 @@ from reason_export.runs import load_images, score_each
 from reason_runtime.atomic import reason
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
 from reason_runtime.errors import DataError, ParityError
+from reason_runtime.evenly import evenly
 from reason_runtime.image import list_images
 from reason_runtime.manifest import Quantisation, Threshold
 from reason_runtime.session import open_session
@@ -100,9 +101,8 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
             f"{choices.calibration}: {len(calibration)} good images to calibrate and {len(held_out)} others to draw "
             f"the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed"
         )
-    evenly = np.linspace(0, len(calibration) - 1, min(len(calibration), MOST_CALIBRATION)).astype(int)
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
-    chosen = [calibration[i] for i in evenly]
+    chosen = [calibration[i] for i in evenly(len(calibration), most=MOST_CALIBRATION)]
     unseen = load_images(held_out, input_format=form, tile_px=tile_px)
     return _Images(
         calibration=load_images(chosen, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.evenly import evenly
 from reason_runtime.image import InputFormat, load_image
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session
@@ -50,6 +51,4 @@ def load_images(
         images = [load_image(path, input_format=input_format) for path in paths]
     else:
         images = [tile for path in paths for tile in tiles_of_file(path, tile_px=tile_px, input_format=input_format)]
-    if most is not None and len(images) > most:
-        images = [images[i] for i in np.linspace(0, len(images) - 1, most).astype(int)]
-    return np.stack(images)
+    return np.stack([images[i] for i in evenly(len(images), most=most)])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import ImageError
+from reason_runtime.evenly import evenly
 from reason_runtime.image import InputFormat, read_image, resize_image
 from reason_runtime.tiles import Tile, cut, place_tiles
 from reason_train.datasets.masks import picture_size
@@ -55,7 +56,8 @@ class ImageStore:
         most: int | None = None,
     ) -> None:
         self.paths, self.input_format = tuple(paths), input_format
-        self.pieces = _thinned([piece for path in paths for piece in _cut(path, tile_px)], most)
+        pieces = [piece for path in paths for piece in _cut(path, tile_px)]
+        self.pieces = tuple(pieces[i] for i in evenly(len(pieces), most=most))
         self._siblings: dict[Path, list[int]] = {}
         for position, piece in enumerate(self.pieces):
             self._siblings.setdefault(piece.path, []).append(position)
@@ -147,12 +149,6 @@ def _cut(path: Path, tile_px: int | None) -> list[Piece]:
         return [Piece(path=path, tile=tile) for tile in place_tiles((height, width), tile_px=tile_px)]
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-
-
-def _thinned(pieces: list[Piece], most: int | None) -> tuple[Piece, ...]:
-    if most is None or len(pieces) <= most:
-        return tuple(pieces)
-    return tuple(pieces[i] for i in np.linspace(0, len(pieces) - 1, most).astype(int))
 
 
 def require_readable(*stores: ImageStore) -> None:

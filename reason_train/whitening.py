@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from reason_runtime.evenly import evenly
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 
@@ -83,6 +82,6 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
 def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:
     """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device."""
     images = store.images  # without their views
-    chosen: NDArray[np.int64] = np.unique(np.linspace(0, images - 1, min(MEASURED_IMAGES, images)).astype(int))
+    chosen = evenly(images, most=MEASURED_IMAGES)
     for batch in store.batches(chosen[i : i + 16].tolist() for i in range(0, len(chosen), 16)):
         yield torch.from_numpy(batch).to(device)
