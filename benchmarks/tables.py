@@ -223,8 +223,10 @@ def peers_table() -> str:
     if not path.is_file():
         return "not run here\n"
     rows: list[Sequence[str]] = [("model", "precision", "p50 of each turn, ms")]
-    for row in _read(path)["rows"]:
+    found = _read(path)
+    for row in found["rows"]:
         rows.append((row["model"], row["precision"], ", ".join(f"{value:.1f}" for value in row["p50_ms"])))
+    rows += [(model, "", f"not run: {reason}") for model, reason in found["not_run"].items()]
     return _table(rows)
 
 

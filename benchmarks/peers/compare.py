@@ -45,10 +45,17 @@ def main(
     """Time all of them in turns."""
     import openvino
 
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    core = openvino.Core()
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     facts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(peers.glob("*.json"))]
     if not facts:
         sys.exit(f"{peers}: holds no exported model; run benchmarks/peers/export.py in the second environment")
+    not_run = {}
+    for fact in list(facts):
+        images = core.read_model(peers / fact["file"]).inputs[0].partial_shape[0]
+        if images.is_static and images.get_length() != 1:
+            not_run[fact["name"]] = f"anomalib's export is fixed to {images.get_length()} images a call"
+            facts.remove(fact)
     precisions = ["fp32", *(["bf16"] if "BF16" in capabilities else [])]
     rows: dict[tuple[str, str], list[float]] = {}
     environment = None
@@ -68,6 +75,7 @@ def main(
         "rounds": rounds,
         "rows": [{"model": model, "precision": each, "p50_ms": values} for (model, each), values in rows.items()],
         "peers": facts,
+        "not_run": not_run,
         "environment": environment,
     }
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
