@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def engine_bundle(path: Path, method: MethodConfig) -> Bundle:
 def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every convolution in int8 but those that `quantize` never quantises."""
     shapes = {item.name: item.dims for item in model.graph.initializer}
-    widths = {node.input[0]: shapes[node.input[1]][1] * _groups(node) for node in convolutions(model.graph)}
+    widths = {node.input[0]: _channels_read(node, shapes[node.input[1]]) for node in convolutions(model.graph)}
     seen = {
         name: Activation(largest=LARGEST, channel_means=np.zeros(widths.get(name, 1)))
         for name in measured_tensors(model.graph)
@@ -50,5 +51,8 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     return quantised_graph(model, seen=seen, layers=layers)
 
 
-def _groups(node: onnx.NodeProto) -> int:
-    return next((item.i for item in node.attribute if item.name == "group"), 1)
+def _channels_read(node: onnx.NodeProto, weight: Sequence[int]) -> int:
+    if node.op_type == "ConvTranspose":
+        return weight[0]
+    groups = next((item.i for item in node.attribute if item.name == "group"), 1)
+    return weight[1] * groups
