@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
@@ -27,19 +27,10 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on a difference.")] = False,
 ) -> None:
     """Rewrite the tables."""
-    tables = {
-        "results": results_table(),
-        "ablation": ablation_table(),
-        "precision": precision_table(),
-        "float_layers": float_layers_table(),
-        "speed": speed_table(),
-        "throughput": throughput_table(),
-        "layers": layers_table(),
-        "camera_size": camera_size_table(),
-        "peers": peers_table(),
-        "line-latency": line_latency_table(),
-        "soak": soak_table(),
-    }
+    tables = {"results": results_table()}
+    for name, (file, made) in TABLES.items():
+        path = RESULTS / file
+        tables[name] = made(_read(path)) if path.is_file() else "not run here\n"
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = before
@@ -81,17 +72,14 @@ def results_table() -> str:
     return _table(rows)
 
 
-def ablation_table() -> str:
+def ablation_table(found: dict) -> str:
     """Image AUROC of every variant, mean over seeds, and its difference from the default."""
-    path = RESULTS / "ablation.json"
-    if not path.is_file():
-        return "not run here\n"
-    found = _read(path)["rows"]
-    sets = list(dict.fromkeys(row["data"] for row in found))
-    variants = list(dict.fromkeys(row["variant"] for row in found))
+    found_rows = found["rows"]
+    sets = list(dict.fromkeys(row["data"] for row in found_rows))
+    variants = list(dict.fromkeys(row["variant"] for row in found_rows))
     rows: list[Sequence[str]] = [("variant", *sets, "mean", "seeds")]
     for variant in variants:
-        own = [row for row in found if row["variant"] == variant]
+        own = [row for row in found_rows if row["variant"] == variant]
         each = [[row["image_auroc"] for row in own if row["data"] == data] for data in sets]
         if all(each):
             means = [mean(values) for values in each]
@@ -100,11 +88,8 @@ def ablation_table() -> str:
     return _table(rows)
 
 
-def precision_table() -> str:
+def precision_table(found: dict) -> str:
     """What every backend and precision loses on screw."""
-    path = RESULTS / "precision_screw.json"
-    if not path.is_file():
-        return "not run here\n"
     titles = (
         "backend",
         "precision",
@@ -117,47 +102,41 @@ def precision_table() -> str:
         "flipped",
     )
     rows: list[Sequence[str]] = [(*titles, "gate")]
-    for check in _read(path)["checks"]:
+    for check in found["checks"]:
         names = (check["backend"], check["precision"])
         if "not_run" in check:
             rows.append((*names, *["not run here"] * 2, *[""] * 5, "the processor has none"))
             continue
-        found, parity = check["accuracy"], check["accuracy"]["parity"]
+        lost, parity = check["accuracy"], check["accuracy"]["parity"]
         rows.append(
             (
                 *names,
-                f"{found['image_auroc']['found']:.4f}",
-                f"{found['image_auroc']['lost']:+.4f}",
-                f"{found['aupro']['found']:.4f}",
-                f"{found['aupro']['lost']:+.4f}",
+                f"{lost['image_auroc']['found']:.4f}",
+                f"{lost['image_auroc']['lost']:+.4f}",
+                f"{lost['aupro']['found']:.4f}",
+                f"{lost['aupro']['lost']:+.4f}",
                 "" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.0f}",
                 f"{parity['map_difference_max']:.0e}",
-                str(found["decisions_flipped"]),
+                str(lost["decisions_flipped"]),
                 "passed" if check["passed"] else "failed",
             )
         )
     return _table(rows)
 
 
-def float_layers_table() -> str:
+def float_layers_table(found: dict) -> str:
     """Convolutions that the int8 file of screw leaves in float32."""
-    path = RESULTS / "precision_screw.json"
-    if not path.is_file():
-        return "not run here\n"
-    made = _read(path)["quantisation"]
+    made = found["quantisation"]
     rows = [("left in float32", "map's SQNR with it alone in int8, dB")]
     return _table([*rows, *((f"`{name}`", f"{value:.1f}") for name, value in made["float_layers"].items())])
 
 
-def speed_table() -> str:
+def speed_table(found: dict) -> str:
     """Latency of every network, backend and precision, and how many times faster than PyTorch fp32."""
-    path = RESULTS / "speed.json"
-    if not path.is_file():
-        return "not run here\n"
     rows: list[Sequence[str]] = [
         ("network", "backend", "precision", "p50, ms", "p90, ms", "of PyTorch fp32", "of the matrix product")
     ]
-    for network in _read(path)["networks"]:
+    for network in found["networks"]:
         for row in network["rows"]:
             way = network["rooflines"].get(row["precision"])
             share = "" if way is None else f"{way['bound_ms'] / row['p50_ms']:.0%}"
@@ -168,74 +147,54 @@ def speed_table() -> str:
     return _table(rows)
 
 
-def throughput_table() -> str:
+def throughput_table(found: dict) -> str:
     """Images per second of the edge network when all are at hand."""
-    path = RESULTS / "speed.json"
-    if not path.is_file():
-        return "not run here\n"
     rows: list[Sequence[str]] = [("precision", "images per second", "batch", "streams")]
-    for found in _read(path)["throughput"]:
-        if "not_run" in found:
-            rows.append((found["precision"], "not run here", "", ""))
+    for row in found["throughput"]:
+        if "not_run" in row:
+            rows.append((row["precision"], "not run here", "", ""))
         else:
-            rows.append(
-                (found["precision"], f"{found['fps']:.1f}", str(found["batch"]), str(found["streams"] or "none"))
-            )
+            rows.append((row["precision"], f"{row['fps']:.1f}", str(row["batch"]), str(row["streams"] or "none")))
     return _table(rows)
 
 
-def layers_table() -> str:
+def layers_table(found: dict) -> str:
     """Time by kind of layer, convolutions by their kernel, all that is under 0.5 % as one."""
-    path = RESULTS / "layers.json"
-    if not path.is_file():
-        return "not run here\n"
     rows: list[Sequence[str]] = [("precision", "kind", "layers", "ms", "share")]
-    for precision, found in _read(path)["precisions"].items():
+    for precision, layers in found["precisions"].items():
         parts: dict[str, tuple[int, float]] = {}
-        for row in found["rows"]:
+        for row in layers["rows"]:
             is_convolution = "Convolution" in row["kind"]
-            small = row["ms"] < 0.005 * found["total_ms"]
+            small = row["ms"] < 0.005 * layers["total_ms"]
             name = (
                 f"convolutions, `{row['kernel']}`" if is_convolution else "under 0.5 % each" if small else row["kind"]
             )
             count, duration_ms = parts.get(name, (0, 0.0))
             parts[name] = (count + row["layers"], duration_ms + row["ms"])
         for name, (count, duration_ms) in parts.items():
-            rows.append((precision, name, str(count), f"{duration_ms:.2f}", f"{duration_ms / found['total_ms']:.1%}"))
+            rows.append((precision, name, str(count), f"{duration_ms:.2f}", f"{duration_ms / layers['total_ms']:.1%}"))
     return _table(rows)
 
 
-def camera_size_table() -> str:
+def camera_size_table(found: dict) -> str:
     """A camera frame to its decision with the resize before and in the graph."""
-    path = RESULTS / "camera_size.json"
-    if not path.is_file():
-        return "not run here\n"
-    found = _read(path)
     height, width = found["frame_px"]
     rows = [("frame", "backend", "resize", "p50, ms")]
     rows += [(f"{height} x {width}", row["backend"], row["resize"], f"{row['p50_ms']:.0f}") for row in found["rows"]]
     return _table(rows)
 
 
-def peers_table() -> str:
+def peers_table(found: dict) -> str:
     """A bundle and the models of anomalib in turns."""
-    path = RESULTS / "peers.json"
-    if not path.is_file():
-        return "not run here\n"
     rows: list[Sequence[str]] = [("model", "precision", "p50 of each turn, ms")]
-    found = _read(path)
     for row in found["rows"]:
         rows.append((row["model"], row["precision"], ", ".join(f"{value:.1f}" for value in row["p50_ms"])))
     rows += [(model, "", f"not run: {reason}") for model, reason in found["not_run"].items()]
     return _table(rows)
 
 
-def line_latency_table() -> str:
+def line_latency_table(found: dict) -> str:
     """From grab to answer against the model alone, and where the time went."""
-    path = RESULTS / "line_latency.json"
-    if not path.is_file():
-        return "not run here\n"
-    found = _read(path)
     where, session = found["environment"], found["environment"]["session"]
     model, line = ([found[f"{key}_{share}_ms"] for share in ("p50", "p99")] for key in ("model", "grab_to_answer"))
     rows = [
@@ -260,12 +219,8 @@ def line_latency_table() -> str:
     )
 
 
-def soak_table() -> str:
+def soak_table(found: dict) -> str:
     """What was done to the line, and what came of it."""
-    path = RESULTS / "soak.json"
-    if not path.is_file():
-        return "not run here\n"
-    found = _read(path)
     where = found["environment"]
     rows: list[Sequence[str]] = [("", *(f"{load} times the model's rate" for load in found["loads"]))]
     for key, title in (
@@ -315,6 +270,21 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
+    "ablation": ("ablation.json", ablation_table),
+    "precision": ("precision_screw.json", precision_table),
+    "float_layers": ("precision_screw.json", float_layers_table),
+    "speed": ("speed.json", speed_table),
+    "throughput": ("speed.json", throughput_table),
+    "layers": ("layers.json", layers_table),
+    "camera_size": ("camera_size.json", camera_size_table),
+    "peers": ("peers.json", peers_table),
+    "line-latency": ("line_latency.json", line_latency_table),
+    "soak": ("soak.json", soak_table),
+}
+"""By name in the pages: the result file, and what makes a table of it."""
 
 
 if __name__ == "__main__":
