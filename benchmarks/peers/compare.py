@@ -50,12 +50,13 @@ def main(
     facts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(peers.glob("*.json"))]
     if not facts:
         sys.exit(f"{peers}: holds no exported model; run benchmarks/peers/export.py in the second environment")
-    not_run = {}
-    for fact in list(facts):
-        images = core.read_model(peers / fact["file"]).inputs[0].partial_shape[0]
-        if images.is_static and images.get_length() != 1:
-            not_run[fact["name"]] = f"anomalib's export is fixed to {images.get_length()} images a call"
-            facts.remove(fact)
+    images = {fact["name"]: core.read_model(peers / fact["file"]).inputs[0].partial_shape[0] for fact in facts}
+    not_run = {
+        name: f"anomalib's export is fixed to {count.get_length()} images a call"
+        for name, count in images.items()
+        if count.is_static and count.get_length() != 1
+    }
+    facts = [fact for fact in facts if fact["name"] not in not_run]
     precisions = ["fp32", *(["bf16"] if "BF16" in capabilities else [])]
     rows: dict[tuple[str, str], list[float]] = {}
     environment = None
