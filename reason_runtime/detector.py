@@ -50,7 +50,8 @@ class Result:
     """The judgement of one image.
 
     Attributes:
-        score: Maximum of the anomaly map, raw units; NaN where any value of the map is not finite.
+        score: The anomaly map's maximum or generalised mean, as the bundle's method has it, raw units; NaN where any
+            value of the map is not finite.
         threshold: In raw units; None where none is known.
         threshold_source: Where the threshold came from; None where there is none.
         decision: OK below the threshold, NG at or above it, UNKNOWN where no judgement is possible.

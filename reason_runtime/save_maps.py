@@ -48,6 +48,6 @@ class MapWriter:
             judgement.result.anomaly_map,
             input_format=self._detector.bundle.manifest.input,
             scale=self._scale,
-            threshold=judgement.result.threshold,
+            threshold=judgement.result.threshold if judgement.result.is_anomalous else None,
         )
         save_picture(target, picture)

@@ -48,14 +48,16 @@ class Painter:
     Attributes:
         input_format: How images are read and which part of them the map covers.
         scale: Map value at the top of the colours, the same for all pictures.
-        threshold: Drawn as a contour; None draws none.
+        threshold: A contour is drawn there where the score reaches it too; None draws none.
     """
 
     input_format: InputFormat
     scale: float
     threshold: float | None
 
-    def pictures(self, sample: Sample, anomaly_map: NDArray[np.float32] | None) -> tuple[tuple[str, str], ...]:
+    def pictures(
+        self, sample: Sample, *, score: float, anomaly_map: NDArray[np.float32] | None
+    ) -> tuple[tuple[str, str], ...]:
         """Name and data URI of the image, its map over it, and its mask, as far as they exist.
 
         Raises:
@@ -64,9 +66,8 @@ class Painter:
         image = _thumbnail(read_image(sample.path, input_format=self.input_format))
         shown = [("image", _data_uri(image, "JPEG"))]
         if anomaly_map is not None:
-            painted = overlay(
-                image, anomaly_map, input_format=self.input_format, scale=self.scale, threshold=self.threshold
-            )
+            limit = None if self.threshold is None or score < self.threshold else self.threshold
+            painted = overlay(image, anomaly_map, input_format=self.input_format, scale=self.scale, threshold=limit)
             shown.append(("anomaly map", _data_uri(painted, "JPEG")))
         if sample.mask_path is not None:
             shown.append(("mask", _data_uri(_thumbnail(read_mask_levels(sample.mask_path)), "PNG")))
@@ -97,7 +98,9 @@ def worst(
                 sample=samples[i],
                 score=float(scores[i]),
                 wrong=None if limit is None else bool((scores[i] >= limit) != defective),
-                pictures=painter.pictures(samples[i], None if maps is None else maps[i]),
+                pictures=painter.pictures(
+                    samples[i], score=float(scores[i]), anomaly_map=None if maps is None else maps[i]
+                ),
             )
         )
     return tuple(cases)
@@ -122,7 +125,11 @@ def map_key(painter: Painter) -> str:
     """What the colours and lines of the map pictures mean, with a ramp of the colours themselves."""
     ramp = heat_map(np.linspace(0, painter.scale, 256, dtype=np.float32)[None], scale=painter.scale)
     picture = f'<img class="ramp" src="{_data_uri(ramp, "PNG")}" alt="from blue over green to red">'
-    line = "; a white line is drawn around what is at or above the threshold" if painter.threshold is not None else ""
+    line = (
+        ""
+        if painter.threshold is None
+        else "; where the score reaches the threshold, a white line is around what does so in the map"
+    )
     return f'<p class="soft">Anomaly maps: 0 {picture} {painter.scale:.4g}, the same in all pictures{line}.</p>\n'
 
 

@@ -22,8 +22,15 @@ def expected_map(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return (np.abs(images.astype(np.float32).mean(axis=3) - 128) / 128).astype(np.float32)
 
 
-def grey_model(*, channels: int = 3, size_px: int = SIZE_PX, scale: float = 1 / 128, batch: int | str = "N") -> bytes:
-    """A graph with the bundle's signature; `scale` NaN makes every output NaN."""
+def grey_model(
+    *,
+    channels: int = 3,
+    size_px: int = SIZE_PX,
+    scale: float = 1 / 128,
+    batch: int | str = "N",
+    score: str = "ReduceMax",
+) -> bytes:
+    """A graph with the bundle's signature; `scale` NaN makes every output NaN, `score` is how the map is reduced."""
     constants = [
         numpy_helper.from_array(np.float32(128), "grey"),
         numpy_helper.from_array(np.float32(scale), "scale"),
@@ -36,7 +43,7 @@ def grey_model(*, channels: int = 3, size_px: int = SIZE_PX, scale: float = 1 / 
         helper.make_node("Sub", ["mean", "grey"], ["distance"]),
         helper.make_node("Abs", ["distance"], ["absolute"]),
         helper.make_node("Mul", ["absolute", "scale"], ["anomaly_map"]),
-        helper.make_node("ReduceMax", ["anomaly_map", "map_axes"], ["score"], keepdims=0),
+        helper.make_node(score, ["anomaly_map", "map_axes"], ["score"], keepdims=0),
     ]
     graph = helper.make_graph(
         nodes,

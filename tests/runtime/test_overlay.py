@@ -13,7 +13,9 @@ from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import square_format
 from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.overlay import heat_map, map_scale, overlay, save_picture
-from tests.runtime.bundles import make_bundle
+from reason_runtime.predict import judge
+from reason_runtime.save_maps import MapWriter
+from tests.runtime.bundles import grey_model, make_bundle
 from tests.runtime.test_atomic import refused_for_lack_of_room
 
 FORM = square_format(32)
@@ -78,6 +80,25 @@ def test_the_scale_is_twice_the_threshold_else_from_good_images_else_must_be_giv
     known = ScoreStatistics(images=9, mean=0.2, std=0.1, minimum=0.1, maximum=0.4)
     update_bundle(bundle, manifest=replace(bundle.manifest, score_statistics=known))
     assert map_scale(load(bundle.path)) == 0.8
+
+
+def test_a_part_that_passes_has_no_line_and_a_reject_has_one(tmp_path: Path) -> None:
+    bright = np.full((32, 32, 3), 128, np.uint8)
+    bright[8:24, 8:24] = 228  # its map is 0.78 there and 0 elsewhere, its mean 0.2
+    path = tmp_path / "part.png"
+    Image.fromarray(bright).save(path)
+    for limit, decision in ((0.5, "OK"), (0.1, "NG")):
+        bundle = make_bundle(tmp_path / decision, threshold=limit)
+        update_bundle(bundle, manifest=bundle.manifest, files={"model.onnx": grey_model(score="ReduceMean")})
+        detector = load(bundle.path)
+        judgement = judge(detector, path)
+        assert judgement.decision == decision
+        assert judgement.result is not None
+        assert judgement.result.anomaly_map.max() > limit
+        MapWriter(detector, folder=tmp_path / decision / "maps", sources=[path], scale=None).write(judgement)
+        with Image.open(tmp_path / decision / "maps" / "part.png.overlay.png") as picture:
+            white = (np.asarray(picture) == 255).all(axis=2).any()
+        assert white == (decision == "NG")
 
 
 @pytest.mark.parametrize("asked", [0.0, -1.0, float("nan")])

@@ -1,5 +1,6 @@
 """The report: what it says, that it holds everything itself, and how a real browser takes it."""
 
+import base64
 import re
 import shutil
 import threading
@@ -8,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reason_runtime.errors import ImageError, ReasonError
 from reason_runtime.image import square_format
@@ -19,6 +22,7 @@ from reason_runtime.manifest import Threshold
 from reason_train.datasets import Sample, load_dataset, read_masks
 from reason_train.evaluation import evaluate_scores
 from reason_train.report import write_report
+from reason_train.report_cases import Painter
 from reason_train.report_charts import Curve, histogram, line_chart
 from tests.browser import needs_browser, run_browser
 from tests.train import trees
@@ -106,7 +110,7 @@ def test_the_page_says_what_the_evaluation_found(tmp_path: Path) -> None:
         "good/001.png score 0.6 false alarm",
         "4 of 4 defective images, those with the lowest scores; 2 of 4 are judged wrongly (missed)",
         "2 of 2 good images, those with the highest scores; 1 of 2 are judged wrongly (false alarm)",
-        "a white line is drawn around what is at or above the threshold",
+        "where the score reaches the threshold, a white line is around what does so in the map",
     ):
         assert words in text, words
 
@@ -129,6 +133,24 @@ def test_every_tag_is_closed_every_picture_described_and_nothing_loaded_from_els
     assert all(outline.alternatives)
     assert all(value.startswith("data:") for value in outline.loaded)
     assert not re.search(r"https?://|url\(|@import|<script", html)
+
+
+def test_a_line_is_drawn_where_the_score_reaches_the_threshold(tmp_path: Path) -> None:
+    image = tmp_path / "part.png"
+    Image.fromarray(np.full((SIZE, SIZE, 3), 90, np.uint8)).save(image)
+    values = np.full((SIZE, SIZE), 0.1, np.float32)
+    values[4:12, 4:12] = 0.6
+    painter = Painter(input_format=square_format(SIZE), scale=1.0, threshold=0.5)
+    sample = Sample(path=image, anomalous=True, defect="dent")
+    shown = [dict(painter.pictures(sample, score=score, anomaly_map=values)) for score in (0.4, 0.5)]
+
+    def brightest(uri: str) -> int:
+        with Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
+            return int(np.asarray(picture).min(2).max())
+
+    passed, rejected = (brightest(pictures["anomaly map"]) for pictures in shown)
+    assert passed < 150
+    assert rejected > 230
 
 
 def test_without_masks_and_threshold_the_page_says_what_is_missing(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ class RejectPainter:
             map_, scale = np.zeros((rows, columns), np.float32), 1.0
         else:
             scale = self._scale
-        return overlay(image, map_, input_format=self._covers, scale=scale, threshold=answer.threshold)
+        limit = answer.threshold if answer.is_reject else None
+        return overlay(image, map_, input_format=self._covers, scale=scale, threshold=limit)
 
 
 class PicturesSink:
