@@ -38,7 +38,7 @@ def teacher_views(
         ImageError: A training image cannot be read.
     """
     seed = config.training.seed
-    orders = (batch_order(config.training, step=step, images=len(store)) for step in steps)
+    orders = (batch_order(config.training, step=step, images=store.images) for step in steps)
     parts = map(partial(_dealt, ranks), orders)
     fixed = config.method.noise_at == "features" or config.method.method == "rd4ad"
     if fixed and FeatureCache.mib(model, store, config) <= cache_mib:
