@@ -67,7 +67,9 @@ def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision) -
         f"{accuracy.image_auroc.lost:.5f}, AUPRO lost {accuracy.aupro.lost if accuracy.aupro else float('nan'):.5f}",
         flush=True,
     )
-    facts = dataclasses.replace(check, accuracy=dataclasses.replace(accuracy, data=data.name)).to_json()
+    words = [text.replace(str(data), data.name) for text in check.broken]
+    named = dataclasses.replace(check, broken=words, accuracy=dataclasses.replace(accuracy, data=data.name))
+    facts = named.to_json()
     return {name: value for name, value in facts.items() if name != "created"}
 
 
