@@ -61,6 +61,10 @@ class RtspCamera:
         self._process.communicate()
 
 
+def levels(sink: ListSink) -> list[str]:
+    return [event.level for event in sink.events if event.name == "camera top"]
+
+
 def test_an_rtsp_camera_is_judged_lost_and_judged_again(tmp_path: Path) -> None:
     bundle = line_bundle(tmp_path / "line").path
     (tmp_path / "pictures").mkdir()
@@ -72,16 +76,16 @@ def test_an_rtsp_camera_is_judged_lost_and_judged_again(tmp_path: Path) -> None:
             sink.wait(lambda: len(sink.answers) >= 12, 60)
             assert {"OK", "NG"} <= set(sink.decisions)
             camera.stop()
-            sink.wait(lambda: any(event.name == "camera top" for event in sink.events), 60)
-            before = len(sink.answers)
+            sink.wait(lambda: levels(sink) == ["fault"], 60)
             camera.start()
+            sink.wait(lambda: levels(sink) == ["fault", "info"], 60)  # what was grabbed before the loss is answered too
+            before = len(sink.answers)
             sink.wait(lambda: len(sink.answers) >= before + 8, 60)
             assert line.close() == "stopped"
     finally:
         camera.stop()
-    lost = [event for event in sink.events if event.name == "camera top"]
-    assert [event.level for event in lost] == ["fault", "info"]
-    assert "next try in" in lost[0].text
+    assert levels(sink) == ["fault", "info"]
+    assert "next try in" in next(event.text for event in sink.events if event.name == "camera top")
     assert {"OK", "NG"} <= set(sink.decisions[before:])
     assert [answer.number for answer in sink.answers] == list(range(len(sink.answers)))
 
