@@ -5,7 +5,7 @@
 | at a convolution's input, one pair a tensor, however many read it | the convolution runs on int8 |
 | on its weight, an int8 constant with one scale an output channel, and a DequantizeLinear | the same |
 | on the shortcut of a residual sum, not on its other side | TensorRT and OpenVINO fuse convolution, sum and rectifier |
-| on every input of a concatenation, with the scale of its output | it becomes a copy of int8 values |
+| within a concatenation: int8 in, of its output's scale, and int8 out | OpenVINO computes wrong values otherwise |
 | for every reader of an int8 convolution's output that has a pair | OpenVINO computes wrong values otherwise |
 | before a max-pooling, with the scale of its output | it pools int8 values |
 
@@ -56,9 +56,10 @@ def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[
         if node.op_type == "Add":
             _quantise_shortcut(node, wires, pairs, layers)
     for node in changed.graph.node:
-        if node.op_type in ("Concat", "MaxPool") and node.output[0] in pairs.made:
-            for i, name in enumerate(node.input):
-                node.input[i] = pairs.of(name, like=node.output[0])
+        if node.op_type == "MaxPool" and node.output[0] in pairs.made:
+            node.input[0] = pairs.of(node.input[0], like=node.output[0])
+        if node.op_type == "Concat" and node.output[0] in pairs.made:
+            pairs.join(node)
     _read_through_pairs(changed.graph, wires, pairs, layers)
     pairs.insert()
     return changed
@@ -102,14 +103,15 @@ def _quantise_shortcut(node: NodeProto, wires: Wiring, pairs: _Pairs, layers: Co
 
 
 def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs, layers: Collection[str]) -> None:
-    """Let nobody read an int8 convolution's output beside its pair.
+    """Let nobody read the output of an int8 convolution or of a concatenation beside its pair.
 
     OpenVINO 2026.4 gives wrong values where an int8 convolution's output is read by a quantiser and by float32 layers:
     it moves the scale of the product into the quantiser and applies it once more.
     """
+    joined = {node.name for node in graph.node if node.op_type == "Concat"}
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name in pairs.made and name in wires.producers and wires.producers[name].name in layers:
+            if name in pairs.made and name in wires.producers and wires.producers[name].name in joined | set(layers):
                 node.input[i] = pairs.made[name]
 
 
@@ -129,10 +131,28 @@ class _Pairs:
         """The name of a tensor after its pair; `like` names the tensor whose scale is used."""
         key = tensor if like is None else f"{tensor}.{like}"
         if key not in self.made:
-            scale = self._constant(f"{key}.scale", np.float32(self.seen[like or tensor].largest / LEVELS))
-            self.nodes.setdefault(tensor, []).extend(_pair(tensor, key=key, scale=scale))
             self.made[key] = f"{key}.dequantised"
+            parts = [self.quantised(tensor, like=like), f"{key}.scale", "zero_point"]
+            self._add("DequantizeLinear", parts, self.made[key], after=tensor)
         return self.made[key]
+
+    def quantised(self, tensor: str, *, like: str | None = None) -> str:
+        """The name of a tensor's int8 values."""
+        key = tensor if like is None else f"{tensor}.{like}"
+        scale = self._constant(f"{key}.scale", np.float32(self.seen[like or tensor].largest / LEVELS))
+        self._add("QuantizeLinear", [tensor, scale, "zero_point"], f"{key}.quantised", after=tensor)
+        return f"{key}.quantised"
+
+    def join(self, node: NodeProto) -> None:
+        """Make a concatenation that has a pair join int8 values.
+
+        OpenVINO 2026.4 gives wrong values where it joins dequantised ones: the convolutions before it then round their
+        outputs to whole numbers, whatever the scale.
+        """
+        quantise, dequantise = self.nodes.pop(node.output[0])
+        node.input[:] = [self.quantised(name, like=node.output[0]) for name in node.input]
+        node.output[:] = quantise.output
+        self.nodes[quantise.output[0]] = [dequantise]
 
     def quantise_weight(self, node: NodeProto) -> None:
         """Replace a convolution's weight by int8 values and their scales, and correct its bias."""
@@ -149,9 +169,8 @@ class _Pairs:
             self._correct_bias(node, values * scales - weight)
         zeros = self._constant(f"{name}.zero_point", np.zeros(scale.shape, np.int8))
         parts = [self._constant(f"{name}.int8", values), self._constant(f"{name}.scale", scale), zeros]
-        out = f"{name}.dequantised"
-        self.nodes.setdefault("", []).append(helper.make_node("DequantizeLinear", parts, [out], name=out, axis=axis))
-        node.input[1] = out
+        node.input[1] = f"{name}.dequantised"
+        self._add("DequantizeLinear", parts, node.input[1], after="", axis=axis)
 
     def _correct_bias(self, node: NodeProto, added: NDArray[np.float32]) -> None:
         """Take off what a weight's rounding errors (O, I / groups, h, w) add to the mean output."""
@@ -179,14 +198,10 @@ class _Pairs:
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
 
+    def _add(self, kind: str, parts: list[str], out: str, *, after: str, axis: int | None = None) -> None:
+        """A node named like its output, to stand behind the node that makes the tensor `after`."""
+        self.nodes.setdefault(after, []).append(helper.make_node(kind, parts, [out], name=out, axis=axis))
+
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
         return name
-
-
-def _pair(tensor: str, *, key: str, scale: str) -> list[NodeProto]:
-    quantised, out = f"{key}.quantised", f"{key}.dequantised"
-    return [
-        helper.make_node("QuantizeLinear", [tensor, scale, "zero_point"], [quantised], name=quantised),
-        helper.make_node("DequantizeLinear", [quantised, scale, "zero_point"], [out], name=out),
-    ]
