@@ -11,6 +11,11 @@ from reason_runtime.session import Session
 from reason_runtime.strict_json import Json
 
 _LIBRARIES = ("reason-edge", "numpy", "pillow", "opencv-python-headless")
+_INSTRUCTION_SETS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimddp", "i8mm", "bf16", "sve"),  # Arm's
+)
+"""As Linux writes them."""
 
 
 def fingerprint(session: Session) -> dict[str, Json]:
@@ -30,14 +35,22 @@ def fingerprint(session: Session) -> dict[str, Json]:
     }
 
 
-def processor() -> str:
-    """The processor's own name; its architecture where the system does not tell (Arm)."""
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's own name and those of its instruction sets that libraries choose kernels by.
+
+    Virtual machines name different processors alike, and int8 and bf16 give other values with other kernels. The
+    architecture stands for the name where the system does not tell (Arm).
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("model name")]
-    return names[0] if names else platform.machine()
+    facts = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))
+    }
+    flags = (facts.get("flags") or facts.get("features") or "").split()
+    sets = [name for name in _INSTRUCTION_SETS if name in flags]
+    return " ".join([facts.get("model name") or platform.machine(), *sets])
 
 
 def _version(distribution: str) -> str | None:
