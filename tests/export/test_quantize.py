@@ -16,6 +16,7 @@ from reason_export.golden import golden_bytes
 from reason_export.graph_parts import map_head
 from reason_export.qdq import LEVELS, SUMMED_LEVELS
 from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.checks import known_check
 from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import save
@@ -135,14 +136,24 @@ def test_how_it_came_about_is_in_the_manifest(precise_bundle: Path, int8: onnx.M
     assert manifest.thresholds["int8"].source == "10 held-out good images, int8 in ONNX Runtime"
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_both_backends_pass_the_gate(
-    backend: str, precise_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_quantize_checks_in_every_backend_for_cpus_and_keeps_what_it_found(
+    exported_bundle: Path, good_pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    done = call("reason-export", "check", precise_bundle, "--backend", backend, "--precision", "int8", "--json")
-    assert done.status == 0, done.log
-    assert json.loads(done.output)["sqnr_db"] >= 15
+    bundle = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    done = quantize(bundle, good_pictures, "--json")
+    assert (done.status, done.log) == (0, "")
+    checks = json.loads(done.output)["checks"]
+    assert [(found["backend"], found["precision"]) for found in checks] == [
+        ("onnxruntime", "int8"),
+        ("openvino", "int8"),
+    ]
+    for found in checks:
+        assert found["passed"]
+        assert found["sqnr_db"] >= 20
+        kept = known_check(open_bundle(bundle), backend=found["backend"], precision="int8")
+        assert kept is not None
+        assert kept.passed
 
 
 def test_few_images_are_refused(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
