@@ -112,7 +112,6 @@ def _run(
     store = ImageStore(
         split(dataset, held_out_share=0.2, seed=0).train,
         input_format=input_format(config.method),
-        views=config.training.views,
         seed=seed,
     )
     kept = folder / f"{dataset.name}_{seed}.pt"

@@ -124,7 +124,7 @@ class TrainingConfig:
     tile_px: int | None = None
     """Side of the tiles that pictures are cut into at native resolution; none: whole pictures, resized."""
     views: int = 0
-    """Slightly changed views of every training image, made once; 0: the images alone, as published."""
+    """New, slightly changed views of every training image in each round; 0: the images alone, as published."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
     batch_size: int = 16

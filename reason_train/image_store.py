@@ -15,7 +15,7 @@ from reason_runtime.evenly import evenly
 from reason_runtime.image import InputFormat, read_image, resize_image
 from reason_runtime.tiles import Tile, cut, place_tiles
 from reason_train.datasets.masks import picture_size
-from reason_train.views import change_view
+from reason_train.views import at_view_scale, change_view
 
 READERS = 2
 AHEAD = 2
@@ -36,12 +36,12 @@ class Piece:
 
 
 class ImageStore:
-    """Images at the size of the graph's input, by position: all images first, then one view of each, then another.
+    """Images at the size of the graph's input, by position: all images first, then a view of each, then another, ...
 
     With `tile_px` every tile is an image. With `most` so many of the images are left, evenly spaced over the list.
 
-    The first images that fit into `memory_mib` stay decoded; the others are read again each time. Which ones stay
-    changes speed only, never a pixel.
+    The first images, and pictures that views are taken of, that fit into `memory_mib` stay decoded; the others are read
+    again each time. Which ones stay changes speed only, never a pixel.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class ImageStore:
         *,
         input_format: InputFormat,
         memory_mib: int = 4096,
-        views: int = 0,
         seed: int = 0,
         tile_px: int | None = None,
         most: int | None = None,
@@ -61,18 +60,15 @@ class ImageStore:
         self._siblings: dict[Path, list[int]] = {}
         for position, piece in enumerate(self.pieces):
             self._siblings.setdefault(piece.path, []).append(position)
-        self._views, self._seed = views, seed
-        bytes_each = input_format.height_px * input_format.width_px * input_format.channels
-        self._keep = max(0, memory_mib) * 2**20 // bytes_each
+        self._seed = seed
+        self._room_bytes = max(0, memory_mib) * 2**20
         self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._kept_pictures: dict[int, NDArray[np.uint8]] = {}
 
     @property
     def images(self) -> int:
-        """How many there are without their views."""
+        """How many there are; each has any number of views."""
         return len(self.pieces)
-
-    def __len__(self) -> int:
-        return self.images * (1 + self._views)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """(H, W, C) uint8: image `index % n`, as it is where index < n, else in view `index // n`.
@@ -81,10 +77,33 @@ class ImageStore:
             ImageError: The file cannot be read.
         """
         view, position = divmod(index, self.images)
-        image = self._image(position)
         if view == 0:
-            return image
-        return change_view(image, random=np.random.default_rng([self._seed, position, view]))
+            return self._image(position)
+        return change_view(
+            self._picture(position),
+            input_format=self.input_format,
+            random=np.random.default_rng([self._seed, position, view]),
+        )
+
+    def _picture(self, position: int) -> NDArray[np.uint8]:
+        """What views of an image are taken of."""
+        kept = self._kept_pictures.get(position)
+        if kept is not None:
+            return kept
+        piece = self.pieces[position]
+        if piece.tile is None:
+            whole = read_image(piece.path, input_format=self.input_format)
+            picture = at_view_scale(whole, input_format=self.input_format)
+        else:
+            picture = self._image(position)  # tiles are at native resolution
+        self._keep(self._kept_pictures, position, picture)
+        return picture
+
+    def _keep(self, place: dict[int, NDArray[np.uint8]], position: int, pixels: NDArray[np.uint8]) -> None:
+        """Where there is room; two threads that read the same file may both count it."""
+        if pixels.nbytes <= self._room_bytes:
+            self._room_bytes -= pixels.nbytes
+            place[position] = pixels
 
     def _image(self, position: int) -> NDArray[np.uint8]:
         kept = self._kept.get(position)
@@ -93,11 +112,10 @@ class ImageStore:
         piece = self.pieces[position]
         picture = read_image(piece.path, input_format=self.input_format)
         for sibling in self._siblings[piece.path]:  # a picture is decoded once for all of its tiles, where they fit
-            if len(self._kept) < self._keep and sibling != position:
-                self._kept.setdefault(sibling, self._taken(picture, self.pieces[sibling]))
+            if sibling != position and sibling not in self._kept:
+                self._keep(self._kept, sibling, self._taken(picture, self.pieces[sibling]))
         image = self._taken(picture, piece)
-        if len(self._kept) < self._keep:
-            self._kept[position] = image
+        self._keep(self._kept, position, image)
         return image
 
     def _taken(self, picture: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
@@ -164,5 +182,5 @@ def require_readable(*stores: ImageStore) -> None:
 
 
 def all_images(store: ImageStore, *, batch_size: int = 16) -> Iterator[NDArray[np.uint8]]:
-    """Everything in a store once, in order, in batches."""
-    return store.batches(range(i, min(i + batch_size, len(store))) for i in range(0, len(store), batch_size))
+    """Every image of a store once, in order, in batches."""
+    return store.batches(range(i, min(i + batch_size, store.images)) for i in range(0, store.images, batch_size))

@@ -67,7 +67,8 @@ SuppressionLayers = Annotated[
     typer.Option("--suppression-layers/--no-suppression-layers", help="Put them into `reason`.", show_default=_PRESET),
 ]
 Views = Annotated[
-    int | None, typer.Option(min=0, help="Slightly changed views of each training image.", show_default=_PRESET)
+    int | None,
+    typer.Option(min=0, help="New, slightly changed views of each training image a round.", show_default=_PRESET),
 ]
 Target = Annotated[
     SuppressionTarget | None, typer.Option(help="What suppressed features must equal.", show_default=_PRESET)

@@ -164,7 +164,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
         epochs=40,
         least_steps=800,
         most_steps=3200,
-        views=7,
+        views=3,
         warmup_steps=50,
         batch_size=4,
         optimizer="adamw",

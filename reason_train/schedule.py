@@ -16,10 +16,6 @@ from torch import Generator
 from reason_train.config import TrainingConfig
 from reason_train.model import ReasonModel
 
-VIEWS_A_ROUND = 3
-"""So many views of each image are mixed into a round, however many there are: test images look like the images
-themselves, and must not be drowned."""
-
 
 def total_steps(training: TrainingConfig, *, images: int) -> int:
     """Optimiser steps of a whole run.
@@ -48,18 +44,17 @@ def seeded(purpose: str, seed: int, number: int) -> Generator:
 def batch_order(training: TrainingConfig, *, step: int, images: int) -> Sequence[int]:
     """What the given step trains on, as positions in an `ImageStore`.
 
-    A round is every image and up to three of its views, each once in a new shuffle; the next takes the next views.
+    A round is every image and `views` new views of it, each once in a new shuffle.
 
     Args:
         training: Batch size, number of views, seed.
         step: From 0.
         images: Training images, without their views.
     """
-    shown = min(training.views, VIEWS_A_ROUND)
-    batches = math.ceil(images * (1 + shown) / training.batch_size)
-    number, position = divmod(step, batches)
-    views = [0, *(1 + (shown * number + view) % training.views for view in range(shown))]
-    order = torch.randperm(images * len(views), generator=seeded("order", training.seed, number)).tolist()
+    shown = 1 + training.views
+    number, position = divmod(step, math.ceil(images * shown / training.batch_size))
+    views = [0, *range(1 + number * training.views, 1 + (number + 1) * training.views)]
+    order = torch.randperm(images * shown, generator=seeded("order", training.seed, number)).tolist()
     chosen = order[position * training.batch_size : (position + 1) * training.batch_size]
     return [views[index // images] * images + index % images for index in chosen]
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import tee
 
 import torch
+from torch import Tensor
 
 from reason_train.config import Config
-from reason_train.feature_cache import FeatureCache
+from reason_train.feature_cache import FeatureCache, clean_features
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.ranks import Part, Ranks
 from reason_train.schedule import batch_order, seeded
 from reason_train.step import TeacherView, view_features, view_images
 from reason_train.timing import PhaseClock
+
+TOGETHER = 32
+"""Images that the teacher sees at once where nothing is added to its stem: those of several steps cost less so."""
+
+Deal = Callable[[int], tuple[Part, Sequence[int]]]
+"""A step's batch: this process's part of it, and the positions of its images in the store."""
 
 
 def teacher_views(
@@ -31,24 +37,29 @@ def teacher_views(
 ) -> Iterator[TeacherView]:
     """This process's part of each step's batch.
 
-    Clean teacher features are computed once where nothing changes them and those of all images fit into `cache_mib`;
-    of several processes each keeps all of them, since every epoch deals the images anew.
+    Clean teacher features of the images themselves are computed once where nothing changes them and those of all images
+    fit into `cache_mib`; of several processes each keeps all of them, since every epoch deals the images anew.
 
     Raises:
         ImageError: A training image cannot be read.
     """
+
+    def deal(step: int) -> tuple[Part, Sequence[int]]:
+        order = batch_order(config.training, step=step, images=store.images)
+        part = ranks.part(len(order))
+        return part, part.of(order)
+
     seed = config.training.seed
-    orders = (batch_order(config.training, step=step, images=store.images) for step in steps)
-    parts = map(partial(_dealt, ranks), orders)
-    fixed = config.method.noise_at == "features" or config.method.method == "rd4ad"
-    if fixed and FeatureCache.mib(model, store, config) <= cache_mib:
-        cache = FeatureCache(model, store, config, device=device, clock=clock)
-        for step, (part, order) in zip(steps, parts, strict=True):
+    if config.method.noise_at == "features" or config.method.method == "rd4ad":
+        kept = None
+        if FeatureCache.mib(model, store, config) <= cache_mib:
+            kept = FeatureCache(model, store, config, device=device, clock=clock)
+        for step, part, clean in _clean(model, config, store, kept, deal, device=device, steps=steps, clock=clock):
             with clock.during("teacher"):
-                view = view_features(cache[order], config, noise=seeded("noise", seed, step), part=part)
+                view = view_features(clean, config, noise=seeded("noise", seed, step), part=part)
             yield view
         return
-    ahead, now = tee(parts)
+    ahead, now = tee(map(deal, steps))
     batches = clock.reading(store.batches(order for _, order in ahead))
     for step, (part, _), batch in zip(steps, now, batches, strict=True):
         with clock.during("teacher"):
@@ -57,7 +68,46 @@ def teacher_views(
         yield view
 
 
-def _dealt(ranks: Ranks, order: Sequence[int]) -> tuple[Part, Sequence[int]]:
-    """This process's part of a batch, and its images."""
-    part = ranks.part(len(order))
-    return part, part.of(order)
+def _clean(
+    model: ReasonModel,
+    config: Config,
+    store: ImageStore,
+    kept: FeatureCache | None,
+    deal: Deal,
+    *,
+    device: torch.device,
+    steps: range,
+    clock: PhaseClock,
+) -> Iterator[tuple[int, Part, list[Tensor]]]:
+    """Each step with its part and clean features; what is not kept is computed for a group of steps at once.
+
+    Groups are the same wherever a training is resumed, so that every image has the company that it had.
+    """
+    known = store.images if kept is not None else 0  # positions below are kept
+    together = max(1, TOGETHER // config.training.batch_size)
+    firsts = range(steps.start // together * together, steps.stop, together)
+    groups = (range(first, min(first + together, steps.stop)) for first in firsts)
+    ahead, now = tee([(step, *deal(step)) for step in group] for group in groups)
+    unknown = ([i for _, _, order in group for i in order if i >= known] for group in ahead)
+    for group, batch in zip(now, clock.reading(store.batches(unknown)), strict=True):
+        with clock.during("teacher"):
+            new = kept[[]] if kept is not None and len(batch) == 0 else clean_features(model, batch, config, device)
+        for step, part, order in group:
+            places = [place for place, i in enumerate(order) if i >= known]
+            if step in steps:
+                with clock.during("teacher"):
+                    clean = _joined(order, places, new, kept)
+                yield step, part, clean
+            new = [scale[len(places) :] for scale in new]
+
+
+def _joined(
+    order: Sequence[int], places: Sequence[int], new: Sequence[Tensor], kept: FeatureCache | None
+) -> list[Tensor]:
+    """A batch's features: the first of `new` at `places`, kept ones elsewhere."""
+    if kept is None:
+        return [scale[: len(order)] for scale in new]
+    clean = kept[[0 if place in places else i for place, i in enumerate(order)]]
+    for scale, found in zip(clean, new, strict=True):
+        scale[places] = found[: len(places)]
+    return clean

@@ -194,7 +194,6 @@ def _training_images(config: Config, parts: Split, *, cache_mib: int) -> ImageSt
         parts.train,
         input_format=input_format(config.method),
         memory_mib=cache_mib,
-        views=config.training.views,
         seed=config.training.seed,
         tile_px=config.training.tile_px,
     )

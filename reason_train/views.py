@@ -1,8 +1,8 @@
 """Small changes that no inspection should mind: a part lies a little askew, the light is a little weaker.
 
-Each training image is also shown in a few such views, made once from the seed, so that their teacher features can be
-kept like those of the image itself. They are resampled by Lanczos' filter: blurred views teach the student a blurred
-texture. Where a shift of 3 % or a turn of 5 degrees is a defect, train with `--views 0`.
+Each training image is also shown in such views, always new ones. A view is taken of the picture before that is resized
+to the graph's input, at up to twice its size, so that it is no more blurred than the image itself: blurred views teach
+the student a blurred texture. Where a shift of 3 % or a turn of 5 degrees is a defect, train with `--views 0`.
 
 Departure: REASON trains on the images alone; `--preset paper` uses no views.
 """
@@ -12,6 +12,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from reason_runtime.image import InputFormat, resize_image
 
 LARGEST_TURN_DEGREES = 5.0
 LARGEST_ZOOM = 0.03
@@ -20,27 +23,60 @@ LARGEST_SHIFT = 1 / 32
 LARGEST_CONTRAST, LARGEST_BRIGHTNESS = 0.08, 8.0
 LARGEST_NOISE_STD = 3.0
 """Grey levels."""
+LARGEST_SCALE = 2.0
+"""Of a picture against the graph's input: finer detail would not be left after the resize."""
+LONGEST_SIDE_PX = 16384
+"""Of a picture that is turned: OpenCV refuses twice that."""
 
 
-def change_view(image: NDArray[np.uint8], *, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Another view of the same part: turned, zoomed, shifted, lit and noisy a little differently.
+def at_view_scale(picture: NDArray[np.uint8], *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """The picture at the scale that views are taken at: one to two times the graph's input, its aspect ratio kept.
 
     Args:
-        image: (H, W, C).
+        picture: (H, W, C), as decoded.
+        input_format: What it will be resized to.
+    """
+    height, width = picture.shape[:2]
+    least = max(input_format.resize_height_px / height, input_format.resize_width_px / width)
+    factor = min(max(least, min(1.0, LARGEST_SCALE * least)), LONGEST_SIDE_PX / max(height, width))
+    if factor == 1:
+        return picture
+    pixels = np.ascontiguousarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    size = (round(width * factor), round(height * factor))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)).reshape(size[1], size[0], -1)
+
+
+def change_view(
+    picture: NDArray[np.uint8], *, input_format: InputFormat, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Another view of the same part, as the graph takes it: turned, zoomed, shifted, lit a little differently, noisy.
+
+    Args:
+        picture: (H, W, C), from `at_view_scale`; what comes in at the borders is mirrored.
+        input_format: The sizes.
         random: Every draw comes from it.
 
     Returns:
-        The same shape; what comes in at the borders is mirrored.
+        (height_px, width_px, C).
     """
-    height, width = image.shape[:2]
+    least_pixels = input_format.resize_height_px * input_format.resize_width_px
+    # the resize that follows hides what a faster filter would blur
+    interpolation = cv2.INTER_CUBIC if picture[:, :, 0].size >= 2 * least_pixels else cv2.INTER_LANCZOS4
+    return _lit_differently(resize_image(_moved(picture, random, interpolation), input_format=input_format), random)
+
+
+def _moved(picture: NDArray[np.uint8], random: np.random.Generator, interpolation: int) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
     turn = random.uniform(-LARGEST_TURN_DEGREES, LARGEST_TURN_DEGREES)
     zoom = random.uniform(1 - LARGEST_ZOOM, 1 + LARGEST_ZOOM)
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, zoom)
     matrix[:, 2] += random.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2) * np.array([width, height])
-    moved = cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101
-    ).reshape(image.shape)
-    levels = moved.astype(np.float32)
+    moved = cv2.warpAffine(picture, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(moved, np.uint8).reshape(picture.shape)
+
+
+def _lit_differently(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    levels = image.astype(np.float32)
     contrast = random.uniform(1 - LARGEST_CONTRAST, 1 + LARGEST_CONTRAST)
     levels = (levels - levels.mean()) * contrast + levels.mean()
     levels += random.uniform(-LARGEST_BRIGHTNESS, LARGEST_BRIGHTNESS)

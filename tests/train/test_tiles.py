@@ -23,15 +23,15 @@ FORM = square_format(TILE_PX)
 @pytest.mark.parametrize("memory_mib", [0, 4096])
 def test_a_store_of_tiles_gives_the_pixels_of_every_tile_unscaled(tmp_path: Path, memory_mib: int) -> None:
     pictures = {save(tmp_path / f"{number}.png", web_picture(number)): web_picture(number) for number in range(2)}
-    store = ImageStore(list(pictures), input_format=FORM, tile_px=TILE_PX, memory_mib=memory_mib, views=1, seed=5)
+    store = ImageStore(list(pictures), input_format=FORM, tile_px=TILE_PX, memory_mib=memory_mib, seed=5)
     tiles = place_tiles((100, 112), tile_px=TILE_PX)
-    assert (store.images, len(store)) == (2 * len(tiles), 4 * len(tiles))
+    assert store.images == 2 * len(tiles)
     expected = [picture[t.top : t.top + 64, t.left : t.left + 64] for picture in pictures.values() for t in tiles]
     for position, pixels in enumerate(expected):
         np.testing.assert_array_equal(store[position], pixels)
     last = len(expected) - 1
-    view = change_view(expected[last], random=np.random.default_rng([5, last, 1]))
-    np.testing.assert_array_equal(store[store.images + last], view)
+    view = change_view(expected[last], input_format=FORM, random=np.random.default_rng([5, last, 3]))
+    np.testing.assert_array_equal(store[3 * store.images + last], view)
 
 
 def test_a_thinned_store_keeps_tiles_of_the_first_and_the_last_picture(tmp_path: Path) -> None:
