@@ -117,7 +117,7 @@ def precision_table(found: dict) -> str:
                 f"{lost['aupro']['lost']:+.4f}",
                 "" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.0f}",
                 f"{parity['map_difference_max']:.0e}",
-                str(lost["decisions_flipped"]),
+                "no threshold" if lost["decisions_flipped"] is None else str(lost["decisions_flipped"]),
                 "passed" if check["passed"] else "failed",
             )
         )
