@@ -108,10 +108,10 @@ def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs, layers:
     OpenVINO 2026.4 gives wrong values where an int8 convolution's output is read by a quantiser and by float32 layers:
     it moves the scale of the product into the quantiser and applies it once more.
     """
-    joined = {node.name for node in graph.node if node.op_type == "Concat"}
+    makers = {node.name for node in graph.node if node.op_type == "Concat"} | set(layers)
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name in pairs.made and name in wires.producers and wires.producers[name].name in joined | set(layers):
+            if name in pairs.made and name in wires.producers and wires.producers[name].name in makers:
                 node.input[i] = pairs.made[name]
 
 

@@ -165,17 +165,21 @@ def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDAr
     """
     if input_format.resize_filter == "in-graph":
         return np.ascontiguousarray(image)
-    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    size = (input_format.resize_width_px, input_format.resize_height_px)
-    if pixels.shape[1::-1] == size:  # the filter would give the same pixels, after two copies
-        resized = pixels
-    else:
-        resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    resized = resample(image, height_px=input_format.resize_height_px, width_px=input_format.resize_width_px)
     # torchvision's CenterCrop, with Python's rounding of halves to the even number
     top = round((input_format.resize_height_px - input_format.height_px) / 2)
     left = round((input_format.resize_width_px - input_format.width_px) / 2)
     cropped = resized[top : top + input_format.height_px, left : left + input_format.width_px]
     return np.ascontiguousarray(cropped).reshape(input_format.height_px, input_format.width_px, -1)
+
+
+def resample(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """(H, W, C) to (height_px, width_px, C) by Pillow's antialiased bilinear filter; unchanged where it is that size."""
+    if image.shape[:2] == (height_px, width_px):  # the filter would give the same pixels, after two copies
+        return image
+    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    resized = np.asarray(Image.fromarray(pixels).resize((width_px, height_px), Image.Resampling.BILINEAR))
+    return resized.reshape(height_px, width_px, -1)
 
 
 def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:

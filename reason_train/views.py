@@ -12,9 +12,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from reason_runtime.image import InputFormat, resize_image
+from reason_runtime.image import InputFormat, resample, resize_image
 
 LARGEST_TURN_DEGREES = 5.0
 LARGEST_ZOOM = 0.03
@@ -39,11 +38,7 @@ def at_view_scale(picture: NDArray[np.uint8], *, input_format: InputFormat) -> N
     height, width = picture.shape[:2]
     least = max(input_format.resize_height_px / height, input_format.resize_width_px / width)
     factor = min(max(least, min(1.0, LARGEST_SCALE * least)), LONGEST_SIDE_PX / max(height, width))
-    if factor == 1:
-        return picture
-    pixels = np.ascontiguousarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    size = (round(width * factor), round(height * factor))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)).reshape(size[1], size[0], -1)
+    return resample(picture, height_px=round(height * factor), width_px=round(width * factor))
 
 
 def change_view(
