@@ -174,7 +174,7 @@ def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDAr
 
 
 def resample(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDArray[np.uint8]:
-    """(H, W, C) to the given rows and columns by Pillow's antialiased bilinear filter; unchanged where it has that size."""
+    """(H, W, C) to another size by Pillow's antialiased bilinear filter; unchanged where the size is the same."""
     if image.shape[:2] == (height_px, width_px):  # the filter would give the same pixels, after two copies
         return image
     pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
