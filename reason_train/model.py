@@ -60,9 +60,12 @@ class ReasonModel(nn.Module):
 
     def stages(self, stem: Tensor) -> list[Tensor]:
         """The stem's output to teacher features, whitened where configured, finest first."""
-        features = self.teacher.stages(stem)
+        return self.whiten(self.teacher.stages(stem))
+
+    def whiten(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Teacher features as they are to those that the student rebuilds: whitened where configured."""
         if self.method.whitening is None:
-            return features
+            return list(features)
         return [F.conv2d(feature, self.get_buffer(f"whiten_{k}")) for k, feature in enumerate(features)]
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from reason_train.config import TeacherName
 
@@ -110,6 +112,23 @@ def build_teacher(name: TeacherName) -> Teacher:
     """The architecture of a teacher without trained weights, frozen, in evaluation mode."""
     teacher = LiteTeacher(name) if name.startswith("efficientnet_lite") else ResNetTeacher(name)
     return teacher.eval().requires_grad_(False)
+
+
+def fold_norms(teacher: Teacher) -> Teacher:
+    """A copy that computes the same, up to rounding, faster: batch norms in the convolutions before them.
+
+    Args:
+        teacher: In evaluation mode; every batch norm is declared right after the convolution whose output it takes, as
+            torchvision and timm do.
+    """
+    folded = copy.deepcopy(teacher)
+    for module in folded.modules():
+        parts = list(module.named_children())
+        for (name, convolution), (norm_name, norm) in zip(parts, parts[1:], strict=False):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms rectify as well
+    return folded
 
 
 def normalise(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:

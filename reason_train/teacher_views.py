@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reason_train.config import Config
-from reason_train.feature_cache import FeatureCache, clean_features
+from reason_train.feature_cache import CleanFeatures, FeatureCache
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.ranks import Part, Ranks
@@ -17,8 +17,8 @@ from reason_train.schedule import batch_order, seeded
 from reason_train.step import TeacherView, view_features, view_images
 from reason_train.timing import PhaseClock
 
-TOGETHER = 32
-"""Images that the teacher sees at once where nothing is added to its stem: those of several steps cost less so."""
+TOGETHER = 8
+"""Images that the teacher sees at once where nothing is added to its stem; more would leave the caches of a CPU."""
 
 Deal = Callable[[int], tuple[Part, Sequence[int]]]
 """A step's batch: this process's part of it, and the positions of its images in the store."""
@@ -51,10 +51,11 @@ def teacher_views(
 
     seed = config.training.seed
     if config.method.noise_at == "features" or config.method.method == "rd4ad":
-        kept = None
+        clean_features, kept = CleanFeatures(model, config, device=device), None
         if FeatureCache.mib(model, store, config) <= cache_mib:
-            kept = FeatureCache(model, store, config, device=device, clock=clock)
-        for step, part, clean in _clean(model, config, store, kept, deal, device=device, steps=steps, clock=clock):
+            kept = FeatureCache(model, store, config, clean_features=clean_features, device=device, clock=clock)
+        together = max(1, TOGETHER // config.training.batch_size)
+        for step, part, clean in _clean(clean_features, store, kept, deal, together=together, steps=steps, clock=clock):
             with clock.during("teacher"):
                 view = view_features(clean, config, noise=seeded("noise", seed, step), part=part)
             yield view
@@ -69,29 +70,27 @@ def teacher_views(
 
 
 def _clean(
-    model: ReasonModel,
-    config: Config,
+    clean_features: CleanFeatures,
     store: ImageStore,
     kept: FeatureCache | None,
     deal: Deal,
     *,
-    device: torch.device,
+    together: int,
     steps: range,
     clock: PhaseClock,
 ) -> Iterator[tuple[int, Part, list[Tensor]]]:
-    """Each step with its part and clean features; what is not kept is computed for a group of steps at once.
+    """Each step with its part and clean features; what is not kept is computed for `together` steps at once.
 
     Groups are the same wherever a training is resumed, so that every image has the company that it had.
     """
     known = store.images if kept is not None else 0  # positions below are kept
-    together = max(1, TOGETHER // config.training.batch_size)
     firsts = range(steps.start // together * together, steps.stop, together)
     groups = (range(first, min(first + together, steps.stop)) for first in firsts)
     ahead, now = tee([(step, *deal(step)) for step in group] for group in groups)
     unknown = ([i for _, _, order in group for i in order if i >= known] for group in ahead)
     for group, batch in zip(now, clock.reading(store.batches(unknown)), strict=True):
         with clock.during("teacher"):
-            new = kept[[]] if kept is not None and len(batch) == 0 else clean_features(model, batch, config, device)
+            new = kept[[]] if kept is not None and len(batch) == 0 else clean_features(batch)
         for step, part, order in group:
             places = [place for place, i in enumerate(order) if i >= known]
             if step in steps:

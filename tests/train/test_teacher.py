@@ -14,7 +14,7 @@ from reason_runtime.image import as_image, resize_image, square_format
 from reason_train.config import Config, MethodConfig, TeacherName, TrainingConfig
 from reason_train.model import ReasonModel, build_model
 from reason_train.step import view_images
-from reason_train.teacher import LITE_MEAN, LITE_STD, build_teacher, normalise, timm_network
+from reason_train.teacher import LITE_MEAN, LITE_STD, build_teacher, fold_norms, normalise, timm_network
 from reason_train.teacher_weights import fill_teacher, load_teacher, read_state_dict
 from tests.filled_model import filled_model, filled_state
 
@@ -46,6 +46,20 @@ def test_the_published_weights_see_a_cat_in_chelsea(name: TeacherName, chelsea: 
     teacher = load_teacher(name)
     logits = classifier.eval()(normalise(chelsea, mean=teacher.mean, std=teacher.std))
     assert set(logits[0].topk(5).indices.tolist()) & set(CATS)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+@torch.no_grad()
+def test_a_teacher_without_its_norms_computes_the_same(name: TeacherName, chelsea: Tensor) -> None:
+    teacher = filled_model(MethodConfig(teacher=name)).teacher
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    folded = fold_norms(teacher)
+    assert any(isinstance(part, nn.BatchNorm2d) for part in teacher.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    images = normalise(chelsea, mean=teacher.mean, std=teacher.std)
+    for whole, part in zip(teacher.stages(teacher.stem(images)), folded.stages(folded.stem(images)), strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
 @pytest.mark.parametrize("name", LITE)
