@@ -83,6 +83,11 @@ class MethodConfig:
         return self.method == "reason" and self.suppression_layers
 
     @property
+    def has_stem_noise(self) -> bool:
+        """Whether noise goes through the teacher's stages, as published; else the teacher sees clean images only."""
+        return self.method == "reason" and self.noise_at == "stem"
+
+    @property
     def has_region(self) -> bool:
         """Whether part of the map does not count."""
         return self.roi is not None or self.ignore_mask_sha256 is not None

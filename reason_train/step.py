@@ -43,22 +43,20 @@ class TeacherView:
 def view_images(
     model: ReasonModel, images: Tensor, config: Config, *, noise: Generator, part: Part | None = None
 ) -> TeacherView:
-    """The teacher's features of a batch, with latent noise at the stem where the method puts it there.
+    """The teacher's features of a batch, and those with latent noise at the stem.
 
     The stem runs once and the stages on 1.5 batches: the half without noise is the same in both.
 
     Args:
         model: Its teacher is run.
         images: (N, H, W, C) uint8.
-        config: The run's.
+        config: The run's; `has_stem_noise` holds.
         noise: On the CPU.
         part: Which images of the whole batch these are, where several processes share it; none: all.
     """
     part = part or ALONE.part(len(images))
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.training.bf16):
         stem = model.stem(images)
-        if config.method.noise_at == "features" or config.method.method == "rd4ad":
-            return view_features(model.stages(stem), config, noise=noise, part=part)
         half = synthesise(stem, std=config.method.noise_std, generator=noise, part=part)
         both = model.stages(torch.cat([stem, half.stem]))
     clean = [feature[: len(stem)] for feature in both]

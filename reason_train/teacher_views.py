@@ -50,7 +50,7 @@ def teacher_views(
         return part, part.of(order)
 
     seed = config.training.seed
-    if config.method.noise_at == "features" or config.method.method == "rd4ad":
+    if not config.method.has_stem_noise:
         clean_features, kept = CleanFeatures(model, config, device=device), None
         if FeatureCache.mib(model, store, config) <= cache_mib:
             kept = FeatureCache(model, store, config, clean_features=clean_features, device=device, clock=clock)

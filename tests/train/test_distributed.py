@@ -30,7 +30,7 @@ from reason_train.presets import Choices, resolve
 from reason_train.ranks import ALONE, Part, Ranks
 from reason_train.run import CHECKPOINT, LOG
 from reason_train.schedule import seeded
-from reason_train.step import TeacherView, training_losses, view_images
+from reason_train.step import TeacherView, training_losses, view_features, view_images
 from reason_train.synchronised_norm import synchronise_batch_norms
 from reason_train.synthesis import synthesise, synthesise_in_features
 from reason_train.teacher import normalise
@@ -143,7 +143,12 @@ def first_gradients(ranks: Ranks, preset: str, data: Path, weights: Path | None,
     """Of one batch, the trained parts in float64: in float32 rounding flips a rectifier now and then, which is 1 %."""
     config, model, store = prepared(preset, data, weights)
     measure_features(model.eval(), store, device=CPU)
-    whole = view_images(model, torch.from_numpy(next(store.batches([order]))), config, noise=seeded("noise", 1, 0))
+    images, noise = torch.from_numpy(next(store.batches([order]))), seeded("noise", 1, 0)
+    if config.method.has_stem_noise:
+        whole = view_images(model, images, config, noise=noise)
+    else:
+        with torch.no_grad():
+            whole = view_features(model.features(images), config, noise=noise, part=ALONE.part(len(images)))
     for module in filter(None, (model.suppression, model.bottleneck, model.student)):
         module.double()
     reconstruct, part = ranks.reconstruct(model.train()), ranks.part(len(order))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from reason_train.config import Config, MethodConfig, SuppressionTarget, TrainingConfig
 from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
-from reason_train.step import training_losses, view_images
+from reason_train.ranks import ALONE
+from reason_train.step import training_losses, view_features, view_images
 from tests.filled_model import filled_model
 from tests.golden_weights import GOLDEN, features
 
@@ -195,7 +196,8 @@ def test_without_suppression_layers_the_loss_is_distillation_alone() -> None:
     config = Config(preset="paper", method=method, training=TrainingConfig(epochs=1))
     model = filled_model(method)
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    view = view_images(model, images, config, noise=torch.Generator().manual_seed(2))
+    noise, part = torch.Generator().manual_seed(2), ALONE.part(2)
+    view = view_features(model.features(images), config, noise=noise, part=part)
     losses = training_losses(model, view, config, progress=0.5)
     assert all(seen is clean for seen, clean in zip(view.seen, view.clean, strict=True))
     assert float(losses.total) == float(losses.distillation)

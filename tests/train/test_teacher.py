@@ -156,13 +156,6 @@ def test_the_stem_runs_once_and_the_stages_on_one_and_a_half_batches(
     assert count_samples(build_model(method), images, config) == expected
 
 
-def test_without_latent_noise_the_teacher_runs_once() -> None:
-    method = MethodConfig(teacher="resnet18", image_size_px=64, method="rd4ad")
-    config = Config(preset="paper", method=method, training=TrainingConfig(epochs=1))
-    images = torch.zeros((4, 64, 64, 3), dtype=torch.uint8)
-    assert count_samples(build_model(method), images, config) == {"stem": 4, "first stage": 4, "last stage": 4}
-
-
 def test_noisy_samples_are_those_of_two_full_passes() -> None:
     """The half that gets no noise is copied, not computed: it must be what a second full pass would give."""
     method = MethodConfig(teacher="resnet18", image_size_px=64)
