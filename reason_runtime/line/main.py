@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import typer
 
+from reason_runtime.line.messages import Event
 from reason_runtime.line.run import LineRun, Summary
 from reason_runtime.line.station import Station
 
@@ -16,12 +17,13 @@ from reason_runtime.line.station import Station
 def inspect_station(station: Station) -> None:
     """Run a station until its end.
 
-    Exits 0 when it was asked to stop, or when every frame of its files was judged; 1 otherwise.
+    Exits 0 when it was asked to stop, or when every frame of its files was judged and every sink has its answer; 1
+    otherwise.
 
     Raises:
         ReasonError: The station cannot run.
     """
-    line = LineRun(station)
+    line = LineRun(station, tell=_say)
     hint = line.model.detector.limit.hint
     if hint is not None:
         print(f"every decision is UNKNOWN: {hint}", file=sys.stderr)
@@ -48,14 +50,22 @@ def inspect_station(station: Station) -> None:
         raise typer.Exit(status)
 
 
+def _say(event: Event) -> None:
+    print(f"{event.at} {event.level} {event.name}: {event.text}", file=sys.stderr, flush=True)
+
+
 def _status(summary: Summary) -> int:
-    failed = _failed(summary)
+    failed, missed = _failed(summary), sum(summary.metrics.missed.values())
     if summary.outcome == "hung":
         print("error: a stage hangs; the process ends so that its supervisor can start it again", file=sys.stderr)
         return 1
     if summary.outcome == "ended" and failed:
         frames = sum(summary.metrics.frames.values())
         print(f"error: {failed} of {frames} images could not be judged; their lines say why", file=sys.stderr)
+        return 1
+    if summary.outcome == "ended" and missed:
+        sinks = ", ".join(sink for sink, count in summary.metrics.missed.items() if count)
+        print(f"error: {missed} messages were lost: {sinks}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from reason_runtime.errors import SinkError
 from reason_runtime.line.health import Health
 from reason_runtime.line.journal import Journal
-from reason_runtime.line.messages import Answer, Message
+from reason_runtime.line.messages import Answer, Event, Message
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.sinks.runner import SinkRunner
 from reason_runtime.line.sinks.sink import Sink
@@ -24,10 +24,14 @@ class Publisher:
     Args:
         metrics: Counts what sinks miss.
         journal: Told when a part is done with; None keeps none.
+        tell: Hears every event besides, for people: where a sink is down, it cannot say so itself.
     """
 
-    def __init__(self, *, metrics: Metrics, journal: Journal | None) -> None:
+    def __init__(
+        self, *, metrics: Metrics, journal: Journal | None, tell: Callable[[Event], None] = lambda _: None
+    ) -> None:
         self.health = Health(self.publish)
+        self._tell = tell
         self._metrics = metrics
         self._journal = journal
         self._runners: list[SinkRunner] = []
@@ -57,6 +61,8 @@ class Publisher:
         if isinstance(message, Answer):
             with self._lock:
                 self._pending[message.part_id] = len(self._runners)
+        if isinstance(message, Event):
+            self._tell(message)
         for runner in list(self._runners):
             runner.put(message)
 

@@ -13,7 +13,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from reason_runtime.detector import load
 from reason_runtime.errors import ReasonError
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.journal import Journal
+from reason_runtime.line.messages import Event
 from reason_runtime.line.metrics import Metrics, Snapshot
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.notify import notify
@@ -61,12 +62,13 @@ class LineRun:
 
     Args:
         station: What to run.
+        tell: Hears of every event, on whatever thread it happened.
 
     Raises:
         ReasonError: Something is wrong with the station: bundle, address, journal.
     """
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, *, tell: Callable[[Event], None] = lambda _: None) -> None:
         self._station = station
         self._stopping = threading.Event()
         self._swapping: threading.Thread | None = None
@@ -78,7 +80,7 @@ class LineRun:
             for plan in station.cameras
         ]
         self._journal = None if station.journal is None else Journal(station.journal, sync=station.journal_sync)
-        self.publisher = Publisher(metrics=self.metrics, journal=self._journal)
+        self.publisher = Publisher(metrics=self.metrics, journal=self._journal, tell=tell)
         self._pipeline = Pipeline(
             self._cameras,
             model=self.model,
