@@ -12,20 +12,25 @@ from torch import Tensor
 from reason_train.config import Config
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel
-from reason_train.teacher import fold_norms, normalise
+from reason_train.teacher import fold_norms, keep_front_in_float32, normalise
 from reason_train.timing import PhaseClock
 
 
 class CleanFeatures:
-    """The teacher's features of images, computed as fast as it goes: its batch norms are folded away."""
+    """The teacher's features of images, computed as fast as it goes: its batch norms are folded away.
+
+    Where networks train in bf16 it does too, but for its front (`keep_front_in_float32`).
+    """
 
     def __init__(self, model: ReasonModel, config: Config, *, device: torch.device) -> None:
         self._whiten, self._device, self._bf16 = model.whiten, device, config.training.bf16
         self._teacher = fold_norms(model.teacher).to(memory_format=torch.channels_last)
+        if self._bf16:
+            keep_front_in_float32(self._teacher)
 
     @torch.no_grad()
     def __call__(self, batch: NDArray[np.uint8]) -> list[Tensor]:
-        """(N, H, W, C) images to features over scales, in bf16 where networks train in bf16."""
+        """(N, H, W, C) images to features over scales, finest first; bf16 where networks train in bf16."""
         images = torch.from_numpy(batch).to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             normalised = normalise(images, mean=self._teacher.mean, std=self._teacher.std)
