@@ -18,6 +18,11 @@ _INSTRUCTION_SETS = (
 """As Linux writes them."""
 
 
+def usable_cores() -> int:
+    """Logical processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def fingerprint(session: Session) -> dict[str, Json]:
     """Processor, cores, system and versions, so that a figure can be compared with another.
 
@@ -26,7 +31,7 @@ def fingerprint(session: Session) -> dict[str, Json]:
     """
     return {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),

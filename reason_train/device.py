@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from reason_runtime.environment import usable_cores
 from reason_runtime.errors import ConfigurationError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -31,3 +32,8 @@ def multiplies_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported: bool = torch.cpu._is_avx512_bf16_supported()  # PyTorch has no public question for it
     return supported
+
+
+def leaves_cores_idle(device: torch.device) -> bool:
+    """Whether other work may run beside a step: where every core multiplies, the slowest one holds up all."""
+    return device.type == "cuda" or torch.get_num_threads() < usable_cores()

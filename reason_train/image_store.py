@@ -19,7 +19,7 @@ from reason_train.views import at_view_scale, change_view
 
 READERS = 2
 AHEAD = 2
-"""Batches that are read while one is trained on."""
+"""Batches that are read while one is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +136,8 @@ class ImageStore:
             return str(error)
         return None
 
-    def batches(self, orders: Iterable[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:
-        """(N, H, W, C) uint8 for each list of positions, in order, read `AHEAD` batches before they are asked for.
+    def batches(self, orders: Iterable[Sequence[int]], *, ahead: int = AHEAD) -> Iterator[NDArray[np.uint8]]:
+        """(N, H, W, C) uint8 for each list of positions, in order, read so many batches before they are asked for.
 
         Raises:
             ImageError: A file cannot be read.
@@ -146,7 +146,7 @@ class ImageStore:
             waiting: list[list[Future[NDArray[np.uint8]]]] = []
             for order in orders:
                 waiting.append([readers.submit(self.__getitem__, index) for index in order])
-                if len(waiting) > AHEAD:
+                if len(waiting) > ahead:
                     yield self._stacked(waiting.pop(0))
             for futures in waiting:
                 yield self._stacked(futures)

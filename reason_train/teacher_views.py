@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import tee
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reason_train.config import Config
+from reason_train.device import leaves_cores_idle
 from reason_train.feature_cache import CleanFeatures, FeatureCache
-from reason_train.image_store import ImageStore
+from reason_train.image_store import AHEAD, ImageStore
 from reason_train.model import ReasonModel
 from reason_train.ranks import Part, Ranks
 from reason_train.schedule import batch_order, seeded
@@ -22,6 +26,9 @@ TOGETHER = 8
 
 Deal = Callable[[int], tuple[Part, Sequence[int]]]
 """A step's batch: this process's part of it, and the positions of its images in the store."""
+
+Read = Callable[[Iterable[Sequence[int]]], Iterator[NDArray[np.uint8]]]
+"""`ImageStore.batches`."""
 
 
 def teacher_views(
@@ -50,18 +57,21 @@ def teacher_views(
         return part, part.of(order)
 
     seed = config.training.seed
+    read = partial(store.batches, ahead=AHEAD if leaves_cores_idle(device) else 0)
     if not config.method.has_stem_noise:
         clean_features, kept = CleanFeatures(model, config, device=device), None
         if FeatureCache.mib(model, store, config) <= cache_mib:
             kept = FeatureCache(model, store, config, clean_features=clean_features, device=device, clock=clock)
         together = max(1, TOGETHER // config.training.batch_size)
-        for step, part, clean in _clean(clean_features, store, kept, deal, together=together, steps=steps, clock=clock):
+        known = store.images if kept is not None else 0
+        deals = _clean(clean_features, read, kept, deal, known=known, together=together, steps=steps, clock=clock)
+        for step, part, clean in deals:
             with clock.during("teacher"):
                 view = view_features(clean, config, noise=seeded("noise", seed, step), part=part)
             yield view
         return
     ahead, now = tee(map(deal, steps))
-    batches = clock.reading(store.batches(order for _, order in ahead))
+    batches = clock.reading(read(order for _, order in ahead))
     for step, (part, _), batch in zip(steps, now, batches, strict=True):
         with clock.during("teacher"):
             images = torch.from_numpy(batch).to(device, non_blocking=True)
@@ -71,24 +81,24 @@ def teacher_views(
 
 def _clean(
     clean_features: CleanFeatures,
-    store: ImageStore,
+    read: Read,
     kept: FeatureCache | None,
     deal: Deal,
     *,
+    known: int,
     together: int,
     steps: range,
     clock: PhaseClock,
 ) -> Iterator[tuple[int, Part, list[Tensor]]]:
-    """Each step with its part and clean features; what is not kept is computed for `together` steps at once.
+    """Each step with its part and clean features; positions from `known` on are computed, `together` steps at once.
 
     Groups are the same wherever a training is resumed, so that every image has the company that it had.
     """
-    known = store.images if kept is not None else 0  # positions below are kept
     firsts = range(steps.start // together * together, steps.stop, together)
     groups = (range(first, min(first + together, steps.stop)) for first in firsts)
     ahead, now = tee([(step, *deal(step)) for step in group] for group in groups)
     unknown = ([i for _, _, order in group for i in order if i >= known] for group in ahead)
-    for group, batch in zip(now, clock.reading(store.batches(unknown)), strict=True):
+    for group, batch in zip(now, clock.reading(read(unknown)), strict=True):
         with clock.during("teacher"):
             new = kept[[]] if kept is not None and len(batch) == 0 else clean_features(batch)
         for step, part, order in group:

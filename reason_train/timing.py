@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
+IN_A_ROW = 8
+"""Steps that a time is a mean of: whole groups of what `teacher_views` computes at once, whatever the batch size."""
 Phase = Literal["reading", "teacher", "student"]
 
 
@@ -61,7 +63,8 @@ class Timing:
     student_s: float
     """Suppression, bottleneck, student, loss, gradients and optimiser."""
     ms_per_step: float
-    """Median over the steps, of everything a step does; what is done once before the first is not in it."""
+    """Median over rows of 8 steps of a row's mean, of everything a step does; what is done once before the first is not
+    in it, in trainings of some rows."""
 
     def text(self) -> str:
         """One line."""
@@ -75,9 +78,11 @@ def read_timing(log: Path) -> Timing:
     """The timing of a finished training, from its log."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     phases = {name: [float(line[name]) for line in lines] for name in ("reading_s", "teacher_s", "student_s")}
+    steps = [sum(each) for each in zip(*phases.values(), strict=True)]
+    rows = [steps[i : i + IN_A_ROW] for i in range(0, max(1, len(steps) - IN_A_ROW + 1), IN_A_ROW)]
     return Timing(
         reading_s=round(sum(phases["reading_s"]), 3),
         teacher_s=round(sum(phases["teacher_s"]), 3),
         student_s=round(sum(phases["student_s"]), 3),
-        ms_per_step=round(1000 * statistics.median(map(sum, zip(*phases.values(), strict=True))), 3),
+        ms_per_step=round(1000 * statistics.median(map(statistics.mean, rows)), 3),
     )

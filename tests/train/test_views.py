@@ -85,6 +85,32 @@ def test_a_view_is_moved_by_no_more_than_was_said_and_uses_it() -> None:
     assert 1.6 < moved.max() < 64 / 32 + 0.2
 
 
+def test_a_view_is_lit_differently_by_no_more_than_was_said_and_uses_it() -> None:
+    picture = np.full((64, 64, 3), 100, np.uint8)
+    picture[:, 32:] = 156
+    contrasts, shifts, noises = [], [], []
+    for seed in range(200):
+        view = change_view(picture, input_format=FORM, random=np.random.default_rng(seed)).astype(np.float64)
+        left, right = view[:, 4:22], view[:, 42:60]  # clear of the edge, wherever it moved to
+        contrasts.append((right.mean() - left.mean()) / 56)
+        shifts.append((right.mean() + left.mean()) / 2 - 128)
+        noises.append(left.std())
+    assert 0.9 < min(contrasts) < 0.94
+    assert 1.06 < max(contrasts) < 1.1
+    assert -9 < min(shifts) < -7
+    assert 7 < max(shifts) < 9
+    assert min(noises) < 0.5
+    assert 2.7 < max(noises) < 3.1  # 0.3 of it is rounding
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_noise_does_not_run_over_black_or_white(level: int) -> None:
+    picture = np.full((64, 64, 3), level, np.uint8)
+    for seed in range(20):
+        view = change_view(picture, input_format=FORM, random=np.random.default_rng(seed)).astype(np.float64)
+        assert abs(view - level).max() < 8 + 3 * 3
+
+
 @pytest.mark.parametrize("memory_mib", [0, 4096])
 def test_a_view_depends_on_seed_image_and_its_number_alone(memory_mib: int, tmp_path: Path) -> None:
     paths = sorted((good_parts(tmp_path, images=3) / "train" / "good").iterdir())
