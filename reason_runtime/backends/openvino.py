@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.backends.openvino_bf16 import keep_head_in_float32
+from reason_runtime.backends.openvino_bf16 import keep_front_in_float32, keep_head_in_float32
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
@@ -99,12 +99,12 @@ def open_session(
     try:
         settings, added = _settings(precision, threads=threads, streams=streams), 0
         if precision == "bf16":
-            source = core.read_model(str(model))
+            source = keep_front_in_float32(core.read_model(str(model)), core)
             added = keep_head_in_float32(source)
             compiled = core.compile_model(source, "CPU", settings)
         else:
             compiled = core.compile_model(str(model), "CPU", settings)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise BackendError(f"{model}: OpenVINO {ov.__version__} refuses the model ({error})") from error
     _check(compiled, model, bundle.manifest, added=added)
     used, lanes = (compiled.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))

@@ -1,4 +1,8 @@
-"""The bf16 hint reaches the network only: cosine, map head and score stay in float32.
+"""The bf16 hint reaches the network only: its front, and cosine, map head and score, stay in float32.
+
+The front is a resize in the graph and, of the Lite networks, the convolutions up to the first depthwise one, which is a
+small difference of large products: in bf16 it alone makes most of the map's noise. They are marked `precise`, which is
+what OpenVINO's own files call it; Python has no other way to say so than to write and read such a file.
 
 OpenVINO applies the hint to the whole graph but its tail: everything from an output back to the last convolution or
 matrix product. The map head is made of matrix products, so that the cosine before them would run in bf16, where 1 - cos
@@ -7,12 +11,53 @@ cannot resolve below 4e-3. Read out as outputs too, the distances are a tail the
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import numpy as np
 
 if TYPE_CHECKING:
     import openvino as ov
 
 NETWORK = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
+
+
+def keep_front_in_float32(model: ov.Model, core: ov.Core) -> ov.Model:
+    """The same model, its front marked to stay in float32.
+
+    Raises:
+        OSError: There is no room for temporary files.
+    """
+    front = _front(model)
+    if not front:
+        return model
+    from openvino import Tensor, serialize
+
+    with tempfile.TemporaryDirectory() as folder:
+        description, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
+        serialize(model, description, weights)
+        tree, content = ElementTree.parse(description), weights.read_bytes()  # noqa: S314 - our own file
+    for layer in tree.iter("layer"):
+        if layer.get("name") in front:
+            facts = layer.find("rt_info")
+            facts = ElementTree.SubElement(layer, "rt_info") if facts is None else facts
+            ElementTree.SubElement(facts, "attribute", name="precise", version="0")
+    marked: ov.Model = core.read_model(ElementTree.tostring(tree.getroot()), Tensor(np.frombuffer(content, np.uint8)))
+    return marked
+
+
+def _front(model: ov.Model) -> set[str]:
+    """Names of the products and convolutions up to the first depthwise one; without one, of the products before any."""
+    front: list[ov.Node] = []
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() in ("MatMul", *NETWORK):
+            front.append(operation)
+        if operation.get_type_name() == "GroupConvolution":
+            return {each.get_friendly_name() for each in front}
+    kinds = [each.get_type_name() for each in front]
+    return {each.get_friendly_name() for each in front[: kinds.index("Convolution") if "Convolution" in kinds else 0]}
 
 
 def keep_head_in_float32(model: ov.Model) -> int:

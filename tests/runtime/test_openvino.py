@@ -61,7 +61,10 @@ def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise
     if precision == "fp32":
         assert kinds == {"f32"}
     elif precision == "bf16":
-        assert kinds == {"bf16"}
+        assert kinds == {"f32", "bf16"}
+        in_order = [layers[name] for name in reversed(layers)]
+        assert in_order[:2] == ["f32", "f32"]  # the stem and the first depthwise convolution
+        assert set(in_order[2:]) == {"bf16"}
     else:
         assert kinds & {"i8", "u8"}
         assert sum(kind in ("i8", "u8") for kind in layers.values()) > len(layers) / 2
