@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
-METHODS = {"reason": "default (`reason`)", "earlier/reason": "default, earlier", "rd4ad": "`--method rd4ad`"}
+METHODS = {"{}_reason": "default (`reason`)", "earlier/{}_reason": "default, earlier", "{}_rd4ad": "`--method rd4ad`"}
 
 
 def main(
@@ -46,9 +46,8 @@ def results_table() -> str:
     """Mean and range over seeds of every method on every data set."""
     rows = [("data", "method", "seeds", "image AUROC", "pixel AUROC", "AUPRO", "training, s", "parity, map")]
     for data in ("screw", "alien"):
-        for stem, title in METHODS.items():
-            folder, method = (RESULTS / stem).parent, Path(stem).name
-            runs = [_read(path) for path in sorted(folder.glob(f"{data}_{method}_seed*.json"))]
+        for name, title in METHODS.items():
+            runs = [_read(path) for path in sorted(RESULTS.glob(f"{name.format(data)}_seed*.json"))]
             if runs:
                 figures = [run["evaluation"] for run in runs]
                 rows.append(

@@ -50,14 +50,13 @@ def keep_front_in_float32(model: ov.Model, core: ov.Core) -> ov.Model:
 
 def _front(model: ov.Model) -> set[str]:
     """Names of the products and convolutions up to the first depthwise one; without one, of the products before any."""
-    front: list[ov.Node] = []
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() in ("MatMul", *NETWORK):
-            front.append(operation)
-        if operation.get_type_name() == "GroupConvolution":
-            return {each.get_friendly_name() for each in front}
-    kinds = [each.get_type_name() for each in front]
-    return {each.get_friendly_name() for each in front[: kinds.index("Convolution") if "Convolution" in kinds else 0]}
+    layers = [each for each in model.get_ordered_ops() if each.get_type_name() in ("MatMul", *NETWORK)]
+    kinds, end = [each.get_type_name() for each in layers], 0
+    if "GroupConvolution" in kinds:
+        end = kinds.index("GroupConvolution") + 1
+    elif "Convolution" in kinds:
+        end = kinds.index("Convolution")
+    return {each.get_friendly_name() for each in layers[:end]}
 
 
 def keep_head_in_float32(model: ov.Model) -> int:
