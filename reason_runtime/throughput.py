@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,7 +11,7 @@ from reason_runtime.bench import LatencyPlan, Times, pattern, time_calls
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Backend, Device, Precision
 from reason_runtime.detector import DecisionLimit, Detector
-from reason_runtime.environment import fingerprint
+from reason_runtime.environment import fingerprint, usable_cores
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
 
@@ -83,7 +82,7 @@ def measure_throughput(
     """
     tried: list[Setting] = []
     best: tuple[Setting, Times, Session] | None = None
-    for setting in settings(backend, batches, cores=threads or os.cpu_count() or 1):
+    for setting in settings(backend, batches, cores=threads or usable_cores()):
         session = open_session(
             bundle, backend=backend, precision=precision, device=device, threads=threads, streams=setting.streams
         )

@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from reason_runtime.errors import BackendError
+
 if TYPE_CHECKING:
     import openvino as ov
 
@@ -28,17 +30,21 @@ def keep_front_in_float32(model: ov.Model, core: ov.Core) -> ov.Model:
     """The same model, its front marked to stay in float32.
 
     Raises:
-        OSError: There is no room for temporary files.
+        BackendError: The temporary copy cannot be written.
     """
     front = _front(model)
     if not front:
         return model
     from openvino import Tensor, serialize
 
-    with tempfile.TemporaryDirectory() as folder:
-        description, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
-        serialize(model, description, weights)
-        tree, content = ElementTree.parse(description), weights.read_bytes()  # noqa: S314 - our own file
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            description, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
+            serialize(model, description, weights)
+            tree, content = ElementTree.parse(description), weights.read_bytes()  # noqa: S314 - our own file
+    except (RuntimeError, OSError) as error:  # OpenVINO's own writer raises the first
+        reason = f"bf16 needs a temporary copy of the model, which cannot be written ({error})"
+        raise BackendError(f"{reason}; set TMPDIR to a folder with room") from error
     for layer in tree.iter("layer"):
         if layer.get("name") in front:
             facts = layer.find("rt_info")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import openvino
 import pytest
+from PIL import Image
 
 from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
@@ -87,6 +90,20 @@ def test_bf16_gives_the_bundles_two_outputs(precise_bundle: Path) -> None:
     found = opened(precise_bundle, "bf16").run(golden.images)
     assert (found.anomaly_map.shape, found.score.shape) == (golden.anomaly_map.shape, golden.score.shape)
     assert np.abs(found.score / golden.score - 1).max() < 0.1
+
+
+@NEEDS_BF16
+def test_bf16_without_room_for_its_temporary_copy_says_so(precise_bundle: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    limit = (
+        "import resource, sys; from reason_runtime.commands import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main()"
+    )
+    command = ["predict", str(precise_bundle), str(picture), "--backend", "openvino", "--precision", "bf16"]
+    done = subprocess.run([sys.executable, "-c", limit, *command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "bf16 needs a temporary copy of the model, which cannot be written" in done.stderr
 
 
 @pytest.mark.skipif(HAS_BF16, reason="this processor has bf16")
