@@ -18,6 +18,7 @@ Arrays follow the same rules and are RGB, not OpenCV's BGR.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -121,7 +122,8 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
         input_format: Says how many channels come out and how 16 bits become 8.
 
     Returns:
-        (H, W, C), 0..255; the array itself where nothing had to change.
+        (H, W, C), 0..255; the array itself where nothing had to change. A mono image taken as RGB is a read-only view
+        of its one channel (stride 0), so that `once_if_mono` can work on that alone.
 
     Raises:
         ImageError: Another shape or type, or a size that is refused (see `read_image`).
@@ -144,7 +146,7 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
     if image.shape[2] == input_format.channels:
         return image
     if input_format.channels == 3:
-        return np.repeat(image, 3, axis=2)
+        return np.broadcast_to(image, (*image.shape[:2], 3))
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
 
 
@@ -177,9 +179,31 @@ def resample(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDAr
     """(H, W, C) to another size by Pillow's antialiased bilinear filter; unchanged where the size is the same."""
     if image.shape[:2] == (height_px, width_px):  # the filter would give the same pixels, after two copies
         return image
-    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    resized = np.asarray(Image.fromarray(pixels).resize((width_px, height_px), Image.Resampling.BILINEAR))
-    return resized.reshape(height_px, width_px, -1)
+
+    def filtered(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        resized = np.asarray(Image.fromarray(pixels).resize((width_px, height_px), Image.Resampling.BILINEAR))
+        return resized.reshape(height_px, width_px, -1)
+
+    return once_if_mono(image, filtered)
+
+
+def once_if_mono(
+    image: NDArray[np.uint8], change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """What a change that treats every channel alike makes of an image; of a mono image taken as RGB, done once.
+
+    Args:
+        image: (H, W, C).
+        change: From (H, W, C) to (H', W', C), C being 1 or 3.
+
+    Returns:
+        (H', W', C); of a mono image taken as RGB again a view of one channel.
+    """
+    if image.strides[2] != 0:
+        return change(image)
+    changed = change(image[:, :, :1])
+    return np.broadcast_to(changed, (*changed.shape[:2], image.shape[2]))
 
 
 def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:

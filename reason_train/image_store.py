@@ -101,8 +101,9 @@ class ImageStore:
 
     def _keep(self, place: dict[int, NDArray[np.uint8]], position: int, pixels: NDArray[np.uint8]) -> None:
         """Where there is room; two threads that read the same file may both count it."""
-        if pixels.nbytes <= self._room_bytes:
-            self._room_bytes -= pixels.nbytes
+        size = pixels.nbytes if pixels.strides[2] else pixels[:, :, 0].nbytes  # a mono image is kept as one channel
+        if size <= self._room_bytes:
+            self._room_bytes -= size
             place[position] = pixels
 
     def _image(self, position: int) -> NDArray[np.uint8]:

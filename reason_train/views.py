@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from reason_runtime.image import InputFormat, resample, resize_image
+from reason_runtime.image import InputFormat, once_if_mono, resample, resize_image
 
 LARGEST_TURN_DEGREES = 5.0
 LARGEST_ZOOM = 0.03
@@ -69,8 +69,12 @@ def _moved(picture: NDArray[np.uint8], random: np.random.Generator, interpolatio
     zoom = random.uniform(1 - LARGEST_ZOOM, 1 + LARGEST_ZOOM)
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, zoom)
     matrix[:, 2] += random.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2) * np.array([width, height])
-    moved = cv2.warpAffine(picture, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
-    return np.asarray(moved, np.uint8).reshape(picture.shape)
+
+    def warped(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        moved = cv2.warpAffine(picture, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
+        return np.asarray(moved, np.uint8).reshape(picture.shape)
+
+    return once_if_mono(picture, warped)
 
 
 def _lit_differently(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:

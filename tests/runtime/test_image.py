@@ -49,6 +49,18 @@ def test_mono_is_resized_as_each_channel_of_rgb() -> None:
     np.testing.assert_array_equal(np.repeat(mono, 3, axis=2), rgb)
 
 
+@pytest.mark.parametrize("shape", [(70, 50), (256, 256), (70, 50, 1)])
+def test_a_mono_frame_taken_as_rgb_is_never_copied_three_times(shape: tuple[int, ...]) -> None:
+    frame = noise(shape).astype(np.uint8)
+    image = as_image(frame, input_format=RGB)
+    assert np.shares_memory(image, frame)
+    expanded = np.repeat(frame.reshape(*shape[:2], 1), 3, axis=2)
+    np.testing.assert_array_equal(image, expanded)
+    resized = resize_image(image, input_format=RGB)
+    np.testing.assert_array_equal(resized, resize_image(expanded, input_format=RGB))
+    assert resized.flags.c_contiguous
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
 def test_lossless_eight_bit_files_come_back_as_they_are(tmp_path: Path, suffix: str) -> None:
     pixels = noise((20, 30, 3)).astype(np.uint8)

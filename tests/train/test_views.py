@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from reason_runtime.image import resize_image, square_format
+from reason_runtime.image import as_image, resize_image, square_format
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.presets import resolve
@@ -60,6 +60,18 @@ def test_a_mono_picture_keeps_its_one_channel() -> None:
     scaled = at_view_scale(texture(256)[:, :, :1], input_format=form)
     assert scaled.shape == (128, 128, 1)
     assert change_view(scaled, input_format=form, random=np.random.default_rng(0)).shape == (64, 64, 1)
+
+
+@pytest.mark.parametrize("side", [64, 100, 300])  # both filters, with a resize and without
+def test_a_mono_picture_taken_as_rgb_has_the_views_of_that_rgb_picture(side: int) -> None:
+    mono = as_image(texture(side)[:, :, 0], input_format=FORM)
+    expanded = np.ascontiguousarray(mono)
+    assert mono.strides[2] == 0
+    views = [
+        change_view(at_view_scale(each, input_format=FORM), input_format=FORM, random=np.random.default_rng(7))
+        for each in (mono, expanded)
+    ]
+    np.testing.assert_array_equal(views[0], views[1])
 
 
 def test_views_of_large_pictures_are_nearer_in_sharpness_to_the_image_than_turned_images_are() -> None:
