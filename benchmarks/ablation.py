@@ -87,7 +87,11 @@ def main(
     rows = json.loads(out.read_text())["rows"] if out.is_file() else []
     done = {(row["data"], row["variant"], row["seed"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in _sets(data, Path(folder)).items():
+        sets = _sets(data, Path(folder))
+        for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
+            if unknown := [name for name in asked if name not in known]:
+                raise typer.BadParameter(f"{unknown[0]!r} is not one of {'; '.join(known)}")
+        for name, make in sets.items():
             if only and name not in only:
                 continue
             dataset, samples = make()

@@ -1,4 +1,4 @@
-"""The resize before the graph (Pillow) against the resize in the graph, on one camera frame, in turns.
+"""The resize before the graph (Pillow) against the resize in the graph, on one camera frame, RGB and mono, in turns.
 
 reason-export onnx RUN --out PLAIN
 reason-export onnx RUN --out CAMERA --input-size 2048 2448
@@ -36,22 +36,23 @@ def main(
         for where, bundle in (("before the graph", plain), ("in the graph", camera))
     }
     form = detectors["openvino", "in the graph"].bundle.manifest.input
-    shape = (form.height_px, form.width_px, form.channels)
-    frame = np.random.default_rng(20250101).integers(0, 256, shape, dtype=np.uint8)
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in detectors}
+    mono = np.random.default_rng(20250101).integers(0, 256, (form.height_px, form.width_px), dtype=np.uint8)
+    frames = {"RGB": np.stack([mono, mono.T.reshape(mono.shape), mono[::-1]], axis=2), "mono": mono}
+    times: dict[tuple[str, str, str], list[float]] = {(*key, kind): [] for key in detectors for kind in frames}
     for turn in range(turns + 1):
-        for key, detector in detectors.items():
+        for key in times:
+            detector, frame = detectors[key[:2]], frames[key[2]]
             detector(frame)  # threads of the one before may still spin
             started_ns = time.perf_counter_ns()
             detector(frame)
             if turn > 0:
                 times[key].append((time.perf_counter_ns() - started_ns) / 1e6)
     rows = [
-        {"backend": backend, "resize": where, "p50_ms": statistics.median(values), "least_ms": min(values)}
-        for (backend, where), values in times.items()
+        {"backend": backend, "resize": where, "frame": kind, "p50_ms": statistics.median(each), "least_ms": min(each)}
+        for (backend, where, kind), each in times.items()
     ]
     for row in rows:
-        print(f"{row['backend']}, resize {row['resize']}: {row['p50_ms']:.1f} ms")
+        print(f"{row['backend']}, resize {row['resize']}, {row['frame']}: {row['p50_ms']:.1f} ms")
     found = {
         "command": f"python benchmarks/camera_size.py PLAIN CAMERA --out benchmarks/results/{out.name}",
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -180,7 +180,10 @@ def camera_size_table(found: dict) -> str:
     """A camera frame to its decision with the resize before and in the graph."""
     height, width = found["frame_px"]
     rows = [("frame", "backend", "resize", "p50, ms")]
-    rows += [(f"{height} x {width}", row["backend"], row["resize"], f"{row['p50_ms']:.0f}") for row in found["rows"]]
+    size = f"{height} x {width}"
+    rows += [
+        (f"{size}, {row['frame']}", row["backend"], row["resize"], f"{row['p50_ms']:.0f}") for row in found["rows"]
+    ]
     return _table(rows)
 
 

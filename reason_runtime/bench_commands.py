@@ -146,6 +146,7 @@ def pipeline(
         2048,
         2448,
     ),
+    mono: Annotated[bool, typer.Option("--mono", help="The made-up frame has one channel.")] = False,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read and decode this file for every frame instead.")
     ] = None,
@@ -161,7 +162,7 @@ def pipeline(
 
     detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
-    found = measure_pipeline(detector, frame_px=frame_size, image=image, plan=plan)
+    found = measure_pipeline(detector, frame_px=frame_size, mono=mono, image=image, plan=plan)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return
@@ -169,7 +170,8 @@ def pipeline(
     for name, stage in found.stages.items():
         print(f"  {name:<8} p50 {stage['p50_ms']:.3f} ms  p99 {stage['p99_ms']:.3f} ms")
     height, width = found.frame_px
-    print(f"{found.count} frames of {height} x {width}, {found.backend} {found.precision}; {_session(found)}")
+    kind = "mono" if found.frame_channels == 1 else "RGB"
+    print(f"{found.count} {kind} frames of {height} x {width}, {found.backend} {found.precision}; {_session(found)}")
     _print_machine(found)
 
 

@@ -35,6 +35,7 @@ class Pipeline:
         stages: p50 and the rest of each stage. `grab`: a copy out of the driver's buffer, or reading and decoding a
             file; `resize`: conversion and resize; `infer`: the backend; `decide`: threshold and finiteness.
         frame_px: Height and width of the frames.
+        frame_channels: 1 of a mono camera, else 3.
         backend: The inference library.
         precision: Of the model.
         environment: See `reason_runtime.environment.fingerprint`.
@@ -48,19 +49,21 @@ class Pipeline:
     fps: float
     stages: dict[str, dict[str, Json]]
     frame_px: list[int]
+    frame_channels: int
     backend: Backend
     precision: Precision
     environment: dict[str, Json]
 
 
 def measure_pipeline(
-    detector: Detector, *, frame_px: tuple[int, int], image: Path | None, plan: LatencyPlan
+    detector: Detector, *, frame_px: tuple[int, int], mono: bool = False, image: Path | None, plan: LatencyPlan
 ) -> Pipeline:
     """Time the stages on frames of one size.
 
     Args:
         detector: From `load`.
         frame_px: Height and width of a made-up camera frame.
+        mono: Whether that has one channel, whatever the graph takes.
         image: A file that is read and decoded for every frame instead.
         plan: How long.
 
@@ -75,7 +78,7 @@ def measure_pipeline(
             "are timed here, a tile by reason-bench latency"
         )
     form = detector.bundle.manifest.input
-    shape = (*frame_px, form.channels)
+    shape = frame_px if mono else (*frame_px, form.channels)
     buffer: NDArray[np.uint8] = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
     marks: list[list[int]] = []
     started_ns = 0
@@ -101,6 +104,7 @@ def measure_pipeline(
         **asdict(times_of(table.sum(1).tolist(), elapsed_ns=elapsed_ns)),
         stages={name: asdict(times_of(table[:, i].tolist(), elapsed_ns=elapsed_ns)) for i, name in enumerate(STAGES)},
         frame_px=list(frame.shape[:2]),
+        frame_channels=1 if frame.ndim == 2 or frame.strides[2] == 0 else frame.shape[2],
         backend=detector.session.backend,
         precision=detector.session.precision,
         environment=fingerprint(detector.session),

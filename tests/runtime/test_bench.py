@@ -9,6 +9,7 @@ import onnxruntime
 import openvino
 import pytest
 from openvino import opset13
+from PIL import Image
 
 from reason_runtime.bench import LatencyPlan, measure_latency, time_calls, times_of
 from reason_runtime.bench_compare import compare_files
@@ -137,7 +138,12 @@ def test_what_cannot_be_measured_is_one_clear_line(command: str, bundle: Path, t
 def test_frames_are_read_from_a_file_and_a_broken_one_is_named(bundle: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "frame.png", good_picture(1, size_px=50))
     found = json.loads(call("reason-bench", "pipeline", bundle, "--image", path, *SHORT, "--json").output)
-    assert found["frame_px"] == [50, 50]
+    assert (found["frame_px"], found["frame_channels"]) == ([50, 50], 3)
+    Image.open(path).convert("L").save(path)
+    assert (
+        json.loads(call("reason-bench", "pipeline", bundle, "--image", path, *SHORT, "--json").output)["frame_channels"]
+        == 1
+    )
     path.write_bytes(b"no picture")
     assert str(path) in call("reason-bench", "pipeline", bundle, "--image", path, *SHORT).error
 
@@ -151,8 +157,13 @@ def test_the_stages_add_up(bundle: Path) -> None:
     arguments = ("--frame-size", 300, 400, *SHORT, "--json")
     found = json.loads(call("reason-bench", "pipeline", bundle, *arguments).output)
     assert list(found["stages"]) == ["grab", "resize", "infer", "decide"]
-    assert found["frame_px"] == [300, 400]
+    assert (found["frame_px"], found["frame_channels"]) == ([300, 400], 3)
     assert sum(stage["max_ms"] for stage in found["stages"].values()) >= found["p50_ms"]
+
+
+def test_frames_of_a_mono_camera_can_be_asked_for(bundle: Path) -> None:
+    told = call("reason-bench", "pipeline", bundle, "--frame-size", 300, 400, "--mono", *SHORT).output
+    assert "mono frames of 300 x 400" in told
 
 
 def test_accuracy_is_measured_without_speed(exported_bundle: Path, parts: Path) -> None:
