@@ -22,12 +22,21 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
 METHODS = {"{}_reason": "default (`reason`)", "earlier/{}_reason": "default, earlier", "{}_rd4ad": "`--method rd4ad`"}
 
+LARGER = {
+    "screw_reason": ("efficientnet_lite0", "256"),
+    "screw_lite1": ("efficientnet_lite1", "256"),
+    "screw_lite2": ("efficientnet_lite2", "256"),
+    "screw_320px": ("efficientnet_lite0", "320"),
+    "screw_384px": ("efficientnet_lite0", "384"),
+}
+"""Result files of larger teachers and inputs, after the default's."""
+
 
 def main(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on a difference.")] = False,
 ) -> None:
     """Rewrite the tables."""
-    tables = {"results": results_table()}
+    tables = {"results": results_table(), "larger": larger_table()}
     for name, (file, made) in TABLES.items():
         path = RESULTS / file
         tables[name] = made(_read(path)) if path.is_file() else "not run here\n"
@@ -69,6 +78,21 @@ def results_table() -> str:
             values = [_spread([found[key]]) for key in ("image_auroc", "pixel_auroc", "aupro")]
             title = f"nearest of {found['patches']} teacher patches"
             rows.append((data, title, "1", *values, f"{found['seconds']:.0f}", ""))
+    return _table(rows)
+
+
+def larger_table() -> str:
+    """What larger teachers and inputs bring on screw, and what they cost."""
+    measured = ("seeds", "image AUROC", "pixel AUROC", "AUPRO")
+    rows: list[Sequence[str]] = [("teacher", "input, px", *measured, "training, s", "ONNX Runtime fp32, p50 ms")]
+    for name, network in LARGER.items():
+        runs = [_read(path) for path in sorted(RESULTS.glob(f"{name}_seed*.json"))]
+        if not runs:
+            rows.append((*network, "not run here", *[""] * 5))
+            continue
+        figures = [_spread(run["evaluation"][key] for run in runs) for key in ("image_auroc", "pixel_auroc", "aupro")]
+        times = [mean(run["fit"]["seconds"] for run in runs), mean(run["latency"]["p50_ms"] for run in runs)]
+        rows.append((*network, str(len(runs)), *figures, f"{times[0]:.0f}", f"{times[1]:.1f}"))
     return _table(rows)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from reason_train.config import Config
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel
-from reason_train.teacher import fold_norms, keep_front_in_float32, normalise
+from reason_train.teacher import fold_norms, keep_front_in_float32, teacher_features
 from reason_train.timing import PhaseClock
 
 
@@ -33,8 +33,7 @@ class CleanFeatures:
         """(N, H, W, C) images to features over scales, finest first; bf16 where networks train in bf16."""
         images = torch.from_numpy(batch).to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            normalised = normalise(images, mean=self._teacher.mean, std=self._teacher.std)
-            return self._whiten(self._teacher.stages(self._teacher.stem(normalised)))
+            return self._whiten(teacher_features(self._teacher, images))
 
 
 class FeatureCache:

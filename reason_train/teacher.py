@@ -155,6 +155,11 @@ def keep_front_in_float32(teacher: Teacher) -> None:
         teacher.conv_stem, teacher.blocks[0] = InFloat32(teacher.conv_stem), InFloat32(teacher.blocks[0])
 
 
+def teacher_features(teacher: Teacher, images: Tensor) -> list[Tensor]:
+    """uint8 (N, H, W, C) images to the features of all scales, finest first."""
+    return teacher.stages(teacher.stem(normalise(images, mean=teacher.mean, std=teacher.std)))
+
+
 def normalise(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (N, H, W, C) images, C = 3 (RGB) or 1 (grey), to the teacher's float32 (N, 3, H, W) input."""
     channels_first = images.float().permute(0, 3, 1, 2) / 255  # cast first: TensorRT transposes no uint8

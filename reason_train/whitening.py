@@ -18,6 +18,7 @@ from torch import Tensor
 from reason_runtime.evenly import evenly
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
+from reason_train.teacher import fold_norms, teacher_features
 
 MEASURED_IMAGES = 256
 """At most so many training images, evenly spaced over the list, are measured."""
@@ -51,7 +52,8 @@ def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.dev
     power = model.method.whitening
     if power is None and model.method.map_damping == 0:
         return
-    batches = [model.teacher.stages(model.stem(batch)) for batch in sample_batches(store, device)]
+    teacher = fold_norms(model.teacher)  # the same and faster
+    batches = [teacher_features(teacher, batch) for batch in sample_batches(store, device)]
     for k, parts in enumerate(zip(*batches, strict=True)):
         features = torch.cat([part.float().cpu() for part in parts])
         if power is not None:
@@ -69,9 +71,9 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
     """
     if not model.method.map_normalised:
         return
-    peaks: list[list[Tensor]] = []
+    teacher, peaks = fold_norms(model.teacher), list[list[Tensor]]()
     for batch in sample_batches(store, device):
-        features = model.features(batch)
+        features = model.whiten(teacher_features(teacher, batch))
         rebuilt = model.rebuild(model.suppress(features))
         pairs = enumerate(zip(features, rebuilt, strict=True))
         peaks.append([model.head.distance(k, teacher=t, student=g).amax((1, 2)) for k, (t, g) in pairs])
@@ -80,8 +82,11 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
 
 
 def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:
-    """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device."""
+    """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device.
+
+    Batches are small, so that features stay in the caches of a CPU.
+    """
     images = store.images  # without their views
     chosen = evenly(images, most=MEASURED_IMAGES)
-    for batch in store.batches(chosen[i : i + 16].tolist() for i in range(0, len(chosen), 16)):
+    for batch in store.batches(chosen[i : i + 8].tolist() for i in range(0, len(chosen), 8)):
         yield torch.from_numpy(batch).to(device)
