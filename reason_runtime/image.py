@@ -166,6 +166,8 @@ def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDAr
     Source: METHOD, forward pass; AeBAD's pipeline (MMR) for the crop.
     """
     if input_format.resize_filter == "in-graph":
+        if image.shape[2] == 3 and image.strides[2] == 0:
+            return np.repeat(image[:, :, :1], 3, axis=2)  # half the time of a copy of the view
         return np.ascontiguousarray(image)
     resized = resample(image, height_px=input_format.resize_height_px, width_px=input_format.resize_width_px)
     # torchvision's CenterCrop, with Python's rounding of halves to the even number

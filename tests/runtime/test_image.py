@@ -59,6 +59,13 @@ def test_a_mono_frame_taken_as_rgb_is_never_copied_three_times(shape: tuple[int,
     resized = resize_image(image, input_format=RGB)
     np.testing.assert_array_equal(resized, resize_image(expanded, input_format=RGB))
     assert resized.flags.c_contiguous
+    height, width = shape[:2]
+    camera = InputFormat(
+        height_px=height, width_px=width, resize_height_px=height, resize_width_px=width, resize_filter="in-graph"
+    )
+    whole = resize_image(as_image(frame, input_format=camera), input_format=camera)
+    np.testing.assert_array_equal(whole, expanded)
+    assert whole.flags.c_contiguous
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
