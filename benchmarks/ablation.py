@@ -67,6 +67,7 @@ VARIANTS: dict[str, Change] = {
     "noise at the stem, 0.3": ({"noise_at": "stem", "noise_std": 0.3}, {}),
     "features divided by deviation only": ({"whitening": 0.0}, {}),
     "features whitened with a power of 0.75": ({"whitening": 0.75}, {}),
+    "features whitened with a measured power": ({"whitening": "explained"}, {}),
     "features fully whitened": ({"whitening": 1.0}, {}),
     "no hard mining": ({"easy_share": 0.0}, {}),
     "no views": ({}, {"views": 0}),

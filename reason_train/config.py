@@ -56,8 +56,11 @@ class MethodConfig:
     """Standard deviation of the latent noise. Source: the paper."""
     noise_at: NoisePlace = "stem"
     """Where latent noise is added: the stem's output, as published, or the tapped features themselves."""
-    whitening: float | None = None
-    """Power of the inverse correlation matrix that features are multiplied with, 0 = scaling only; none: raw."""
+    whitening: float | Literal["explained"] | None = None
+    """Power of the inverse correlation matrix that features are multiplied with, 0 = scaling only; none: raw.
+
+    `explained`: measured before training, see `reason_train.whitening.explained_power`.
+    """
     easy_share: float = 0.0
     """Share of positions whose gradient is scaled by `easy_gradient`; 0 = the paper's loss."""
     easy_gradient: float = 1.0

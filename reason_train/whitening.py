@@ -10,9 +10,10 @@ Departure: Not in REASON; `--preset paper` does not use it. `docs/accuracy.md` s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reason_runtime.evenly import evenly
@@ -24,6 +25,10 @@ MEASURED_IMAGES = 256
 """At most so many training images, evenly spaced over the list, are measured."""
 SHRINKAGE = 0.05
 """Share of the identity in the correlation matrix, so that directions never seen are not blown up."""
+POWER_PER_SHARE = 1.6
+"""Whitening's power for each explained share; chosen with `docs/accuracy.md`'s choosing sets."""
+RIDGE = 0.01
+"""Added to the squares of what explains, in units of their mean; from a tenth to ten times it hardly matters."""
 SMALLEST_DEVIATION = 0.01
 """Of the median channel's: a channel that hardly varies on training images must not be blown up until it rules."""
 
@@ -36,14 +41,60 @@ def whitening_matrix(features: Tensor, *, power: float) -> Tensor:
         power: 0 divides by the deviations only, 1 whitens fully.
     """
     positions = features.double().transpose(0, 1).flatten(1)  # (C, N h w)
-    deviation = positions.std(dim=1)
-    deviation = torch.maximum(deviation, SMALLEST_DEVIATION * deviation.median()).clamp_min(1e-8)
+    deviation = _deviations(features)
     standardised = (positions - positions.mean(dim=1, keepdim=True)) / deviation[:, None]
     correlation = standardised @ standardised.T / positions.shape[1]
     identity = torch.eye(len(correlation), dtype=torch.float64)
     values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * correlation + SHRINKAGE * identity)
     matrix: Tensor = (vectors * values.pow(-power / 2)) @ vectors.T / deviation
     return matrix.float()
+
+
+def explained_power(features: Sequence[Tensor]) -> float:
+    """The power that suits these images, 0..1: 1.6 times the explained share."""
+    return min(1.0, POWER_PER_SHARE * explained_share(features))
+
+
+def explained_share(features: Sequence[Tensor]) -> float:
+    """R^2, 0..1: the share of the finest scale's variance that follows from means over cells, by a linear map.
+
+    A cell is a position of the student's embedding, half as fine as the coarsest scale. What it holds at all scales
+    explains what is at each place inside it. Half of the cells fit the map (ridge regression) and the other half judge
+    it, both ways; halves are of different images wherever there is more than one.
+
+    Args:
+        features: Over scales, finest first, (N, C_k, h_k, w_k), any float type; each channel counts in its deviation.
+    """
+    scaled = [(each / _deviations(each).view(1, -1, 1, 1)).float() for each in features]
+    cells = max(1, features[-1].shape[-1] // 2)
+    look = _rows(torch.cat([F.avg_pool2d(each, each.shape[-1] // cells) for each in scaled], dim=1))
+    finest, step = scaled[0], scaled[0].shape[-1] // cells
+    places = [_rows(finest[:, :, i::step, j::step]) for i in range(step) for j in range(step)]  # (N cells^2, C) each
+    first, second = slice(0, len(look) // 2), slice(len(look) // 2, None)
+    left = varied = 0.0
+    for fitted, judged in ((first, second), (second, first)):
+        mean = look[fitted].mean(0)
+        given, unseen = look[fitted] - mean, look[judged] - mean
+        square = given.T @ given / len(given)
+        square += RIDGE * square.diagonal().mean().clamp_min(1e-6) * torch.eye(len(square), dtype=square.dtype)
+        factor = torch.linalg.cholesky(square)
+        for place in places:
+            middle = place[fitted].mean(0)
+            weights = torch.cholesky_solve(given.T @ (place[fitted] - middle) / len(given), factor)
+            left += float((place[judged] - middle - unseen @ weights).square().sum())
+            varied += float((place[judged] - middle).square().sum())
+    return min(1.0, max(0.0, 1 - left / max(varied, 1e-12)))
+
+
+def _deviations(features: Tensor) -> Tensor:
+    """(C,) of the channels of (N, C, h, w), float64, bounded from below."""
+    deviation = features.double().transpose(0, 1).flatten(1).std(dim=1)
+    return torch.maximum(deviation, SMALLEST_DEVIATION * deviation.median()).clamp_min(1e-8)
+
+
+def _rows(feature: Tensor) -> Tensor:
+    """(N, C, h, w) to (N h w, C), float64."""
+    return feature.double().permute(0, 2, 3, 1).flatten(0, 2)
 
 
 @torch.no_grad()
@@ -54,12 +105,14 @@ def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.dev
         return
     teacher = fold_norms(model.teacher)  # the same and faster
     batches = [teacher_features(teacher, batch) for batch in sample_batches(store, device)]
-    for k, parts in enumerate(zip(*batches, strict=True)):
-        features = torch.cat([part.float().cpu() for part in parts])
+    scales = [torch.cat([part.float().cpu() for part in parts]) for parts in zip(*batches, strict=True)]
+    if power == "explained":
+        power = explained_power(scales)
+    for k, features in enumerate(scales):
         if power is not None:
             matrix = whitening_matrix(features, power=power)
             model.get_buffer(f"whiten_{k}").copy_(matrix[:, :, None, None])
-            features = torch.nn.functional.conv2d(features, matrix[:, :, None, None])
+            features = F.conv2d(features, matrix[:, :, None, None])
         model.head.get_buffer(f"power_{k}").copy_(features.square().sum(1).mean())
 
 
