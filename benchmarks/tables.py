@@ -29,6 +29,7 @@ LARGER = {
     "screw_320px": ("efficientnet_lite0", "320"),
 }
 """Result files of larger teachers and inputs, after the default's."""
+RUN_TITLES = ("runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s")
 
 
 def main(
@@ -51,48 +52,43 @@ def main(
 
 
 def results_table() -> str:
-    """Mean and range over seeds of every method on every data set."""
-    rows = [("data", "method", "runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s", "parity, map")]
+    """Mean and range over runs of every method on every data set."""
+    rows = [("data", "method", *RUN_TITLES, "parity, map")]
     for data in ("screw", "alien"):
         for name, title in METHODS.items():
-            runs = [_read(path) for path in sorted(RESULTS.glob(f"{name.format(data)}_seed*.json"))]
-            if runs:
-                figures = [run["evaluation"] for run in runs]
-                rows.append(
-                    (
-                        data,
-                        title,
-                        str(len(runs)),
-                        *(
-                            _spread(figure[key] for figure in figures)
-                            for key in ("image_auroc", "pixel_auroc", "aupro")
-                        ),
-                        f"{mean(run['fit']['seconds'] for run in runs):.0f}",
-                        f"{max(run['parity']['map_difference_max'] for run in runs):.0e}",
-                    )
-                )
+            if runs := _runs(name.format(data)):
+                parity = f"{max(run['parity']['map_difference_max'] for run in runs):.0e}"
+                rows.append((data, title, *_run_cells(runs), parity))
         memory = RESULTS / f"{data}_nearest_neighbour.json"
         if memory.is_file():
             found = _read(memory)
-            values = [_spread([found[key]]) for key in ("image_auroc", "pixel_auroc", "aupro")]
             title = f"nearest of {found['patches']} teacher patches"
-            rows.append((data, title, "1", *values, f"{found['seconds']:.0f}", ""))
+            rows.append((data, title, "1", *_detection([found]), f"{found['seconds']:.0f}", ""))
     return _table(rows)
 
 
 def larger_table() -> str:
     """What larger teachers and inputs bring on screw, and what they cost in training."""
-    measured = ("runs", "image AUROC", "pixel AUROC", "AUPRO")
-    rows: list[Sequence[str]] = [("teacher", "input, px", *measured, "training, s")]
+    rows: list[Sequence[str]] = [("teacher", "input, px", *RUN_TITLES)]
     for name, network in LARGER.items():
-        runs = [_read(path) for path in sorted(RESULTS.glob(f"{name}_seed*.json"))]
-        if not runs:
-            rows.append((*network, "not run here", *[""] * 4))
-            continue
-        figures = [_spread(run["evaluation"][key] for run in runs) for key in ("image_auroc", "pixel_auroc", "aupro")]
-        seconds = mean(run["fit"]["seconds"] for run in runs)
-        rows.append((*network, str(len(runs)), *figures, f"{seconds:.0f}"))
+        runs = _runs(name)
+        rows.append((*network, *(_run_cells(runs) if runs else ("not run here", "", "", "", ""))))
     return _table(rows)
+
+
+def _runs(name: str) -> list[dict]:
+    """The results of `benchmarks/end_to_end.py` of that name, one a seed."""
+    return [_read(path) for path in sorted(RESULTS.glob(f"{name}_seed*.json"))]
+
+
+def _run_cells(runs: Sequence[dict]) -> list[str]:
+    """What `RUN_TITLES` names, of at least one run."""
+    seconds = f"{mean(run['fit']['seconds'] for run in runs):.0f}"
+    return [str(len(runs)), *_detection([run["evaluation"] for run in runs]), seconds]
+
+
+def _detection(found: Sequence[dict]) -> list[str]:
+    return [_spread(each[key] for each in found) for key in ("image_auroc", "pixel_auroc", "aupro")]
 
 
 def ablation_table(found: dict) -> str:

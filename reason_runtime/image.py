@@ -166,7 +166,7 @@ def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDAr
     Source: METHOD, forward pass; AeBAD's pipeline (MMR) for the crop.
     """
     if input_format.resize_filter == "in-graph":
-        if image.shape[2] == 3 and image.strides[2] == 0:
+        if is_one_channel(image):
             return np.repeat(image[:, :, :1], 3, axis=2)  # half the time of a copy of the view
         return np.ascontiguousarray(image)
     resized = resample(image, height_px=input_format.resize_height_px, width_px=input_format.resize_width_px)
@@ -190,6 +190,11 @@ def resample(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDAr
     return once_if_mono(image, filtered)
 
 
+def is_one_channel(image: NDArray[np.uint8]) -> bool:
+    """Whether (H, W, 3) is the view of one channel that `as_image` makes of a mono image taken as RGB."""
+    return image.shape[2] == 3 and image.strides[2] == 0
+
+
 def once_if_mono(
     image: NDArray[np.uint8], change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
@@ -202,7 +207,7 @@ def once_if_mono(
     Returns:
         (H', W', C); of a mono image taken as RGB again a view of one channel.
     """
-    if image.strides[2] != 0:
+    if not is_one_channel(image):
         return change(image)
     changed = change(image[:, :, :1])
     return np.broadcast_to(changed, (*changed.shape[:2], image.shape[2]))

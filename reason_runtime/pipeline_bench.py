@@ -14,7 +14,7 @@ from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import as_image, read_image, resize_image
+from reason_runtime.image import as_image, is_one_channel, read_image, resize_image
 from reason_runtime.strict_json import Json
 
 _SEED = 20250101
@@ -104,7 +104,7 @@ def measure_pipeline(
         **asdict(times_of(table.sum(1).tolist(), elapsed_ns=elapsed_ns)),
         stages={name: asdict(times_of(table[:, i].tolist(), elapsed_ns=elapsed_ns)) for i, name in enumerate(STAGES)},
         frame_px=list(frame.shape[:2]),
-        frame_channels=1 if frame.ndim == 2 or frame.strides[2] == 0 else frame.shape[2],
+        frame_channels=1 if frame.ndim == 2 or is_one_channel(frame) else frame.shape[2],
         backend=detector.session.backend,
         precision=detector.session.precision,
         environment=fingerprint(detector.session),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.errors import ImageError
 from reason_runtime.evenly import evenly
-from reason_runtime.image import InputFormat, read_image, resize_image
+from reason_runtime.image import InputFormat, is_one_channel, read_image, resize_image
 from reason_runtime.tiles import Tile, cut, place_tiles
 from reason_train.datasets.masks import picture_size
 from reason_train.views import at_view_scale, change_view
@@ -101,7 +101,7 @@ class ImageStore:
 
     def _keep(self, place: dict[int, NDArray[np.uint8]], position: int, pixels: NDArray[np.uint8]) -> None:
         """Where there is room; two threads that read the same file may both count it."""
-        size = pixels.nbytes if pixels.strides[2] else pixels[:, :, 0].nbytes  # a mono image is kept as one channel
+        size = pixels[:, :, 0].nbytes if is_one_channel(pixels) else pixels.nbytes
         if size <= self._room_bytes:
             self._room_bytes -= size
             place[position] = pixels

@@ -16,6 +16,9 @@ from reason_train.config import TeacherName
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255  # inputs of the Lite networks are (x - 127) / 128, x in 0..255
 
+TOGETHER = 8
+"""Images that the teacher sees at once where nothing is added to its stem; more would leave the caches of a CPU."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherShape:

@@ -19,10 +19,8 @@ from reason_train.model import ReasonModel
 from reason_train.ranks import Part, Ranks
 from reason_train.schedule import batch_order, seeded
 from reason_train.step import TeacherView, view_features, view_images
+from reason_train.teacher import TOGETHER
 from reason_train.timing import PhaseClock
-
-TOGETHER = 8
-"""Images that the teacher sees at once where nothing is added to its stem; more would leave the caches of a CPU."""
 
 Deal = Callable[[int], tuple[Part, Sequence[int]]]
 """A step's batch: this process's part of it, and the positions of its images in the store."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from reason_runtime.evenly import evenly
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
-from reason_train.teacher import fold_norms, teacher_features
+from reason_train.teacher import TOGETHER, fold_norms, teacher_features
 
 MEASURED_IMAGES = 256
 """At most so many training images, evenly spaced over the list, are measured."""
@@ -40,8 +40,8 @@ def whitening_matrix(features: Tensor, *, power: float) -> Tensor:
         features: (N, C, h, w) of one scale, any float type.
         power: 0 divides by the deviations only, 1 whitens fully.
     """
-    positions = features.double().transpose(0, 1).flatten(1)  # (C, N h w)
-    deviation = _deviations(features)
+    positions = _positions(features)
+    deviation = _deviations(positions)
     standardised = (positions - positions.mean(dim=1, keepdim=True)) / deviation[:, None]
     correlation = standardised @ standardised.T / positions.shape[1]
     identity = torch.eye(len(correlation), dtype=torch.float64)
@@ -65,11 +65,11 @@ def explained_share(features: Sequence[Tensor]) -> float:
     Args:
         features: Over scales, finest first, (N, C_k, h_k, w_k), any float type; each channel counts in its deviation.
     """
-    scaled = [(each / _deviations(each).view(1, -1, 1, 1)).float() for each in features]
+    scaled = [(each / _deviations(_positions(each)).view(1, -1, 1, 1)).float() for each in features]
     cells = max(1, features[-1].shape[-1] // 2)
-    look = _rows(torch.cat([F.avg_pool2d(each, each.shape[-1] // cells) for each in scaled], dim=1))
+    look = _positions(torch.cat([F.avg_pool2d(each, each.shape[-1] // cells) for each in scaled], dim=1)).T
     finest, step = scaled[0], scaled[0].shape[-1] // cells
-    places = [_rows(finest[:, :, i::step, j::step]) for i in range(step) for j in range(step)]  # (N cells^2, C) each
+    places = [_positions(finest[:, :, i::step, j::step]).T for i in range(step) for j in range(step)]  # (N cells^2, C)
     first, second = slice(0, len(look) // 2), slice(len(look) // 2, None)
     left = varied = 0.0
     for fitted, judged in ((first, second), (second, first)):
@@ -86,15 +86,15 @@ def explained_share(features: Sequence[Tensor]) -> float:
     return min(1.0, max(0.0, 1 - left / max(varied, 1e-12)))
 
 
-def _deviations(features: Tensor) -> Tensor:
-    """(C,) of the channels of (N, C, h, w), float64, bounded from below."""
-    deviation = features.double().transpose(0, 1).flatten(1).std(dim=1)
+def _positions(features: Tensor) -> Tensor:
+    """(N, C, h, w) to (C, N h w), float64."""
+    return features.double().transpose(0, 1).flatten(1)
+
+
+def _deviations(positions: Tensor) -> Tensor:
+    """(C,) of the channels of (C, M), bounded from below."""
+    deviation = positions.std(dim=1)
     return torch.maximum(deviation, SMALLEST_DEVIATION * deviation.median()).clamp_min(1e-8)
-
-
-def _rows(feature: Tensor) -> Tensor:
-    """(N, C, h, w) to (N h w, C), float64."""
-    return feature.double().permute(0, 2, 3, 1).flatten(0, 2)
 
 
 @torch.no_grad()
@@ -135,11 +135,8 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
 
 
 def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:
-    """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device.
-
-    Batches are small, so that features stay in the caches of a CPU.
-    """
+    """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device."""
     images = store.images  # without their views
     chosen = evenly(images, most=MEASURED_IMAGES)
-    for batch in store.batches(chosen[i : i + 8].tolist() for i in range(0, len(chosen), 8)):
+    for batch in store.batches(chosen[i : i + TOGETHER].tolist() for i in range(0, len(chosen), TOGETHER)):
         yield torch.from_numpy(batch).to(device)
