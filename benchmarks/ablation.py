@@ -2,6 +2,8 @@
 
     python benchmarks/ablation.py --data SHARED [--steps 600] [--seeds 2] [--out benchmarks/results/ablation.json]
 
+`--steps 0` trains each as long as the default does.
+
 Judged on: defects painted on held-out good `alien` images; the painted textures `brick`, `gravel` and `grass`; the half
 of the screw test images whose name has an even CRC-32. The other half of those is left for the final table. A memory of
 teacher patches (`nearest_neighbour.py`) is judged on the same images.
@@ -34,6 +36,7 @@ from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.presets import Choices, resolve
 from reason_train.run import library_versions
+from reason_train.schedule import total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import input_format, judge
 from reason_train.training_run import split
@@ -66,8 +69,8 @@ VARIANTS: dict[str, Change] = {
     ),
     "noise at the stem, 0.3": ({"noise_at": "stem", "noise_std": 0.3}, {}),
     "features divided by deviation only": ({"whitening": 0.0}, {}),
+    "features whitened with a power of 0.5": ({"whitening": 0.5}, {}),
     "features whitened with a power of 0.75": ({"whitening": 0.75}, {}),
-    "features whitened with a measured power": ({"whitening": "explained"}, {}),
     "features fully whitened": ({"whitening": 1.0}, {}),
     "no hard mining": ({"easy_share": 0.0}, {}),
     "no views": ({}, {"views": 0}),
@@ -78,7 +81,7 @@ VARIANTS: dict[str, Change] = {
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with `screw` and `alien`.")],
-    steps: Annotated[int, typer.Option(help="Training steps of every variant.")] = 600,
+    steps: Annotated[int, typer.Option(help="Training steps of every variant; 0: as many as the default takes.")] = 600,
     seeds: Annotated[int, typer.Option(help="Runs a variant.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all five")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
@@ -101,7 +104,7 @@ def main(
                     if (name, title, seed) in done:
                         continue
                     figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
-                    rows.append({"data": name, "variant": title, "seed": seed, "steps": steps, **figures})
+                    rows.append({"data": name, "variant": title, "seed": seed, **figures})
                     command = f"python benchmarks/ablation.py --data SHARED --steps {steps} --seeds {seeds}"
                     content = {"command": command, "libraries": library_versions(), "rows": rows}
                     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -114,12 +117,10 @@ def _run(
     if title == MEMORY:
         judged_so = judge_by_memory(split(dataset, held_out_share=0.2, seed=0).train, samples, seed=seed)
         return _figures(judged_so.evaluation, seconds=judged_so.seconds)
+    images = split(dataset, held_out_share=0.2, seed=0).train
+    steps = steps or total_steps(_default(seed=seed, steps=None).training, images=len(images))
     config = _configured(title, seed=seed, steps=steps)
-    store = ImageStore(
-        split(dataset, held_out_share=0.2, seed=0).train,
-        input_format=input_format(config.method),
-        seed=seed,
-    )
+    store = ImageStore(images, input_format=input_format(config.method), seed=seed)
     kept = folder / f"{dataset.name}_{seed}.pt"
     method_changes, training_changes = VARIANTS[title]
     torch.manual_seed(seed)
@@ -140,7 +141,8 @@ def _run(
     shown = ImageStore([sample.path for sample in samples], input_format=input_format(config.method))
     judged = judge(model, shown, device=torch.device("cpu"))
     masks = read_masks(samples, size_px=config.method.image_size_px)
-    return _figures(evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks), seconds=seconds)
+    figures = _figures(evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks), seconds=seconds)
+    return {"steps": steps, **figures, **model.measured()}
 
 
 def _figures(evaluation: Evaluation, *, seconds: float) -> dict[str, object]:
@@ -148,9 +150,13 @@ def _figures(evaluation: Evaluation, *, seconds: float) -> dict[str, object]:
     return {**{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro")}, "seconds": seconds}
 
 
+def _default(*, seed: int, steps: int | None) -> Config:
+    return resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=multiplies_bf16(torch.device("cpu")))
+
+
 def _configured(title: str, *, seed: int, steps: int) -> Config:
     method_changes, training_changes = VARIANTS[title]
-    config = resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=multiplies_bf16(torch.device("cpu")))
+    config = _default(seed=seed, steps=steps)
     changes = dict(training_changes)
     if changes.pop("halved", False):
         changes["steps"] = steps // 2

@@ -107,6 +107,18 @@ def ablation_table(found: dict) -> str:
     return _table(rows)
 
 
+def whitening_table(found: dict) -> str:
+    """What the measured power of whitening is on every set, and what it brings against the middle one."""
+    rows: list[Sequence[str]] = [("data", "power", *RUN_TITLES[:-1])]
+    for data in dict.fromkeys(row["data"] for row in found["rows"]):
+        for variant, power in (("default", "measured"), ("features whitened with a power of 0.5", "0.5")):
+            own = [row for row in found["rows"] if (row["data"], row["variant"]) == (data, variant)]
+            if variant == "default":
+                power = f"measured, {mean(row['whitening_power'] for row in own):.2f}"
+            rows.append((data, power, str(len(own)), *_detection(own)))
+    return _table(rows)
+
+
 def precision_table(found: dict) -> str:
     """What every backend and precision loses on screw."""
     titles = (
@@ -296,6 +308,7 @@ def _read(path: Path) -> dict:
 
 TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "ablation": ("ablation.json", ablation_table),
+    "whitening": ("whitening.json", whitening_table),
     "precision": ("precision_screw.json", precision_table),
     "float_layers": ("precision_screw.json", float_layers_table),
     "speed": ("speed.json", speed_table),

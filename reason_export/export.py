@@ -101,7 +101,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
     model = network if form is own else camera_model(network, own=own, camera=form)
     golden = _golden(model, form, held_out, choices, tile_px=run.config.training.tile_px)
     files = _files(model, form, golden, choices)
-    manifest = _manifest(run, form, name=out.name, protocol=described_protocol(run_folder, run.config))
+    manifest = _manifest(run, network, form, name=out.name, protocol=described_protocol(run_folder, run.config))
     if held_out is not None and wanted is not None:
         images = held_out.images if form.channels == 3 else _to_mono(held_out.images)
         if form is own:
@@ -206,7 +206,7 @@ def _statistics(scores: NDArray[np.float32]) -> ScoreStatistics:
     )
 
 
-def _manifest(run: Run, form: InputFormat, *, name: str, protocol: str | None) -> Manifest:
+def _manifest(run: Run, model: ReasonModel, form: InputFormat, *, name: str, protocol: str | None) -> Manifest:
     configuration = _json(dataclasses.asdict(run.config.training))
     configuration["preset"] = run.config.preset
     configuration["departures"] = list(run.config.departures)
@@ -215,7 +215,7 @@ def _manifest(run: Run, form: InputFormat, *, name: str, protocol: str | None) -
         configuration["paper_protocol"] = protocol
     if run.imported_from is not None:
         configuration["imported_from"] = run.imported_from
-    settings = _json(dataclasses.asdict(run.config.method))
+    settings = _json(dataclasses.asdict(run.config.method) | model.measured())
     return Manifest(
         name=name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

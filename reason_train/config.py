@@ -56,10 +56,10 @@ class MethodConfig:
     """Standard deviation of the latent noise. Source: the paper."""
     noise_at: NoisePlace = "stem"
     """Where latent noise is added: the stem's output, as published, or the tapped features themselves."""
-    whitening: float | Literal["explained"] | None = None
+    whitening: float | Literal["measured"] | None = None
     """Power of the inverse correlation matrix that features are multiplied with, 0 = scaling only; none: raw.
 
-    `explained`: measured before training, see `reason_train.whitening.explained_power`.
+    `measured`: before training, from its images, see `reason_train.whitening.measured_power`.
     """
     easy_share: float = 0.0
     """Share of positions whose gradient is scaled by `easy_gradient`; 0 = the paper's loss."""

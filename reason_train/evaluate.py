@@ -24,6 +24,8 @@ class Evaluated:
     """Figures, and what they were computed from."""
 
     run: Run
+    measured: dict[str, float]
+    """Settings that training measured, by name."""
     evaluation: Evaluation
     samples: tuple[Sample, ...]
     judgement: Judgement
@@ -71,6 +73,7 @@ def evaluate(
     )
     return Evaluated(
         run=run,
+        measured=model.measured(),
         evaluation=evaluation,
         samples=samples,
         judgement=judgement,
@@ -79,10 +82,11 @@ def evaluate(
     )
 
 
-def report_settings(run: Run) -> dict[str, str]:
+def report_settings(result: Evaluated) -> dict[str, str]:
     """What a report says of the run: its settings, images and library versions."""
+    run = result.run
     method, training = run.config.method, run.config.training
-    fields = {**dataclasses.asdict(method), **dataclasses.asdict(training)}
+    fields = {**dataclasses.asdict(method), **result.measured, **dataclasses.asdict(training)}
     return {
         "preset": run.config.preset,
         **({"protocol": note} if (note := run.config.protocol_note) else {}),

@@ -73,7 +73,7 @@ def _judge(
             maps=result.judgement.maps,
             masks=result.masks,
             input_format=input_format(result.run.config.method),
-            settings=report_settings(result.run),
+            settings=report_settings(result),
         )
         facts["report"] = str(page)
     return result.evaluation, facts

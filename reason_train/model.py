@@ -39,6 +39,8 @@ class ReasonModel(nn.Module):
         if method.whitening is not None:
             for k, width in enumerate(channels):
                 self.register_buffer(f"whiten_{k}", torch.eye(width).view(width, width, 1, 1))
+        if method.whitening == "measured":
+            self.register_buffer("whitening_power", torch.zeros(()))  # known once measured; only told, never used
         self.head = MapHead(
             size_px=method.image_size_px,
             sides=[method.image_size_px // stride for stride in teacher.shape.strides],
@@ -53,6 +55,12 @@ class ReasonModel(nn.Module):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def measured(self) -> dict[str, float]:
+        """Settings that training measured in place of being told, by name."""
+        if self.method.whitening != "measured":
+            return {}
+        return {"whitening_power": round(float(self.get_buffer("whitening_power")), 4)}
 
     def stem(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) images to the output of the teacher's stem."""

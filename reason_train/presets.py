@@ -152,7 +152,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
         suppression_layers=False,
         noise_at="features",
         noise_std=2.0,
-        whitening=0.5,
+        whitening="measured",
         easy_share=0.9,
         easy_gradient=0.1,
         map_damping=0.1,

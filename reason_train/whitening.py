@@ -5,12 +5,17 @@ varies most. Dividing by each channel's deviation evens out the channels; multip
 correlation matrix evens out the directions, so that a small, unusual change is no longer lost beside a large, usual
 one. The mean stays: without it a flat background has features near zero, whose direction is noise.
 
+How far to even them out depends on the images. Where a place resembles its neighbours, as on parts, the strong
+directions follow from the surroundings, defects show in the weak ones, and much whitening pays. In a random texture
+the weak directions are what nothing foretells, and lifting them lifts noise. So the power follows from how much
+neighbouring places have in common.
+
 Departure: Not in REASON; `--preset paper` does not use it. `docs/accuracy.md` shows what it brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +30,12 @@ MEASURED_IMAGES = 256
 """At most so many training images, evenly spaced over the list, are measured."""
 SHRINKAGE = 0.05
 """Share of the identity in the correlation matrix, so that directions never seen are not blown up."""
-POWER_PER_SHARE = 1.6
-"""Whitening's power for each explained share; chosen with `docs/accuracy.md`'s choosing sets."""
-RIDGE = 0.01
-"""Added to the squares of what explains, in units of their mean; from a tenth to ten times it hardly matters."""
+MEASURED_STRIDE = 8
+"""Neighbours are compared where positions are so many px apart; every teacher has this scale."""
+POWER_PER_CORRELATION = 1.6
+"""Whitening's power for each correlation of neighbours; chosen with `docs/accuracy.md`'s choosing sets."""
+LEAST_POWER, MOST_POWER = 0.2, 0.8
+"""The range that those sets cover."""
 SMALLEST_DEVIATION = 0.01
 """Of the median channel's: a channel that hardly varies on training images must not be blown up until it rules."""
 
@@ -50,40 +57,24 @@ def whitening_matrix(features: Tensor, *, power: float) -> Tensor:
     return matrix.float()
 
 
-def explained_power(features: Sequence[Tensor]) -> float:
-    """The power that suits these images, 0..1: 1.6 times the explained share."""
-    return min(1.0, POWER_PER_SHARE * explained_share(features))
+def measured_power(features: Tensor) -> float:
+    """The power that suits these images, from their features of `MEASURED_STRIDE`, (N, C, h, w)."""
+    return min(MOST_POWER, max(LEAST_POWER, POWER_PER_CORRELATION * neighbour_correlation(features)))
 
 
-def explained_share(features: Sequence[Tensor]) -> float:
-    """R^2, 0..1: the share of the finest scale's variance that follows from means over cells, by a linear map.
+def neighbour_correlation(features: Tensor) -> float:
+    """Mean correlation, 0..1, of two positions in one block of 2 x 2: about 0 for noise, 1 where blocks are flat.
 
-    A cell is a position of the student's embedding, half as fine as the coarsest scale. What it holds at all scales
-    explains what is at each place inside it. Half of the cells fit the map (ridge regression) and the other half judge
-    it, both ways; halves are of different images wherever there is more than one.
+    From the means of blocks, whose variance is (1 + 3 rho) / 4 of the positions' own; below zero counts as 0.
 
     Args:
-        features: Over scales, finest first, (N, C_k, h_k, w_k), any float type; each channel counts in its deviation.
+        features: (N, C, h, w) of one scale, any float type; each channel counts in its deviation.
     """
-    scaled = [(each / _deviations(_positions(each)).view(1, -1, 1, 1)).float() for each in features]
-    cells = max(1, features[-1].shape[-1] // 2)
-    look = _positions(torch.cat([F.avg_pool2d(each, each.shape[-1] // cells) for each in scaled], dim=1)).T
-    finest, step = scaled[0], scaled[0].shape[-1] // cells
-    places = [_positions(finest[:, :, i::step, j::step]).T for i in range(step) for j in range(step)]  # (N cells^2, C)
-    first, second = slice(0, len(look) // 2), slice(len(look) // 2, None)
-    left = varied = 0.0
-    for fitted, judged in ((first, second), (second, first)):
-        mean = look[fitted].mean(0)
-        given, unseen = look[fitted] - mean, look[judged] - mean
-        square = given.T @ given / len(given)
-        square += RIDGE * square.diagonal().mean().clamp_min(1e-6) * torch.eye(len(square), dtype=square.dtype)
-        factor = torch.linalg.cholesky(square)
-        for place in places:
-            middle = place[fitted].mean(0)
-            weights = torch.cholesky_solve(given.T @ (place[fitted] - middle) / len(given), factor)
-            left += float((place[judged] - middle - unseen @ weights).square().sum())
-            varied += float((place[judged] - middle).square().sum())
-    return min(1.0, max(0.0, 1 - left / max(varied, 1e-12)))
+    values = features.double()
+    centred = values - values.mean((0, 2, 3), keepdim=True)
+    scaled = centred / _deviations(_positions(features)).view(1, -1, 1, 1)
+    kept = F.avg_pool2d(scaled, 2).square().mean() / scaled.square().mean().clamp_min(1e-12)
+    return max(0.0, (4 * float(kept) - 1) / 3)
 
 
 def _positions(features: Tensor) -> Tensor:
@@ -106,8 +97,9 @@ def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.dev
     teacher = fold_norms(model.teacher)  # the same and faster
     batches = [teacher_features(teacher, batch) for batch in sample_batches(store, device)]
     scales = [torch.cat([part.float().cpu() for part in parts]) for parts in zip(*batches, strict=True)]
-    if power == "explained":
-        power = explained_power(scales)
+    if power == "measured":
+        power = measured_power(scales[model.teacher.shape.strides.index(MEASURED_STRIDE)])
+        model.get_buffer("whitening_power").fill_(power)
     for k, features in enumerate(scales):
         if power is not None:
             matrix = whitening_matrix(features, power=power)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ from reason_runtime.image import square_format
 from reason_train.config import MethodConfig
 from reason_train.image_store import ImageStore
 from reason_train.model import build_model
-from reason_train.whitening import SHRINKAGE, explained_power, explained_share, measure_features, whitening_matrix
+from reason_train.whitening import (
+    SHRINKAGE,
+    measure_features,
+    measured_power,
+    neighbour_correlation,
+    whitening_matrix,
+)
 from tests.pictures import good_picture, save
 
 
@@ -66,41 +73,49 @@ def noise(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def blocks(values: Tensor, side: int) -> Tensor:
-    return values.repeat_interleave(side, 2).repeat_interleave(side, 3)
+def in_blocks(*shape: int, signal: float, seed: int) -> Tensor:
+    """Unit variance, of which the share `signal` is the same within blocks of 2 x 2 and the rest noise."""
+    images, channels, height, width = shape
+    level = noise(images, channels, height // 2, width // 2, seed=seed).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return float(signal**0.5) * level + float((1 - signal) ** 0.5) * noise(*shape, seed=seed + 1)
 
 
-@pytest.mark.parametrize(("signal", "power"), [(0.0, 0.1), (0.4, 0.7), (1.0, 1.0)])
-def test_what_a_cell_explains_of_noise_around_its_level_is_known(signal: float, power: float) -> None:
-    # x = s + n is foretold from the mean of 16 such values, s + mean n: R^2 = (S + N / 16) / (S + N)
-    fine = signal**0.5 * blocks(noise(64, 2, 4, 4, seed=1), 4) + (1 - signal) ** 0.5 * noise(64, 2, 16, 16, seed=2)
-    features = [fine, noise(64, 2, 8, 8, seed=3)]
-    assert explained_share(features) == pytest.approx(signal + (1 - signal) / 16, abs=0.02)
-    assert explained_power(features) == pytest.approx(power, abs=0.03)
+@pytest.mark.parametrize(("signal", "power"), [(0.0, 0.2), (0.2, 0.32), (0.4, 0.64), (0.8, 0.8), (1.0, 0.8)])
+def test_what_blocks_have_in_common_is_their_correlation(signal: float, power: float) -> None:
+    features = in_blocks(64, 4, 32, 32, signal=signal, seed=1)
+    assert neighbour_correlation(features) == pytest.approx(signal, abs=0.01)
+    assert measured_power(features) == pytest.approx(power, abs=0.02)
 
 
-def test_the_coarse_scale_explains_the_fine_one() -> None:
-    level = noise(32, 1, 4, 4, seed=1)
-    pattern = noise(1, 1, 4, 4, seed=2)
-    pattern -= pattern.mean()  # so that the fine scale's own means say nothing
-    fine = blocks(level, 4) * pattern.tile(1, 1, 4, 4)
-    assert explained_share([fine, blocks(level, 2)]) == pytest.approx(1, abs=0.01)
-    assert explained_share([fine, noise(32, 1, 8, 8, seed=3)]) < 0.01
+def test_it_is_the_mean_correlation_of_all_pairs_in_a_block() -> None:
+    values = torch.cumsum(noise(16, 3, 16, 16, seed=3), dim=3).double()
+    values -= values.mean((0, 2, 3), keepdim=True)
+    corners = [values[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    products = [(a * b).mean((0, 2, 3)) for a, b in itertools.combinations(corners, 2)]
+    expected = (torch.stack(products).mean(0) / values.square().mean((0, 2, 3))).mean()
+    assert neighbour_correlation(values) == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_units_do_not_matter() -> None:
-    features = [noise(16, 3, 16, 16, seed=4), noise(16, 5, 8, 8, seed=5)]
-    scaled = [each * torch.arange(1.0, each.shape[1] + 1).view(1, -1, 1, 1) + 3 for each in features]
-    assert explained_share(scaled) == pytest.approx(explained_share(features), abs=1e-6)
+    features = in_blocks(16, 3, 16, 16, signal=0.5, seed=4)
+    scaled = features * torch.tensor([0.1, 1.0, 100.0]).view(1, -1, 1, 1) + 3
+    assert neighbour_correlation(scaled) == pytest.approx(neighbour_correlation(features), abs=1e-5)
 
 
-@pytest.mark.parametrize("images", [1, 2, 3])
-def test_few_images_and_constant_ones_give_a_power(images: int) -> None:
-    for features in (
-        [noise(images, 4, 16, 16, seed=6), noise(images, 4, 8, 8, seed=7)],
-        [torch.ones(images, 4, 16, 16), torch.ones(images, 4, 8, 8)],
-    ):
-        assert 0 <= explained_power(features) <= 1
+@pytest.mark.parametrize("images", [4, 8, 16])
+def test_few_images_give_nearly_the_power_of_many(images: int) -> None:
+    features = in_blocks(128, 8, 32, 32, signal=0.4, seed=5)
+    assert measured_power(features[:images]) == pytest.approx(measured_power(features), abs=0.03)
+
+
+def test_features_that_never_vary_have_nothing_in_common() -> None:
+    assert neighbour_correlation(torch.ones(2, 4, 16, 16)) == 0
+    assert neighbour_correlation(-torch.ones(1, 4, 2, 2)) == 0
+
+
+def test_neighbours_that_contradict_each_other_count_as_unlike() -> None:
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    assert neighbour_correlation(board.expand(2, 3, 16, 16)) == 0
 
 
 def test_a_model_is_whitened_with_its_own_measured_power(tmp_path: Path) -> None:
@@ -108,12 +123,14 @@ def test_a_model_is_whitened_with_its_own_measured_power(tmp_path: Path) -> None
         save(tmp_path / f"{k}.png", good_picture(k, size_px=64))
     store = ImageStore(sorted(tmp_path.iterdir()), input_format=square_format(64))
     method = MethodConfig(
-        teacher="efficientnet_lite0", image_size_px=64, suppression_layers=False, whitening="explained"
+        teacher="efficientnet_lite0", image_size_px=64, suppression_layers=False, whitening="measured"
     )
     torch.manual_seed(0)
     model = build_model(method).eval()
     measure_features(model, store, device=torch.device("cpu"))
     features = model.teacher.stages(model.stem(torch.from_numpy(np.stack([store[k] for k in range(4)]))))
+    power = measured_power(features[0])
+    assert float(model.get_buffer("whitening_power")) == pytest.approx(power, abs=1e-3)
     for k, each in enumerate(features):
-        expected = whitening_matrix(each, power=explained_power(features))
+        expected = whitening_matrix(each, power=power)
         torch.testing.assert_close(model.get_buffer(f"whiten_{k}")[:, :, 0, 0], expected, rtol=1e-2, atol=1e-3)
