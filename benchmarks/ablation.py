@@ -45,7 +45,7 @@ from reason_train.whitening import measure_maps
 Change = tuple[dict[str, object], dict[str, object]]
 """Changes to the method's settings, and to the training's."""
 
-HEAD = ("map_damping", "map_normalised", "map_sigma_px", "score_exponent")
+HEAD = ("map_normalised", "map_sigma_px", "score_exponent")
 """Settings that come after training: variants of these alone judge the default's own model anew."""
 
 MEMORY = "nearest of 20000 teacher patches"
@@ -56,10 +56,8 @@ VARIANTS: dict[str, Change] = {
     "score: maximum, as published": ({"score_exponent": None}, {}),
     "score: exponent 8": ({"score_exponent": 8.0}, {}),
     "score: exponent 28": ({"score_exponent": 28.0}, {}),
-    "plain cosine, as published": ({"map_damping": 0.0}, {}),
-    "cosine damped by 1": ({"map_damping": 1.0}, {}),
     "scales not made equal": ({"map_normalised": False}, {}),
-    "blur of 4 px, as published": ({"map_sigma_px": 4.0}, {}),
+    "blur of 3 px": ({"map_sigma_px": 3.0}, {}),
     "rd4ad: no latent noise": ({"method": "rd4ad"}, {}),
     "with published suppression layers, lambda 0.01": ({"suppression_layers": True}, {}),
     "with published suppression layers, lambda 0.1": ({"suppression_layers": True, "suppression_weight": 0.1}, {}),

@@ -40,13 +40,17 @@ def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> N
     return blurred
 
 
+def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """(N, C, h, w) features of one scale to their (N, h, w) distance 1 - cos, float32; 1 where either is zero."""
+    teacher, student = teacher.float(), student.float()
+    norms = (teacher.square().sum(1) * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)
+    return (norms - (teacher * student).sum(1)) / norms
+
+
 class MapHead(nn.Module):
     """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its highest part.
 
-    Each scale's distance is 1 - cos when `damping` is 0. With damping k it is (1 - cos) |t|^2 / (|t|^2 + k p), p the
-    mean of |t|^2 over positions of training images: where the teacher sees almost nothing, the direction of its feature
-    is noise, and such positions then count less. The student's length does not enter: the loss leaves it free.
-    `weight_k` and `power_k` are 1 until training measures them.
+    Each scale's distance is 1 - cos; `weight_k` is 1 until training measures it.
 
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.
@@ -57,8 +61,8 @@ class MapHead(nn.Module):
     p = `score_exponent`: the larger p, the closer to the maximum. A weak defect of some size then counts more than one
     stray peak as high. Computed relative to the maximum, so that no power leaves float32.
 
-    Source: REASON, IEEE TCSVT 2025 (damping 0, weights 1, maximum).
-    Departure: Damping, weights and the generalised mean are this project's, for the edge teachers.
+    Source: REASON, IEEE TCSVT 2025 (weights 1, maximum).
+    Departure: Weights and the generalised mean are this project's, for the edge teachers.
     """
 
     def __init__(
@@ -66,13 +70,12 @@ class MapHead(nn.Module):
         *,
         size_px: int,
         sides: Sequence[int],
-        damping: float = 0.0,
         sigma_px: float = BLUR_SIGMA_PX,
         score_exponent: float | None = None,
         has_region: bool = False,
     ) -> None:
         super().__init__()
-        self.size_px, self.damping = size_px, damping
+        self.size_px = size_px
         if has_region:
             self.register_buffer("region", torch.ones(size_px, size_px))
         self.has_region = has_region
@@ -80,25 +83,14 @@ class MapHead(nn.Module):
         for k, side in enumerate(sides):
             matrix = torch.from_numpy(map_matrix(size_px, side, sigma_px=sigma_px)).float()
             self.register_buffer(f"matrix_{k}", matrix, persistent=False)
-            self.register_buffer(f"power_{k}", torch.ones(()))
             self.register_buffer(f"weight_{k}", torch.ones(()))
-
-    def distance(self, k: int, *, teacher: Tensor, student: Tensor) -> Tensor:
-        """(N, C, h, w) features of scale k to their (N, h, w) distance, float32, not weighted."""
-        teacher, student = teacher.float(), student.float()
-        power = teacher.square().sum(1)
-        norms = (power * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)
-        distance = (norms - (teacher * student).sum(1)) / norms
-        if self.damping == 0:
-            return distance
-        return distance * (power / (power + self.damping * self.get_buffer(f"power_{k}")))
 
     def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features over scales, finest first, to the map (N, S, S) and the score (N,), both in raw units."""
         maps = []
         for k, (t, g) in enumerate(zip(teacher, student, strict=True)):
             matrix = self.get_buffer(f"matrix_{k}")  # (S, h)
-            distance = self.distance(k, teacher=t, student=g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
+            distance = cosine_distance(t, g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
             half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
             maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
         anomaly_map = sum(maps[1:], start=maps[0])

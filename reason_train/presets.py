@@ -155,9 +155,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
         whitening="measured",
         easy_share=0.9,
         easy_gradient=0.1,
-        map_damping=0.1,
         map_normalised=True,
-        map_sigma_px=3.0,
         score_exponent=14.0,
     )
     training = TrainingConfig(

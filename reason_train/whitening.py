@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reason_runtime.evenly import evenly
+from reason_train.anomaly_map import cosine_distance
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.teacher import TOGETHER, fold_norms, teacher_features
@@ -90,9 +91,9 @@ def _deviations(positions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.device) -> None:
-    """Set the model's `whiten_k` and the head's `power_k` from training images, where its method uses them."""
+    """Set the model's `whiten_k` from training images, where its method whitens."""
     power = model.method.whitening
-    if power is None and model.method.map_damping == 0:
+    if power is None:
         return
     teacher = fold_norms(model.teacher)  # the same and faster
     batches = [teacher_features(teacher, batch) for batch in sample_batches(store, device)]
@@ -101,11 +102,8 @@ def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.dev
         power = measured_power(scales[model.teacher.shape.strides.index(MEASURED_STRIDE)])
         model.get_buffer("whitening_power").fill_(power)
     for k, features in enumerate(scales):
-        if power is not None:
-            matrix = whitening_matrix(features, power=power)
-            model.get_buffer(f"whiten_{k}").copy_(matrix[:, :, None, None])
-            features = F.conv2d(features, matrix[:, :, None, None])
-        model.head.get_buffer(f"power_{k}").copy_(features.square().sum(1).mean())
+        matrix = whitening_matrix(features, power=power)
+        model.get_buffer(f"whiten_{k}").copy_(matrix[:, :, None, None])
 
 
 @torch.no_grad()
@@ -120,8 +118,7 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
     for batch in sample_batches(store, device):
         features = model.whiten(teacher_features(teacher, batch))
         rebuilt = model.rebuild(model.suppress(features))
-        pairs = enumerate(zip(features, rebuilt, strict=True))
-        peaks.append([model.head.distance(k, teacher=t, student=g).amax((1, 2)) for k, (t, g) in pairs])
+        peaks.append([cosine_distance(t, g).amax((1, 2)) for t, g in zip(features, rebuilt, strict=True)])
     for k, parts in enumerate(zip(*peaks, strict=True)):
         model.head.get_buffer(f"weight_{k}").copy_(1 / torch.cat(parts).mean().clamp_min(1e-6))
 
