@@ -20,15 +20,19 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
-METHODS = {"{}_reason": "default (`reason`)", "earlier/{}_reason": "default, earlier", "{}_rd4ad": "`--method rd4ad`"}
+METHODS = {
+    "{}_reason": "default (`reason`)",
+    "earlier/{}_reason": "default before, whitened by 0.5",
+    "{}_rd4ad": "`--method rd4ad`",
+}
 
 LARGER = {
-    "screw_reason": ("efficientnet_lite0", "256"),
+    "earlier/screw_reason": ("efficientnet_lite0", "256"),
     "screw_lite1": ("efficientnet_lite1", "256"),
     "screw_lite2": ("efficientnet_lite2", "256"),
     "screw_320px": ("efficientnet_lite0", "320"),
 }
-"""Result files of larger teachers and inputs, after the default's."""
+"""Result files of larger teachers and inputs, after those of the default that they were trained with."""
 RUN_TITLES = ("runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s")
 
 
