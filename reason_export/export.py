@@ -207,7 +207,7 @@ def _statistics(scores: NDArray[np.float32]) -> ScoreStatistics:
 
 
 def _manifest(run: Run, model: ReasonModel, form: InputFormat, *, name: str, protocol: str | None) -> Manifest:
-    configuration = _json(dataclasses.asdict(run.config.training))
+    configuration = _json(dataclasses.asdict(run.config.training) | model.measured())
     configuration["preset"] = run.config.preset
     configuration["departures"] = list(run.config.departures)
     configuration["dataset"] = run.dataset
@@ -215,7 +215,7 @@ def _manifest(run: Run, model: ReasonModel, form: InputFormat, *, name: str, pro
         configuration["paper_protocol"] = protocol
     if run.imported_from is not None:
         configuration["imported_from"] = run.imported_from
-    settings = _json(dataclasses.asdict(run.config.method) | model.measured())
+    settings = _json(dataclasses.asdict(run.config.method))
     return Manifest(
         name=name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
