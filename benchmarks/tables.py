@@ -312,7 +312,7 @@ def _read(path: Path) -> dict:
 
 TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "ablation": ("ablation.json", ablation_table),
-    "whitening": ("whitening.json", whitening_table),
+    "whitening": ("whole_trainings.json", whitening_table),
     "precision": ("precision_screw.json", precision_table),
     "float_layers": ("precision_screw.json", float_layers_table),
     "speed": ("speed.json", speed_table),
