@@ -19,7 +19,7 @@ def pytest_configure() -> None:
 
 
 TRAINING = (
-    *("--steps", 6, "--batch-size", 3, "--image-size", 64, "--seed", 3, "--device", "cpu"),
+    *("--steps", 20, "--batch-size", 3, "--image-size", 64, "--seed", 3, "--device", "cpu"),
     *("--method", "reason", "--suppression-layers"),
 )
 
@@ -32,11 +32,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that `fit` made of `parts`: EfficientNet-Lite0, six steps, two images held out."""
+    """A run that `fit` made of `parts`: EfficientNet-Lite0, twenty steps, two images held out."""
     out = tmp_path_factory.mktemp("run") / "stripes"
     done = call("reason-train", "fit", "--data", parts, "--out", out, *TRAINING, "--json")
     assert done.status == 0, done.log
-    assert json.loads(done.output)["steps"] == 6
+    assert json.loads(done.output)["steps"] == 20
     return out
 
 

@@ -56,7 +56,7 @@ def test_a_bundle_says_what_was_trained_and_how(exported_bundle: Path, finished_
     assert manifest.training.images == 8
     assert manifest.training.images_sha256 == run.images_sha256
     assert (manifest.training.seed, manifest.training.libraries) == (3, run.libraries)
-    assert manifest.training.configuration["steps"] == 6
+    assert manifest.training.configuration["steps"] == 20
     assert manifest.training.configuration["whitening_power"] == 0.2
     assert (manifest.input.height_px, manifest.input.channels, manifest.map_size_px) == (64, 3, 64)
 
