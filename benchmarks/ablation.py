@@ -112,10 +112,10 @@ def main(
 def _run(
     dataset: DataSet, samples: tuple[Sample, ...], title: str, *, seed: int, steps: int, folder: Path
 ) -> dict[str, object]:
-    if title == MEMORY:
-        judged_so = judge_by_memory(split(dataset, held_out_share=0.2, seed=0).train, samples, seed=seed)
-        return _figures(judged_so.evaluation, seconds=judged_so.seconds)
     images = split(dataset, held_out_share=0.2, seed=0).train
+    if title == MEMORY:
+        judged_so = judge_by_memory(images, samples, seed=seed)
+        return _figures(judged_so.evaluation, seconds=judged_so.seconds)
     steps = steps or total_steps(_default(seed=seed, steps=None).training, images=len(images))
     config = _configured(title, seed=seed, steps=steps)
     store = ImageStore(images, input_format=input_format(config.method), seed=seed)

@@ -40,8 +40,11 @@ def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> N
     return blurred
 
 
-def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """(N, C, h, w) features of one scale to their (N, h, w) distance 1 - cos, float32; 1 where either is zero."""
+def head_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """(N, C, h, w) features of one scale to their (N, h, w) distance 1 - cos, float32; 1 where either is zero.
+
+    `losses.cosine_distance` up to rounding, written out: these are the operators of the exported graph.
+    """
     teacher, student = teacher.float(), student.float()
     norms = (teacher.square().sum(1) * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)
     return (norms - (teacher * student).sum(1)) / norms
@@ -90,7 +93,7 @@ class MapHead(nn.Module):
         maps = []
         for k, (t, g) in enumerate(zip(teacher, student, strict=True)):
             matrix = self.get_buffer(f"matrix_{k}")  # (S, h)
-            distance = cosine_distance(t, g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
+            distance = head_distance(t, g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
             half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
             maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
         anomaly_map = sum(maps[1:], start=maps[0])

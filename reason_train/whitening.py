@@ -6,9 +6,9 @@ correlation matrix evens out the directions, so that a small, unusual change is 
 one. The mean stays: without it a flat background has features near zero, whose direction is noise.
 
 How far to even them out depends on the images. Where a place resembles its neighbours, as on parts, the strong
-directions follow from the surroundings, defects show in the weak ones, and much whitening pays. In a random texture
-the weak directions are what nothing foretells, and lifting them lifts noise. So the power follows from how much
-neighbouring places have in common.
+directions follow from the surroundings, defects show in the weak ones, and much whitening does no harm. In a random
+texture the weak directions are what nothing foretells, and lifting them lifts noise. So the power follows from how
+much neighbouring places have in common.
 
 Departure: Not in REASON; `--preset paper` does not use it. `docs/accuracy.md` shows what it brings.
 """
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reason_runtime.evenly import evenly
-from reason_train.anomaly_map import cosine_distance
+from reason_train.anomaly_map import head_distance
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.teacher import TOGETHER, fold_norms, teacher_features
@@ -73,7 +73,7 @@ def neighbour_correlation(features: Tensor) -> float:
     """
     values = features.double()
     centred = values - values.mean((0, 2, 3), keepdim=True)
-    scaled = centred / _deviations(_positions(features)).view(1, -1, 1, 1)
+    scaled = centred / _deviations(_positions(values)).view(1, -1, 1, 1)
     kept = F.avg_pool2d(scaled, 2).square().mean() / scaled.square().mean().clamp_min(1e-12)
     return max(0.0, (4 * float(kept) - 1) / 3)
 
@@ -118,7 +118,7 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
     for batch in sample_batches(store, device):
         features = model.whiten(teacher_features(teacher, batch))
         rebuilt = model.rebuild(model.suppress(features))
-        peaks.append([cosine_distance(t, g).amax((1, 2)) for t, g in zip(features, rebuilt, strict=True)])
+        peaks.append([head_distance(t, g).amax((1, 2)) for t, g in zip(features, rebuilt, strict=True)])
     for k, parts in enumerate(zip(*peaks, strict=True)):
         model.head.get_buffer(f"weight_{k}").copy_(1 / torch.cat(parts).mean().clamp_min(1e-6))
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
-from reason_train.anomaly_map import MapHead, cosine_distance, generalised_mean, interpolation_matrix, map_matrix
+from reason_train.anomaly_map import MapHead, generalised_mean, head_distance, interpolation_matrix, map_matrix
+from reason_train.losses import cosine_distance
 
 RESNET_256, RESNET_224, LITE_256 = (64, 32, 16), (56, 28, 14), (32, 16)
 SIDES = [(256, RESNET_256), (224, RESNET_224), (256, LITE_256), (64, (8, 4))]
@@ -103,8 +104,21 @@ def test_positions_where_teacher_and_student_see_nothing_are_finite() -> None:
 def test_the_distance_by_hand() -> None:
     teacher = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     student = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
-    torch.testing.assert_close(cosine_distance(teacher, student), torch.full((1, 2, 2), 1 - 0.6))
-    torch.testing.assert_close(cosine_distance(teacher * 0, student), torch.ones(1, 2, 2))
+    torch.testing.assert_close(head_distance(teacher, student), torch.full((1, 2, 2), 1 - 0.6))
+    torch.testing.assert_close(head_distance(teacher * 0, student), torch.ones(1, 2, 2))
+
+
+def test_the_map_shows_the_distance_that_is_trained() -> None:
+    for t, g in zip(*pair(LITE_256), strict=True):
+        torch.testing.assert_close(head_distance(t, g), cosine_distance(teacher=t, student=g), atol=1e-6, rtol=0)
+
+
+def test_how_long_the_students_features_are_does_not_matter() -> None:
+    teacher, student = pair(LITE_256)
+    head = MapHead(size_px=256, sides=LITE_256)
+    plain, _ = head(teacher, student)
+    scaled, _ = head(teacher, [g * 1e3 for g in student])
+    torch.testing.assert_close(scaled, plain, atol=1e-5, rtol=0)
 
 
 def test_weights_scale_each_scale() -> None:
