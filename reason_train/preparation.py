@@ -81,8 +81,11 @@ def _require_same(out: Path, run: Run) -> None:
 
 
 def _remove_unfinished(out: Path) -> None:
-    """Remove what a killed process was writing: hidden files beside the run's own, as `atomic.replacing` names them."""
-    for name in (RUN, LOG, CHECKPOINT, MODEL, CALIBRATION, THRESHOLD, PAPER_PROTOCOL):
-        stem, suffix = name.split(".")
-        for path in out.glob(f".{stem}.*.{suffix}"):
+    """Remove what a killed process was writing: hidden files, as `atomic.replacing` and safetensors name them.
+
+    safetensors from 0.8 on writes beside the file that it was given, too, as `.tmp` and six letters or digits.
+    """
+    written = (name.split(".") for name in (RUN, LOG, CHECKPOINT, MODEL, CALIBRATION, THRESHOLD, PAPER_PROTOCOL))
+    for pattern in (".tmp??????", *(f".{stem}.*.{suffix}" for stem, suffix in written)):
+        for path in out.glob(pattern):
             path.unlink(missing_ok=True)

@@ -141,10 +141,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, facts: dict[str, st
         ReasonError: The system refused to write; the old file is kept.
     """
     with replacing(path) as beside:
+        beside.touch()
+        permissions = beside.stat().st_mode
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, facts)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
+        beside.chmod(permissions)  # safetensors 0.8 replaces the file by one that only its owner may read
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

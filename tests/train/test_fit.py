@@ -83,6 +83,12 @@ def test_a_run_folder_holds_what_was_asked_for(data: Path, tmp_path: Path) -> No
     assert finished.threshold.images == 2
 
 
+def test_the_files_of_a_run_may_be_read_by_whom_the_system_lets(finished_run: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in finished_run.iterdir()}
+    assert MODEL in modes
+    assert set(modes.values()) == {modes[RUN]}
+
+
 def test_the_log_has_a_finite_line_for_each_step(data: Path, tmp_path: Path) -> None:
     small_training(data, tmp_path / "run")
     lines = log_lines(tmp_path / "run")
