@@ -16,6 +16,9 @@ from torch import Generator
 from reason_train.config import TrainingConfig
 from reason_train.model import ReasonModel
 
+ROUNDS_A_VIEW = 2
+"""Rounds that a view is shown in before it makes way for a new one: half of the teacher's work is then saved."""
+
 
 def total_steps(training: TrainingConfig, *, images: int) -> int:
     """Optimiser steps of a whole run.
@@ -41,20 +44,36 @@ def seeded(purpose: str, seed: int, number: int) -> Generator:
     return Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
+def steps_per_round(training: TrainingConfig, *, images: int) -> int:
+    """Optimiser steps in which every image and `views` views of it are shown once."""
+    return math.ceil(images * (1 + training.views) / training.batch_size)
+
+
+def first_step_with_views(training: TrainingConfig, *, step: int, images: int) -> int:
+    """The first step of the rounds that show the views which are shown at the given step."""
+    kept_for = ROUNDS_A_VIEW * steps_per_round(training, images=images)
+    return step // kept_for * kept_for
+
+
+def shows_new_views(training: TrainingConfig, *, step: int, images: int) -> bool:
+    """Whether the views of a step are shown for the first time."""
+    return step // steps_per_round(training, images=images) % ROUNDS_A_VIEW == 0
+
+
 def batch_order(training: TrainingConfig, *, step: int, images: int) -> Sequence[int]:
     """What the given step trains on, as positions in an `ImageStore`.
 
-    A round is every image and `views` new views of it, each once in a new shuffle.
+    A round is every image and `views` views of it, each once in a new shuffle; every other round takes new views.
 
     Args:
         training: Batch size, number of views, seed.
         step: From 0.
         images: Training images, without their views.
     """
-    shown = 1 + training.views
-    number, position = divmod(step, math.ceil(images * shown / training.batch_size))
-    views = [0, *range(1 + number * training.views, 1 + (number + 1) * training.views)]
-    order = torch.randperm(images * shown, generator=seeded("order", training.seed, number)).tolist()
+    number, position = divmod(step, steps_per_round(training, images=images))
+    new = number // ROUNDS_A_VIEW
+    views = [0, *range(1 + new * training.views, 1 + (new + 1) * training.views)]
+    order = torch.randperm(images * len(views), generator=seeded("order", training.seed, number)).tolist()
     chosen = order[position * training.batch_size : (position + 1) * training.batch_size]
     return [views[index // images] * images + index % images for index in chosen]
 

@@ -42,8 +42,9 @@ def teacher_views(
 ) -> Iterator[TeacherView]:
     """This process's part of each step's batch.
 
-    Clean teacher features of the images themselves are computed once where nothing changes them and those of all images
-    fit into `cache_mib`; of several processes each keeps all of them, since every epoch deals the images anew.
+    Where nothing changes the teacher's input, clean features that fit into `cache_mib` are computed once: those of all
+    images, and those of views for as long as they are shown. Each round deals anew: of several processes each keeps
+    those of all images, and none of views.
 
     Raises:
         ImageError: A training image cannot be read.
@@ -57,12 +58,13 @@ def teacher_views(
     seed = config.training.seed
     read = partial(store.batches, ahead=AHEAD if leaves_cores_idle(device) else 0)
     if not config.method.has_stem_noise:
-        clean_features, kept = CleanFeatures(model, config, device=device), None
-        if FeatureCache.mib(model, store, config) <= cache_mib:
-            kept = FeatureCache(model, store, config, clean_features=clean_features, device=device, clock=clock)
-        together = max(1, TOGETHER // config.training.batch_size)
-        known = store.images if kept is not None else 0
-        deals = _clean(clean_features, read, kept, deal, known=known, together=together, steps=steps, clock=clock)
+        clean_features = CleanFeatures(model, config, device=device)
+        kept, together = None, max(1, TOGETHER // config.training.batch_size)
+        for views in (config.training.views if ranks.size == 1 else 0, 0):
+            if kept is None and FeatureCache.mib(model, store, config, views=views) <= cache_mib:
+                kept = FeatureCache(model, store, config, views=views, device=device)
+                kept.fill(clean_features, store, clock=clock)
+        deals = _clean(clean_features, read, kept, deal, together=together, steps=steps, clock=clock)
         for step, part, clean in deals:
             with clock.during("teacher"):
                 view = view_features(clean, config, noise=seeded("noise", seed, step), part=part)
@@ -83,38 +85,41 @@ def _clean(
     kept: FeatureCache | None,
     deal: Deal,
     *,
-    known: int,
     together: int,
     steps: range,
     clock: PhaseClock,
 ) -> Iterator[tuple[int, Part, list[Tensor]]]:
-    """Each step with its part and clean features; positions from `known` on are computed, `together` steps at once.
+    """Each step with its part and clean features; what is not kept is computed, `together` steps at once.
 
-    Groups are the same wherever a training is resumed, so that every image has the company that it had.
+    Groups are the same wherever a training is resumed, so that every image has the company that it had. What steps
+    before the first one would have kept for it is computed again.
     """
-    firsts = range(steps.start // together * together, steps.stop, together)
+
+    def unknown(step: int, order: Sequence[int]) -> list[int]:
+        return [n for n, position in enumerate(order) if kept is None or not kept.has(position, step=step)]
+
+    start = steps.start if kept is None else kept.filled_from(steps.start)
+    firsts = range(start // together * together, steps.stop, together)
     groups = (range(first, min(first + together, steps.stop)) for first in firsts)
     ahead, now = tee([(step, *deal(step)) for step in group] for group in groups)
-    unknown = ([i for _, _, order in group for i in order if i >= known] for group in ahead)
-    for group, batch in zip(now, clock.reading(read(unknown)), strict=True):
+    to_read = ([order[n] for step, _, order in group for n in unknown(step, order)] for group in ahead)
+    for group, batch in zip(now, clock.reading(read(to_read)), strict=True):
         with clock.during("teacher"):
             new = kept[[]] if kept is not None and len(batch) == 0 else clean_features(batch)
         for step, part, order in group:
-            places = [place for place, i in enumerate(order) if i >= known]
+            places = unknown(step, order)
+            clean, new = [scale[: len(places)] for scale in new], [scale[len(places) :] for scale in new]
+            with clock.during("teacher"):
+                if kept is not None:
+                    kept.put([order[n] for n in places], clean)
+                    clean = _joined(order, places, clean, kept)
             if step in steps:
-                with clock.during("teacher"):
-                    clean = _joined(order, places, new, kept)
                 yield step, part, clean
-            new = [scale[len(places) :] for scale in new]
 
 
-def _joined(
-    order: Sequence[int], places: Sequence[int], new: Sequence[Tensor], kept: FeatureCache | None
-) -> list[Tensor]:
-    """A batch's features: the first of `new` at `places`, kept ones elsewhere."""
-    if kept is None:
-        return [scale[: len(order)] for scale in new]
-    clean = kept[[0 if place in places else i for place, i in enumerate(order)]]
-    for scale, found in zip(clean, new, strict=True):
-        scale[places] = found[: len(places)]
+def _joined(order: Sequence[int], places: Sequence[int], found: Sequence[Tensor], kept: FeatureCache) -> list[Tensor]:
+    """A batch's features: those just `found` at `places`, kept ones elsewhere."""
+    clean = kept[[0 if n in places else position for n, position in enumerate(order)]]
+    for scale, new in zip(clean, found, strict=True):
+        scale[places] = new
     return clean

@@ -37,15 +37,23 @@ def test_each_epoch_trains_on_every_image_once_in_a_new_order() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-@pytest.mark.parametrize(("views", "rounds"), [(0, [(), ()]), (2, [(1, 2), (3, 4)]), (3, [(1, 2, 3), (4, 5, 6)])])
-def test_each_round_shows_every_image_itself_and_new_views_of_it(views: int, rounds: list[tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(
+    ("views", "rounds"),
+    [(0, [(), (), ()]), (2, [(1, 2), (1, 2), (3, 4)]), (3, [(1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6), (7, 8, 9)])],
+)
+def test_each_round_shows_every_image_itself_and_views_that_two_rounds_share(
+    views: int, rounds: list[tuple[int, ...]]
+) -> None:
     training = TrainingConfig(steps=100, batch_size=4, views=views)
     steps = math.ceil(10 * (1 + views) / 4)
+    orders = []
     for number, shown in enumerate(rounds):
         batches = [batch_order(training, step=step, images=10) for step in range(number * steps, (number + 1) * steps)]
         expected = [view * 10 + image for view in (0, *shown) for image in range(10)]
-        assert sorted(index for batch in batches for index in batch) == sorted(expected)
+        orders.append(tuple(index for batch in batches for index in batch))
+        assert sorted(orders[-1]) == sorted(expected)
         assert {len(batch) for batch in batches[:-1]} == {4}
+    assert len(set(orders)) == len(orders)
 
 
 def test_steps_count_as_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from reason_runtime.image import as_image, resize_image, square_format
+from reason_train.feature_cache import FeatureCache
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.presets import resolve
@@ -135,14 +137,16 @@ def test_a_view_depends_on_seed_image_and_its_number_alone(memory_mib: int, tmp_
     assert not np.array_equal(ImageStore(paths, input_format=FORM, seed=5)[2 * 3 + 1], first)
 
 
-@pytest.mark.parametrize("cache_mib", [4096, 0], ids=["kept", "read again"])
-@pytest.mark.parametrize("start", [0, 13])
+@pytest.mark.parametrize("cache_mib", [4096, 1, 0], ids=["kept", "images kept", "read again"])
+@pytest.mark.parametrize("start", [0, 3, 23, 45])
 def test_every_step_gets_the_clean_features_of_its_images_and_views(start: int, cache_mib: int, tmp_path: Path) -> None:
     paths = sorted((good_parts(tmp_path, images=7) / "train" / "good").iterdir())
-    config = resolve(small_choices(steps=20, batch_size=4, views=2), dataset="mvtec", bf16_is_fast=False)
+    config = resolve(small_choices(steps=50, batch_size=4, views=10), dataset="mvtec", bf16_is_fast=False)
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher)).eval()
     store = ImageStore(paths, input_format=FORM, seed=config.training.seed)
-    steps, clock = range(start, 20), PhaseClock()
+    steps, clock = range(start, 50), PhaseClock()
+    mib = partial(FeatureCache.mib, model, store, config)
+    assert mib(views=0) < 1 < mib(views=10)
     views = teacher_views(model, config, store, device=CPU, steps=steps, cache_mib=cache_mib, ranks=ALONE, clock=clock)
     for step, view in zip(steps, views, strict=True):
         order = batch_order(config.training, step=step, images=store.images)
@@ -151,3 +155,25 @@ def test_every_step_gets_the_clean_features_of_its_images_and_views(start: int, 
         for scale, found in enumerate(view.clean):
             alone = torch.cat([features[scale] for features in expected])
             torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+
+
+class CountingStore(ImageStore):
+    """What was read, by position."""
+
+    read: list[int]
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_views_are_read_once_for_the_rounds_that_share_them(tmp_path: Path) -> None:
+    paths = sorted((good_parts(tmp_path, images=6) / "train" / "good").iterdir())
+    config = resolve(small_choices(steps=18, batch_size=4, views=1), dataset="mvtec", bf16_is_fast=False)
+    model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher)).eval()
+    store = CountingStore(paths, input_format=FORM, seed=config.training.seed)
+    store.read = []
+    clock, steps = PhaseClock(), range(12)  # four rounds of three steps
+    for _ in teacher_views(model, config, store, device=CPU, steps=steps, cache_mib=64, ranks=ALONE, clock=clock):
+        pass
+    assert sorted(store.read) == [*range(6), *range(6, 12), *range(12, 18)]
