@@ -22,7 +22,8 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
 METHODS = {
     "{}_reason": "default (`reason`)",
-    "earlier/{}_reason": "default before, whitened by 0.5",
+    "earlier/{}_new_views": "default before, new views every round",
+    "earlier/{}_reason": "default before that, whitened by 0.5",
     "{}_rd4ad": "`--method rd4ad`",
 }
 
@@ -312,7 +313,7 @@ def _read(path: Path) -> dict:
 
 TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "ablation": ("ablation.json", ablation_table),
-    "whitening": ("whole_trainings.json", whitening_table),
+    "whitening": ("earlier/whole_trainings.json", whitening_table),
     "precision": ("precision_screw.json", precision_table),
     "float_layers": ("precision_screw.json", float_layers_table),
     "speed": ("speed.json", speed_table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,31 +50,10 @@ def head_distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (norms - (teacher * student).sum(1)) / norms
 
 
-def coherent_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """(N, C, h, w) features of one scale to their (N, h, w) distance 1 - cos + |s|^2 / 2, float32.
-
-    1 - cos is half the squared length of the difference r of both directions; s is r averaged with its neighbours, by
-    1/6, 4/6, 1/6 along rows and columns, 0 outside. What the student cannot foretell on a good part points elsewhere at
-    every place and is averaged away; a defect of more than one place pulls its places the same way and is not.
-
-    Written as a place and the mean of three places: no backend makes bf16 of a mean, as it would of a convolution.
-
-    Departure: REASON's distance is 1 - cos; this is this project's, for the edge teachers.
-    """
-    difference = _direction(teacher.float()) - _direction(student.float())
-    along_columns = (difference + F.avg_pool2d(difference, (3, 1), stride=1, padding=(1, 0))) / 2
-    averaged = (along_columns + F.avg_pool2d(along_columns, (1, 3), stride=1, padding=(0, 1))) / 2
-    return (difference.square().sum(1) + averaged.square().sum(1)) / 2
-
-
-def _direction(feature: Tensor) -> Tensor:
-    return feature / feature.square().sum(1, keepdim=True).sqrt().clamp_min(SMALLEST_NORM)
-
-
 class MapHead(nn.Module):
     """Distance per scale, upsampled, weighted, summed and blurred in one expression; the score is its highest part.
 
-    Each scale's distance is 1 - cos, or `coherent_distance`; `weight_k` is 1 until training measures it.
+    Each scale's distance is 1 - cos; `weight_k` is 1 until training measures it.
 
     Both constants stand on the left of their products: OpenVINO runs a product with the constant on the right in
     bf16 when its bf16 hint is set.
@@ -94,14 +73,12 @@ class MapHead(nn.Module):
         *,
         size_px: int,
         sides: Sequence[int],
-        coherent: bool = False,
         sigma_px: float = BLUR_SIGMA_PX,
         score_exponent: float | None = None,
         has_region: bool = False,
     ) -> None:
         super().__init__()
         self.size_px = size_px
-        self.distance: Callable[[Tensor, Tensor], Tensor] = coherent_distance if coherent else head_distance
         if has_region:
             self.register_buffer("region", torch.ones(size_px, size_px))
         self.has_region = has_region
@@ -116,7 +93,7 @@ class MapHead(nn.Module):
         maps = []
         for k, (t, g) in enumerate(zip(teacher, student, strict=True)):
             matrix = self.get_buffer(f"matrix_{k}")  # (S, h)
-            distance = self.distance(t, g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
+            distance = head_distance(t, g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
             half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
             maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
         anomaly_map = sum(maps[1:], start=maps[0])

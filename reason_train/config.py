@@ -65,8 +65,6 @@ class MethodConfig:
     """Share of positions whose gradient is scaled by `easy_gradient`; 0 = the paper's loss."""
     easy_gradient: float = 1.0
     """Factor on the gradient of easy positions."""
-    map_coherent: bool = False
-    """Whether a place counts more where its neighbours differ from the student in the same way."""
     map_normalised: bool = False
     """Whether each scale's map is divided by its typical maximum on training images before the sum."""
     map_sigma_px: float = 4.0

@@ -44,7 +44,6 @@ class ReasonModel(nn.Module):
         self.head = MapHead(
             size_px=method.image_size_px,
             sides=[method.image_size_px // stride for stride in teacher.shape.strides],
-            coherent=method.map_coherent,
             sigma_px=method.map_sigma_px,
             score_exponent=method.score_exponent,
             has_region=method.has_region,

@@ -155,7 +155,6 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
         whitening="measured",
         easy_share=0.9,
         easy_gradient=0.1,
-        map_coherent=True,
         map_normalised=True,
         score_exponent=14.0,
     )

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reason_runtime.evenly import evenly
+from reason_train.anomaly_map import head_distance
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.teacher import TOGETHER, fold_norms, teacher_features
@@ -117,7 +118,7 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
     for batch in sample_batches(store, device):
         features = model.whiten(teacher_features(teacher, batch))
         rebuilt = model.rebuild(model.suppress(features))
-        peaks.append([model.head.distance(t, g).amax((1, 2)) for t, g in zip(features, rebuilt, strict=True)])
+        peaks.append([head_distance(t, g).amax((1, 2)) for t, g in zip(features, rebuilt, strict=True)])
     for k, parts in enumerate(zip(*peaks, strict=True)):
         model.head.get_buffer(f"weight_{k}").copy_(1 / torch.cat(parts).mean().clamp_min(1e-6))
 

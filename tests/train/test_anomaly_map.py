@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import convolve1d, gaussian_filter
+from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
-from reason_train.anomaly_map import (
-    MapHead,
-    coherent_distance,
-    generalised_mean,
-    head_distance,
-    interpolation_matrix,
-    map_matrix,
-)
+from reason_train.anomaly_map import MapHead, generalised_mean, head_distance, interpolation_matrix, map_matrix
 from reason_train.losses import cosine_distance
 
 RESNET_256, RESNET_224, LITE_256 = (64, 32, 16), (56, 28, 14), (32, 16)
@@ -93,20 +86,18 @@ def test_opposite_features_give_2_at_each_scale() -> None:
     torch.testing.assert_close(score, torch.full_like(score, 6.0))
 
 
-@pytest.mark.parametrize("coherent", [False, True])
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_the_map_ignores_how_long_features_are(factor: float, coherent: bool) -> None:
+def test_the_map_ignores_how_long_features_are(factor: float) -> None:
     teacher, student = pair(LITE_256)
-    head = MapHead(size_px=256, sides=LITE_256, coherent=coherent)
+    head = MapHead(size_px=256, sides=LITE_256)
     plain, _ = head(teacher, student)
     scaled, _ = head([t * factor for t in teacher], [g / factor for g in student])
     torch.testing.assert_close(scaled, plain, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("coherent", [False, True])
-def test_positions_where_teacher_and_student_see_nothing_are_finite(coherent: bool) -> None:
+def test_positions_where_teacher_and_student_see_nothing_are_finite() -> None:
     nothing = [torch.zeros(1, 4, 8, 8)]
-    anomaly_map, _ = MapHead(size_px=64, sides=(8,), coherent=coherent)(nothing, nothing)
+    anomaly_map, _ = MapHead(size_px=64, sides=(8,))(nothing, nothing)
     assert torch.isfinite(anomaly_map).all()
 
 
@@ -122,28 +113,12 @@ def test_the_map_shows_the_distance_that_is_trained() -> None:
         torch.testing.assert_close(head_distance(t, g), cosine_distance(teacher=t, student=g), atol=1e-6, rtol=0)
 
 
-def test_a_coherent_difference_counts_beside_the_plain_one() -> None:
-    teacher, student = (feature[0] for feature in pair((16,)))
-    directions = F.normalize(teacher.double(), dim=1) - F.normalize(student.double(), dim=1)
-    averaged = convolve1d(directions.numpy(), np.array([1, 4, 1]) / 6, axis=2, mode="constant")
-    averaged = convolve1d(averaged, np.array([1, 4, 1]) / 6, axis=3, mode="constant")
-    plain = cosine_distance(teacher=teacher, student=student).numpy()
-    found = coherent_distance(teacher, student).numpy()
-    np.testing.assert_allclose(found, plain + np.square(averaged).sum(1) / 2, atol=1e-6, rtol=0)
-
-
-def test_coherent_distances_by_hand() -> None:
-    teacher = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 5, 5)
-    same = teacher.clone()
-    student = same.clone()
-    student[:, :, 2, 2] = torch.tensor([0.0, 7.0])  # |r|^2 = 2 at one place
-    alone = coherent_distance(teacher, student)
-    torch.testing.assert_close(alone[0, 2, 2], torch.tensor(1 + (4 / 9) ** 2))  # 4/6 along rows and along columns
-    torch.testing.assert_close(alone[0, 2, 1], torch.tensor((1 / 9) ** 2))
-    assert alone[0, 0, 0] == 0
-    everywhere = coherent_distance(teacher, torch.tensor([0.0, 7.0]).view(1, 2, 1, 1).expand(1, 2, 5, 5))
-    torch.testing.assert_close(everywhere[0, 1:4, 1:4], torch.full((3, 3), 2.0))
-    torch.testing.assert_close(everywhere[0, 2, 0], torch.tensor(1 + (5 / 6) ** 2))  # outside nothing differs
+def test_how_long_the_students_features_are_does_not_matter() -> None:
+    teacher, student = pair(LITE_256)
+    head = MapHead(size_px=256, sides=LITE_256)
+    plain, _ = head(teacher, student)
+    scaled, _ = head(teacher, [g * 1e3 for g in student])
+    torch.testing.assert_close(scaled, plain, atol=1e-5, rtol=0)
 
 
 def test_weights_scale_each_scale() -> None:

@@ -34,7 +34,6 @@ def test_paper_is_the_published_method_exactly() -> None:
         "whitening": None,
         "easy_share": 0.0,
         "easy_gradient": 1.0,
-        "map_coherent": False,
         "map_normalised": False,
         "map_sigma_px": 4.0,
         "score_exponent": None,
