@@ -58,12 +58,13 @@ def teacher_views(
     seed = config.training.seed
     read = partial(store.batches, ahead=AHEAD if leaves_cores_idle(device) else 0)
     if not config.method.has_stem_noise:
-        clean_features = CleanFeatures(model, config, device=device)
-        kept, together = None, max(1, TOGETHER // config.training.batch_size)
-        for views in (config.training.views if ranks.size == 1 else 0, 0):
-            if kept is None and FeatureCache.mib(model, store, config, views=views) <= cache_mib:
-                kept = FeatureCache(model, store, config, views=views, device=device)
-                kept.fill(clean_features, store, clock=clock)
+        clean_features, kept = CleanFeatures(model, config, device=device), None
+        most = config.training.views if ranks.size == 1 else 0
+        fitting = [views for views in (most, 0) if FeatureCache.mib(model, store, config, views=views) <= cache_mib]
+        if fitting:
+            kept = FeatureCache(model, store, config, views=fitting[0], device=device)
+            kept.fill(clean_features, store, clock=clock)
+        together = max(1, TOGETHER // config.training.batch_size)
         deals = _clean(clean_features, read, kept, deal, together=together, steps=steps, clock=clock)
         for step, part, clean in deals:
             with clock.during("teacher"):
@@ -95,19 +96,21 @@ def _clean(
     before the first one would have kept for it is computed again.
     """
 
-    def unknown(step: int, order: Sequence[int]) -> list[int]:
-        return [n for n, position in enumerate(order) if kept is None or not kept.has(position, step=step)]
+    def dealt(step: int) -> tuple[int, Part, Sequence[int], list[int]]:
+        """The step's part and positions, and the places among them of those to compute."""
+        part, order = deal(step)
+        unknown = [n for n, position in enumerate(order) if kept is None or not kept.has(position, step=step)]
+        return step, part, order, unknown
 
     start = steps.start if kept is None else kept.filled_from(steps.start)
     firsts = range(start // together * together, steps.stop, together)
     groups = (range(first, min(first + together, steps.stop)) for first in firsts)
-    ahead, now = tee([(step, *deal(step)) for step in group] for group in groups)
-    to_read = ([order[n] for step, _, order in group for n in unknown(step, order)] for group in ahead)
+    ahead, now = tee([dealt(step) for step in group] for group in groups)
+    to_read = ([order[n] for _, _, order, places in group for n in places] for group in ahead)
     for group, batch in zip(now, clock.reading(read(to_read)), strict=True):
         with clock.during("teacher"):
             new = kept[[]] if kept is not None and len(batch) == 0 else clean_features(batch)
-        for step, part, order in group:
-            places = unknown(step, order)
+        for step, part, order, places in group:
             clean, new = [scale[: len(places)] for scale in new], [scale[len(places) :] for scale in new]
             with clock.during("teacher"):
                 if kept is not None:
