@@ -1,12 +1,9 @@
 """What each default setting brings: the default with one thing changed, on data that the final tables do not use.
 
-    python benchmarks/ablation.py --data SHARED [--steps 600] [--seeds 2] [--out benchmarks/results/ablation.json]
+    python benchmarks/ablation.py --data SHARED --photographs PHOTOGRAPHS [--steps 600] [--seeds 2] [--out FILE.json]
 
-`--steps 0` trains each as long as the default does.
-
-Judged on: defects painted on held-out good `alien` images; the painted textures `brick`, `gravel` and `grass`; the half
-of the screw test images whose name has an even CRC-32. The other half of those is left for the final table. A memory of
-teacher patches (`nearest_neighbour.py`) is judged on the same images.
+`--steps 0` trains each as long as the default does. Sets and photographs: `choosing.py`. A memory of teacher patches
+(`nearest_neighbour.py`) is judged on the same images.
 """
 
 from __future__ import annotations
@@ -15,20 +12,16 @@ import dataclasses
 import json
 import tempfile
 import time
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
+from choosing import choosing_sets
 from nearest_neighbour import judge_by_memory
-from painted import DEFECTS, paint, write_dataset
-from PIL import Image
 
 from reason_train.config import Config, MethodConfig, TrainingConfig
-from reason_train.datasets import DataSet, Sample, load_dataset, read_masks
+from reason_train.datasets import DataSet, Sample, read_masks
 from reason_train.device import multiplies_bf16
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.fit import fit
@@ -70,6 +63,7 @@ VARIANTS: dict[str, Change] = {
     "features whitened with a power of 0.5": ({"whitening": 0.5}, {}),
     "features whitened with a power of 0.75": ({"whitening": 0.75}, {}),
     "features fully whitened": ({"whitening": 1.0}, {}),
+    "mining of what is not rebuilt yet": ({"easy_below": None}, {}),
     "no hard mining": ({"easy_share": 0.0}, {}),
     "no views": ({}, {"views": 0}),
     "batch 8, half the steps": ({}, {"batch_size": 8, "halved": True}),
@@ -79,9 +73,10 @@ VARIANTS: dict[str, Change] = {
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with `screw` and `alien`.")],
+    photographs: Annotated[Path | None, typer.Option(help="Where `choosing.py`'s packages were unpacked.")] = None,
     steps: Annotated[int, typer.Option(help="Training steps of every variant; 0: as many as the default takes.")] = 600,
     seeds: Annotated[int, typer.Option(help="Runs a variant.")] = 2,
-    only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all five")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
     out: Annotated[Path, typer.Option(help="JSON result; rows already in it are kept.")] = Path("ablation.json"),
 ) -> None:
@@ -89,7 +84,7 @@ def main(
     rows = json.loads(out.read_text())["rows"] if out.is_file() else []
     done = {(row["data"], row["variant"], row["seed"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
-        sets = _sets(data, Path(folder))
+        sets = choosing_sets(data, photographs, Path(folder))
         for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
             if unknown := [name for name in asked if name not in known]:
                 raise typer.BadParameter(f"{unknown[0]!r} is not one of {'; '.join(known)}")
@@ -103,7 +98,8 @@ def main(
                         continue
                     figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
                     rows.append({"data": name, "variant": title, "seed": seed, **figures})
-                    command = f"python benchmarks/ablation.py --data SHARED --steps {steps} --seeds {seeds}"
+                    command = "python benchmarks/ablation.py --data SHARED --photographs PHOTOGRAPHS"
+                    command += f" --steps {steps} --seeds {seeds}"
                     content = {"command": command, "libraries": library_versions(), "rows": rows}
                     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                     print(name, title, seed, figures, flush=True)
@@ -163,46 +159,6 @@ def _configured(title: str, *, seed: int, steps: int) -> Config:
     method: MethodConfig = dataclasses.replace(config.method, **method_changes)
     training: TrainingConfig = dataclasses.replace(config.training, **changes)
     return dataclasses.replace(config, method=method, training=training)
-
-
-def _sets(data: Path, folder: Path) -> dict[str, Callable[[], tuple[DataSet, tuple[Sample, ...]]]]:
-    return {
-        "alien, painted": lambda: _painted_held_out(data / "alien", folder / "alien"),
-        "gravel, painted": lambda: _texture("gravel", folder),
-        "brick, painted": lambda: _texture("brick", folder),
-        "grass, painted": lambda: _texture("grass", folder),
-        "screw, choosing half": lambda: _choosing_half(data / "screw"),
-    }
-
-
-def _choosing_half(root: Path) -> tuple[DataSet, tuple[Sample, ...]]:
-    dataset = load_dataset(root)
-    return dataset, tuple(sample for sample in dataset.test if zlib.crc32(sample.path.name.encode()) % 2 == 0)
-
-
-def _texture(texture: str, folder: Path) -> tuple[DataSet, tuple[Sample, ...]]:
-    write_dataset(folder / texture, texture)
-    dataset = load_dataset(folder / texture)
-    return dataset, dataset.test
-
-
-def _painted_held_out(root: Path, folder: Path, *, copies: int = 5) -> tuple[DataSet, tuple[Sample, ...]]:
-    """Held-out good images as they are, and each with painted defects of several kinds."""
-    dataset = load_dataset(root)
-    random = np.random.default_rng(0)
-    samples = []
-    for path in split(dataset, held_out_share=0.2, seed=0).held_out:
-        samples.append(Sample(path=path, anomalous=False, defect="good"))
-        image = np.asarray(Image.open(path).convert("RGB"))
-        for copy in range(copies):
-            defect = DEFECTS[copy % len(DEFECTS)]
-            painted, mask = paint(image, defect, random=random)
-            paths = folder / f"{path.stem}_{copy}.png", folder / f"{path.stem}_{copy}_mask.png"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(painted).save(paths[0])
-            Image.fromarray(mask).save(paths[1])
-            samples.append(Sample(path=paths[0], anomalous=True, defect=defect, mask_path=paths[1]))
-    return dataset, tuple(samples)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class MethodConfig:
     """
     easy_share: float = 0.0
     """Share of positions whose gradient is scaled by `easy_gradient`; 0 = the paper's loss."""
+    easy_below: float | None = None
+    """Of these, only where the distance is below this share of how much the images vary; none: all."""
     easy_gradient: float = 1.0
     """Factor on the gradient of easy positions."""
     map_normalised: bool = False

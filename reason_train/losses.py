@@ -74,19 +74,24 @@ def mine_hard_positions(
     teacher: Tensor,
     student: Tensor,
     easy_share: float,
+    easy_below: float | None,
     easy_gradient: float,
-    gather: Callable[[Tensor], Tensor] = lambda distance: distance,
+    gather: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Tensor:
     """The student's features unchanged in value, with the gradient of the easiest positions scaled down.
 
-    Background that is already rebuilt then no longer steers the student.
+    Background that is already rebuilt then no longer steers the student. Being among the easiest is not enough: in a
+    random texture, of which the student has learnt no more than the mean, the hardest tenth of positions is noise, and
+    following it alone keeps the student from learning anything. So an easy position is also close to the teacher
+    against how much the images vary.
 
     Args:
         teacher: (N, C, H, W) features of one scale.
         student: Same shape.
-        easy_share: Share of positions, by distance within the batch, that count as easy; 0 changes nothing.
+        easy_share: Share of positions, by distance within the batch, that may count as easy; 0 changes nothing.
+        easy_below: Share of the batch's mean `variety` that the distance of an easy position is below; None: any.
         easy_gradient: Factor on their gradient.
-        gather: (N, H, W) distances of these samples to those of the whole batch, where several processes share it.
+        gather: (N, ...) values of these samples to those of the whole batch, where several processes share it.
 
     Source: hard mining as in EfficientAD, arXiv:2303.14535, section 3.2, softened: easy positions keep a share.
     Departure: Not in REASON; `--preset paper` does not use it.
@@ -94,5 +99,17 @@ def mine_hard_positions(
     with torch.no_grad():
         distance = cosine_distance(teacher=teacher, student=student)
         limit = gather(distance).flatten().quantile(easy_share)
+        if easy_below is not None:
+            limit = torch.minimum(limit, easy_below * gather(variety(teacher)).mean())
         factor = torch.where(distance >= limit, 1.0, easy_gradient).unsqueeze(1).to(student.dtype)
     return student.detach() + factor * (student - student.detach())  # the difference is 0, so the value is exact
+
+
+def variety(features: Tensor) -> Tensor:
+    """(N,) how much an image varies: the mean distance, 0..2, between places half the image apart.
+
+    Args:
+        features: (N, C, H, W) of one scale.
+    """
+    elsewhere = torch.roll(features, (features.shape[2] // 2, features.shape[3] // 2), (2, 3))
+    return cosine_distance(teacher=features, student=elsewhere).mean((1, 2))

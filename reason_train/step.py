@@ -97,7 +97,12 @@ def training_losses(
         share = method.easy_share * min(1.0, progress / MINING_RAMP)
         mined = [
             mine_hard_positions(
-                teacher=t, student=g, easy_share=share, easy_gradient=method.easy_gradient, gather=view.part.gather
+                teacher=t,
+                student=g,
+                easy_share=share,
+                easy_below=method.easy_below,
+                easy_gradient=method.easy_gradient,
+                gather=view.part.gather,
             )
             for t, g in zip(clean, rebuilt, strict=True)
         ]

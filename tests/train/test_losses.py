@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reason_train.config import Config, MethodConfig, SuppressionTarget, TrainingConfig
-from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
+from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions, variety
 from reason_train.ranks import ALONE
 from reason_train.step import training_losses, view_features, view_images
 from tests.filled_model import filled_model
@@ -110,11 +110,28 @@ def test_global_loss_is_a_sum_over_scales_of_batch_means_by_hand() -> None:
 
 
 def hard_and_easy() -> tuple[Tensor, Tensor]:
-    """Ten positions of one sample; the student is further off from left to right."""
-    teacher = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 10)
-    angle = torch.linspace(0.1, 1.5, 10)
-    student = torch.stack([angle.cos(), angle.sin()]).view(1, 2, 1, 10).clone().requires_grad_()
-    return teacher, student
+    """Ten positions of one sample, half of it at right angles to the other: a variety of 1.
+
+    The student is further off from left to right, by 0.1 to 1.45 rad.
+    """
+    teacher, student = torch.zeros(1, 2, 1, 10), torch.zeros(1, 2, 1, 10)
+    teacher[0, 0, 0, :5] = teacher[0, 1, 0, 5:] = 1.0
+    angle = 0.1 + 0.15 * torch.arange(10)
+    student[0, 0, 0, :5], student[0, 1, 0, :5] = angle[:5].cos(), angle[:5].sin()
+    student[0, 0, 0, 5:], student[0, 1, 0, 5:] = angle[5:].sin(), angle[5:].cos()
+    return teacher, student.requires_grad_()
+
+
+def mined_gradient(teacher: Tensor, student: Tensor, *, easy_share: float, easy_below: float | None) -> Tensor:
+    """Of the sum of distances, with a tenth of it at easy positions."""
+    mined = mine_hard_positions(
+        teacher=teacher, student=student, easy_share=easy_share, easy_below=easy_below, easy_gradient=0.1
+    )
+    return torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
+
+
+def plain_gradient(teacher: Tensor, student: Tensor) -> Tensor:
+    return torch.autograd.grad(cosine_distance(teacher=teacher, student=student).sum(), student)[0]
 
 
 def test_mining_keeps_every_value() -> None:
@@ -122,25 +139,48 @@ def test_mining_keeps_every_value() -> None:
     teacher = torch.randn((2, 16, 8, 8), generator=random)
     for dtype in (torch.float32, torch.bfloat16):
         student = torch.randn((2, 16, 8, 8), generator=random).to(dtype)
-        mined = mine_hard_positions(teacher=teacher, student=student, easy_share=0.9, easy_gradient=0.1)
+        mined = mine_hard_positions(
+            teacher=teacher, student=student, easy_share=0.9, easy_below=None, easy_gradient=0.1
+        )
         assert torch.equal(mined, student)
 
 
-def test_mining_scales_the_gradient_of_the_easy_share_only() -> None:
+@pytest.mark.parametrize(
+    ("easy_below", "easy"),
+    [(None, 7), (2.0, 7), (0.4, 6), (0.1, 3), (0.0, 0)],  # 1 - cos is 0.1 at 0.451 rad and 0.4 at 0.927 rad
+)
+def test_mining_scales_the_gradient_of_the_easy_share_that_is_below_the_limit(
+    easy_below: float | None, easy: int
+) -> None:
     teacher, student = hard_and_easy()
-    plain = torch.autograd.grad(cosine_distance(teacher=teacher, student=student).sum(), student)[0]
-    mined = mine_hard_positions(teacher=teacher, student=student, easy_share=0.7, easy_gradient=0.1)
-    gradient = torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
-    factor = torch.tensor([0.1] * 7 + [1.0] * 3)
-    torch.testing.assert_close(gradient, plain * factor, atol=1e-7, rtol=1e-5)
+    gradient = mined_gradient(teacher, student, easy_share=0.7, easy_below=easy_below)
+    factor = torch.tensor([0.1] * easy + [1.0] * (10 - easy))
+    torch.testing.assert_close(gradient, plain_gradient(teacher, student) * factor, atol=1e-7, rtol=1e-5)
 
 
 def test_an_easy_share_of_none_changes_no_gradient() -> None:
     teacher, student = hard_and_easy()
-    plain = torch.autograd.grad(cosine_distance(teacher=teacher, student=student).sum(), student)[0]
-    mined = mine_hard_positions(teacher=teacher, student=student, easy_share=0.0, easy_gradient=0.1)
-    gradient = torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
-    torch.testing.assert_close(gradient, plain)
+    gradient = mined_gradient(teacher, student, easy_share=0.0, easy_below=None)
+    torch.testing.assert_close(gradient, plain_gradient(teacher, student))
+
+
+def test_no_position_is_easy_while_the_student_knows_the_mean_only() -> None:
+    """In noise the hardest positions are no better to learn from than the others."""
+    teacher = torch.randn((4, 64, 8, 8), generator=torch.Generator().manual_seed(7)) + 0.5
+    student = teacher.mean((0, 2, 3), keepdim=True).expand_as(teacher).clone().requires_grad_()
+    gradient = mined_gradient(teacher, student, easy_share=0.9, easy_below=0.333)
+    torch.testing.assert_close(gradient, plain_gradient(teacher, student))
+
+
+def test_variety_is_the_mean_distance_of_places_half_an_image_apart() -> None:
+    features = torch.randn((2, 5, 4, 6), generator=torch.Generator().manual_seed(8))
+    for image, found in zip(features, variety(features), strict=True):
+        pairs = [
+            1 - torch.cosine_similarity(image[:, y, x], image[:, (y + 2) % 4, (x + 3) % 6], dim=0)
+            for y, x in itertools.product(range(4), range(6))
+        ]
+        assert float(found) == pytest.approx(float(torch.stack(pairs).mean()), abs=1e-6)
+    assert float(variety(torch.ones(1, 5, 4, 6))) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("lam", ["001", "02"])

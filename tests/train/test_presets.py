@@ -33,6 +33,7 @@ def test_paper_is_the_published_method_exactly() -> None:
         "noise_at": "stem",
         "whitening": None,
         "easy_share": 0.0,
+        "easy_below": None,
         "easy_gradient": 1.0,
         "map_normalised": False,
         "map_sigma_px": 4.0,
