@@ -63,7 +63,7 @@ VARIANTS: dict[str, Change] = {
     "features whitened with a power of 0.5": ({"whitening": 0.5}, {}),
     "features whitened with a power of 0.75": ({"whitening": 0.75}, {}),
     "features fully whitened": ({"whitening": 1.0}, {}),
-    "mining of what is not rebuilt yet": ({"easy_below": None}, {}),
+    "hard mining of any position": ({"easy_below": None}, {}),
     "no hard mining": ({"easy_share": 0.0}, {}),
     "no views": ({}, {"views": 0}),
     "batch 8, half the steps": ({}, {"batch_size": 8, "halved": True}),

@@ -20,12 +20,14 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
-METHODS = {
-    "{}_reason": "default (`reason`)",
-    "earlier/{}_new_views": "default before, new views every round",
-    "earlier/{}_reason": "default before that, whitened by 0.5",
-    "{}_rd4ad": "`--method rd4ad`",
+METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`"}
+EARLIER = {
+    "screw_reason": "today",
+    "earlier/screw_any_mining": "hard mining of any position",
+    "earlier/screw_new_views": "and new views in every round",
+    "earlier/screw_reason": "and features whitened by a power of 0.5",
 }
+"""Result files of the default and of those before it, the latest first."""
 
 LARGER = {
     "earlier/screw_reason": ("efficientnet_lite0", "256"),
@@ -41,7 +43,7 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on a difference.")] = False,
 ) -> None:
     """Rewrite the tables."""
-    tables = {"results": results_table(), "larger": larger_table()}
+    tables = {"results": results_table(), "earlier": earlier_table(), "larger": larger_table()}
     for name, (file, made) in TABLES.items():
         path = RESULTS / file
         tables[name] = made(_read(path)) if path.is_file() else "not run here\n"
@@ -72,6 +74,13 @@ def results_table() -> str:
     return _table(rows)
 
 
+def earlier_table() -> str:
+    """What the defaults before this one reached on screw."""
+    rows: list[Sequence[str]] = [("default", *RUN_TITLES)]
+    rows += [(title, *_run_cells(_runs(name))) for name, title in EARLIER.items()]
+    return _table(rows)
+
+
 def larger_table() -> str:
     """What larger teachers and inputs bring on screw, and what they cost in training."""
     rows: list[Sequence[str]] = [("teacher", "input, px", *RUN_TITLES)]
@@ -94,6 +103,24 @@ def _run_cells(runs: Sequence[dict]) -> list[str]:
 
 def _detection(found: Sequence[dict]) -> list[str]:
     return [_spread(each[key] for each in found) for key in ("image_auroc", "pixel_auroc", "aupro")]
+
+
+def choosing_table(found: dict) -> str:
+    """Image AUROC and AUPRO of whole trainings on every choosing set, a pair for each variant."""
+    variants = list(dict.fromkeys(row["variant"] for row in found["rows"]))
+    by_name = {(row["data"], row["variant"], row["seed"]): row for row in found["rows"]}
+    rows: list[Sequence[str]] = [("data", *variants)]
+    figures: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
+    for data, seed in dict.fromkeys((row["data"], row["seed"]) for row in found["rows"]):
+        own = [by_name.get((data, variant, seed)) for variant in variants]
+        cells = []
+        for variant, row in zip(variants, own, strict=True):
+            cells.append("" if row is None else f"{row['image_auroc']:.3f}, {row['aupro']:.3f}")
+            if row is not None and all(own):
+                figures[variant].append((row["image_auroc"], row["aupro"]))
+        rows.append((data, *cells))
+    means = [f"{mean(a for a, _ in each):.3f}, {mean(b for _, b in each):.3f}" for each in figures.values()]
+    return _table([*rows, ("mean", *means)])
 
 
 def ablation_table(found: dict) -> str:
@@ -312,7 +339,8 @@ def _read(path: Path) -> dict:
 
 
 TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
-    "ablation": ("ablation.json", ablation_table),
+    "choosing": ("choosing.json", choosing_table),
+    "ablation": ("earlier/ablation.json", ablation_table),
     "whitening": ("earlier/whole_trainings.json", whitening_table),
     "precision": ("precision_screw.json", precision_table),
     "float_layers": ("precision_screw.json", float_layers_table),

@@ -154,7 +154,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
         noise_std=2.0,
         whitening="measured",
         easy_share=0.9,
-        easy_below=0.333,
+        easy_below=0.5,
         easy_gradient=0.1,
         map_normalised=True,
         score_exponent=14.0,
