@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
-METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`"}
+METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`, hard mining of any position"}
 EARLIER = {
     "screw_reason": "today",
     "earlier/screw_any_mining": "hard mining of any position",
