@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -83,6 +84,9 @@ def main(
     """Train every variant on every set."""
     rows = json.loads(out.read_text())["rows"] if out.is_file() else []
     done = {(row["data"], row["variant"], row["seed"]) for row in rows}
+    chosen = [*(f"--only={name}" for name in only or []), *(f"--variant={title}" for title in variant or [])]
+    words = ["python", "benchmarks/ablation.py", "--data", "SHARED", "--photographs", "PHOTOGRAPHS"]
+    command = shlex.join([*words, "--steps", str(steps), "--seeds", str(seeds), *chosen])
     with tempfile.TemporaryDirectory() as folder:
         sets = choosing_sets(data, photographs, Path(folder))
         for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
@@ -98,8 +102,6 @@ def main(
                         continue
                     figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
                     rows.append({"data": name, "variant": title, "seed": seed, **figures})
-                    command = "python benchmarks/ablation.py --data SHARED --photographs PHOTOGRAPHS"
-                    command += f" --steps {steps} --seeds {seeds}"
                     content = {"command": command, "libraries": library_versions(), "rows": rows}
                     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                     print(name, title, seed, figures, flush=True)

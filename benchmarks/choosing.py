@@ -15,13 +15,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import skimage.data
-from numpy.typing import NDArray
-from painted import CROP_PX, DEFECTS, LARGE_CROP_PX, SMALL, Picture, crop, halves, paint, part_of, write, write_pictures
+from painted import (
+    CROP_PX,
+    DEFECTS,
+    SMALL,
+    Picture,
+    Shot,
+    crop,
+    halves,
+    paint,
+    part_of,
+    write_painted,
+    write_pictures,
+)
 from PIL import Image
 
 from reason_train.datasets import DataSet, Sample, load_dataset
@@ -31,6 +43,8 @@ ChoosingSet = tuple[DataSet, tuple[Sample, ...]]
 """What is trained on, and what is judged."""
 
 TRAIN, GOOD, PER_DEFECT = 80, 30, 8
+LARGE_CROP_PX = 288
+"""Of photographs larger than 512 px."""
 PHOTOGRAPHS = ("brick", "gravel", "grass")
 """Of scikit-image."""
 SURFACES = {
@@ -68,22 +82,23 @@ def choosing_sets(data: Path, photographs: Path | None, folder: Path) -> dict[st
         folder: To write pictures into.
     """
     sets: dict[str, Callable[[], ChoosingSet]] = {
-        "alien, painted": lambda: _painted_held_out(data / "alien", folder / "alien"),
-        "screw, painted": lambda: _painted_held_out(data / "screw", folder / "screw"),
-        "screw, choosing half": lambda: _choosing_half(data / "screw"),
+        "alien, painted": partial(_painted_held_out, data / "alien", folder / "alien"),
+        "screw, painted": partial(_painted_held_out, data / "screw", folder / "screw"),
+        "screw, choosing half": partial(_choosing_half, data / "screw"),
     }
     for name in PHOTOGRAPHS:
-        sets[name] = lambda name=name: _surface(getattr(skimage.data, name)(), folder / name)
+        sets[name] = partial(_surface, getattr(skimage.data, name), folder / name)
     if photographs is not None:
         for name, path in SURFACES.items():
-            sets[name] = lambda name=name, path=photographs / SURFACE_FOLDER / path: _surface(
-                np.asarray(Image.open(path).convert("RGB")), folder / name
-            )
-        for name, (part, turn) in PARTS.items():
-            sets[name] = lambda name=name, path=photographs / PART_FOLDER / part, turn=turn: _part(
-                np.asarray(Image.open(path).convert("RGBA")), folder / name, turn=turn
-            )
+            sets[name] = partial(_surface, partial(_read, photographs / SURFACE_FOLDER / path, "RGB"), folder / name)
+        for name, (path, turn) in PARTS.items():
+            read = partial(_read, photographs / PART_FOLDER / path, "RGBA")
+            sets[name] = partial(_part, read, folder / name, turn=turn)
     return sets
+
+
+def _read(path: Path, mode: str) -> Picture:
+    return np.asarray(Image.open(path).convert(mode))
 
 
 def _random(name: str) -> np.random.Generator:
@@ -107,48 +122,40 @@ def _painted_held_out(root: Path, folder: Path) -> ChoosingSet:
             if (painted := paint(picture, defect, random=random, radii=SMALL, where=part_of(picture))) is None:
                 continue
             paths = folder / f"{path.stem}_{defect}.png", folder / f"{path.stem}_{defect}_mask.png"
-            write(paths[0], painted[0])
-            write(paths[1], np.where(painted[1], 255, 0).astype(np.uint8))
+            write_painted(painted, *paths)
             samples.append(Sample(path=paths[0], anomalous=True, defect=defect, mask_path=paths[1]))
     return dataset, tuple(samples)
 
 
-def _surface(photograph: Picture, folder: Path) -> ChoosingSet:
-    random = _random(folder.name)
+def _surface(read: Callable[[], Picture], folder: Path) -> ChoosingSet:
+    photograph, random = read(), _random(folder.name)
     left, right = halves(photograph)
     side_px = CROP_PX if min(photograph.shape[:2]) <= 512 else LARGE_CROP_PX
-    write_pictures(
-        folder,
-        train=(lambda: crop(left, random, side_px=side_px), TRAIN),
-        test=(lambda: crop(right, random, side_px=side_px), GOOD),
-        per_defect=PER_DEFECT,
-        radii=SMALL,
-        random=random,
-    )
-    dataset = load_dataset(folder)
-    return dataset, dataset.test
+    train, test = (partial(crop, area, random, side_px=side_px) for area in (left, right))
+    return _of_shots(folder, train=train, test=test, random=random, on_parts=False)
 
 
-def _part(cut_out: NDArray[np.uint8], folder: Path, *, turn: float) -> ChoosingSet:
+def _part(read: Callable[[], Picture], folder: Path, *, turn: float) -> ChoosingSet:
     random = _random(folder.name)
+    shot = partial(_shot, read(), turn=turn, random=random)
+    return _of_shots(folder, train=shot, test=shot, random=random, on_parts=True)
 
-    def shot() -> Picture:
-        return _shot(cut_out, turn=turn, random=random)
 
+def _of_shots(folder: Path, *, train: Shot, test: Shot, random: np.random.Generator, on_parts: bool) -> ChoosingSet:
     write_pictures(
         folder,
-        train=(shot, TRAIN),
-        test=(shot, GOOD),
+        train=(train, TRAIN),
+        test=(test, GOOD),
         per_defect=PER_DEFECT,
         radii=SMALL,
         random=random,
-        on_parts=True,
+        on_parts=on_parts,
     )
     dataset = load_dataset(folder)
     return dataset, dataset.test
 
 
-def _shot(cut_out: NDArray[np.uint8], *, turn: float, random: np.random.Generator) -> Picture:
+def _shot(cut_out: Picture, *, turn: float, random: np.random.Generator) -> Picture:
     """The part (H, W, 4) as a camera would see another one of its kind."""
     height, width = cut_out.shape[:2]
     zoom = PART_SHARE * PART_PX / max(height, width) * random.uniform(0.98, 1.02)

@@ -23,6 +23,8 @@ DEFECTS: tuple[Defect, ...] = get_args(Defect)
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Painted = tuple[Picture, Mask]
+"""A picture with a defect, and where it is."""
 Shot = Callable[[], Picture]
 """Takes another picture."""
 Range = tuple[float, float]
@@ -39,8 +41,6 @@ TRAIN_SHARE = 0.62
 TEST_SHARE = 0.6
 """Share of the height of the rest that test crops come from, where calibration crops come from below."""
 CROP_PX = 160
-LARGE_CROP_PX = 288
-"""Of photographs larger than 512 px."""
 
 
 def write_dataset(
@@ -112,9 +112,8 @@ def write_pictures(
             picture = test[0]()
             where = part_of(picture) if on_parts else None
             if (painted := paint(picture, defect, random=random, radii=radii, where=where)) is not None:
-                write(folder / "test" / defect / f"{k:03}.png", painted[0])
-                mask = np.where(painted[1], 255, 0).astype(np.uint8)
-                write(folder / "ground_truth" / defect / f"{k:03}_mask.png", mask)
+                name = f"{defect}/{k:03}"
+                write_painted(painted, folder / "test" / f"{name}.png", folder / "ground_truth" / f"{name}_mask.png")
 
 
 def paint(
@@ -122,9 +121,9 @@ def paint(
     defect: Defect,
     *,
     random: np.random.Generator,
-    radii: Range = SMALL,
+    radii: Range,
     where: Mask | None = None,
-) -> tuple[Picture, Mask] | None:
+) -> Painted | None:
     """A defect of random place, size and strength on a copy of a picture, and its mask.
 
     Args:
@@ -178,6 +177,12 @@ def crop(area: Picture, random: np.random.Generator, *, side_px: int = CROP_PX) 
     left = random.integers(0, area.shape[1] - side_px + 1)
     cut = area[top : top + side_px, left : left + side_px]
     return np.ascontiguousarray(cut[:, ::-1] if random.random() < 0.5 else cut)
+
+
+def write_painted(painted: Painted, path: Path, mask_path: Path) -> None:
+    """The picture, and its mask as 0 and 255."""
+    write(path, painted[0])
+    write(mask_path, np.where(painted[1], 255, 0).astype(np.uint8))
 
 
 def write(path: Path, picture: Picture) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
@@ -22,10 +23,10 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
 METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`, hard mining of any position"}
 EARLIER = {
-    "screw_reason": "today",
-    "earlier/screw_any_mining": "hard mining of any position",
-    "earlier/screw_new_views": "and new views in every round",
-    "earlier/screw_reason": "and features whitened by a power of 0.5",
+    "screw_reason": ("today",),
+    "earlier/screw_any_mining": ("hard mining of any position",),
+    "earlier/screw_new_views": ("and new views in every round",),
+    "earlier/screw_reason": ("and features whitened by a power of 0.5",),
 }
 """Result files of the default and of those before it, the latest first."""
 
@@ -43,7 +44,11 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 on a difference.")] = False,
 ) -> None:
     """Rewrite the tables."""
-    tables = {"results": results_table(), "earlier": earlier_table(), "larger": larger_table()}
+    tables = {
+        "results": results_table(),
+        "earlier": runs_table(("default",), EARLIER),
+        "larger": runs_table(("teacher", "input, px"), LARGER),
+    }
     for name, (file, made) in TABLES.items():
         path = RESULTS / file
         tables[name] = made(_read(path)) if path.is_file() else "not run here\n"
@@ -74,19 +79,15 @@ def results_table() -> str:
     return _table(rows)
 
 
-def earlier_table() -> str:
-    """What the defaults before this one reached on screw."""
-    rows: list[Sequence[str]] = [("default", *RUN_TITLES)]
-    rows += [(title, *_run_cells(_runs(name))) for name, title in EARLIER.items()]
-    return _table(rows)
+def runs_table(names: Sequence[str], files: Mapping[str, Sequence[str]]) -> str:
+    """One row for the runs of each result file, after cells of its own.
 
-
-def larger_table() -> str:
-    """What larger teachers and inputs bring on screw, and what they cost in training."""
-    rows: list[Sequence[str]] = [("teacher", "input, px", *RUN_TITLES)]
-    for name, network in LARGER.items():
-        runs = _runs(name)
-        rows.append((*network, *(_run_cells(runs) if runs else ("not run here", "", "", "", ""))))
+    Args:
+        names: Titles of these cells.
+        files: The cells, by the name of the result file.
+    """
+    rows: list[Sequence[str]] = [(*names, *RUN_TITLES)]
+    rows += [(*cells, *_run_cells(_runs(file))) for file, cells in files.items()]
     return _table(rows)
 
 
@@ -96,7 +97,9 @@ def _runs(name: str) -> list[dict]:
 
 
 def _run_cells(runs: Sequence[dict]) -> list[str]:
-    """What `RUN_TITLES` names, of at least one run."""
+    """What `RUN_TITLES` names."""
+    if not runs:
+        return ["not run here", *[""] * (len(RUN_TITLES) - 1)]
     seconds = f"{mean(run['fit']['seconds'] for run in runs):.0f}"
     return [str(len(runs)), *_detection([run["evaluation"] for run in runs]), seconds]
 
@@ -106,37 +109,38 @@ def _detection(found: Sequence[dict]) -> list[str]:
 
 
 def choosing_table(found: dict) -> str:
-    """Image AUROC and AUPRO of whole trainings on every choosing set, a pair for each variant."""
-    variants = list(dict.fromkeys(row["variant"] for row in found["rows"]))
-    by_name = {(row["data"], row["variant"], row["seed"]): row for row in found["rows"]}
-    rows: list[Sequence[str]] = [("data", *variants)]
-    figures: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
-    for data, seed in dict.fromkeys((row["data"], row["seed"]) for row in found["rows"]):
-        own = [by_name.get((data, variant, seed)) for variant in variants]
-        cells = []
-        for variant, row in zip(variants, own, strict=True):
-            cells.append("" if row is None else f"{row['image_auroc']:.3f}, {row['aupro']:.3f}")
-            if row is not None and all(own):
-                figures[variant].append((row["image_auroc"], row["aupro"]))
-        rows.append((data, *cells))
-    means = [f"{mean(a for a, _ in each):.3f}, {mean(b for _, b in each):.3f}" for each in figures.values()]
+    """Image AUROC and AUPRO of every variant on every set, and their means over sets; means over seeds."""
+    sets, cells = _by_variant(found, "image_auroc", "aupro")
+    rows: list[Sequence[str]] = [("data", *cells)]
+    rows += [(data, *(_pair(each[k]) for each in cells.values())) for k, data in enumerate(sets)]
+    means = (_pair([mean(values) for values in zip(*each, strict=True)]) for each in cells.values())
     return _table([*rows, ("mean", *means)])
+
+
+def _pair(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 def ablation_table(found: dict) -> str:
     """Image AUROC of every variant on every set, mean over seeds, and the mean over sets."""
-    found_rows = found["rows"]
-    sets = list(dict.fromkeys(row["data"] for row in found_rows))
-    variants = list(dict.fromkeys(row["variant"] for row in found_rows))
+    sets, cells = _by_variant(found, "image_auroc")
     rows: list[Sequence[str]] = [("variant", *sets, "mean", "seeds")]
-    for variant in variants:
-        own = [row for row in found_rows if row["variant"] == variant]
-        each = [[row["image_auroc"] for row in own if row["data"] == data] for data in sets]
-        if all(each):
-            means = [mean(values) for values in each]
-            seeds = str(min(len(values) for values in each))
-            rows.append((variant, *(f"{value:.3f}" for value in means), f"{mean(means):.4f}", seeds))
+    for variant, each in cells.items():
+        seeds = min(Counter(row["data"] for row in found["rows"] if row["variant"] == variant).values())
+        means = [value for (value,) in each]
+        rows.append((variant, *(f"{value:.3f}" for value in means), f"{mean(means):.4f}", str(seeds)))
     return _table(rows)
+
+
+def _by_variant(found: dict, *figures: str) -> tuple[list[str], dict[str, list[list[float]]]]:
+    """The sets, and of every variant that ran on all of them each set's figures, means over seeds."""
+    sets = list(dict.fromkeys(row["data"] for row in found["rows"]))
+    cells: dict[str, list[list[float]]] = {}
+    for variant in dict.fromkeys(row["variant"] for row in found["rows"]):
+        own = [[row for row in found["rows"] if (row["data"], row["variant"]) == (data, variant)] for data in sets]
+        if all(own):
+            cells[variant] = [[mean(row[figure] for row in rows) for figure in figures] for rows in own]
+    return sets, cells
 
 
 def whitening_table(found: dict) -> str:
@@ -148,6 +152,15 @@ def whitening_table(found: dict) -> str:
         middle = [row for row in own if row["variant"] == "features whitened with a power of 0.5"]
         power = f"measured, {mean(row['whitening_power'] for row in measured):.2f}"
         rows += [(data, name, str(len(runs)), *_detection(runs)) for name, runs in ((power, measured), ("0.5", middle))]
+    return _table(rows)
+
+
+def install_size_table(found: dict) -> str:
+    """Disk that each set of extras takes, and what takes most of it."""
+    rows: list[Sequence[str]] = [("extras", "MB", "largest, MB")]
+    for row in found["rows"]:
+        largest = ", ".join(f"{name} {size}" for name, size in row["largest_mb"].items())
+        rows.append((f"`{row['extras']}`", str(row["mb"]), largest))
     return _table(rows)
 
 
@@ -342,6 +355,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "choosing": ("choosing.json", choosing_table),
     "ablation": ("earlier/ablation.json", ablation_table),
     "whitening": ("earlier/whole_trainings.json", whitening_table),
+    "install-size": ("install_size.json", install_size_table),
     "precision": ("precision_screw.json", precision_table),
     "float_layers": ("precision_screw.json", float_layers_table),
     "speed": ("speed.json", speed_table),
