@@ -1,9 +1,9 @@
 """What each default setting brings: the default with one thing changed, on data that the final tables do not use.
 
-    python benchmarks/ablation.py --data SHARED --photographs PHOTOGRAPHS [--steps 600] [--seeds 2] [--out FILE.json]
+    python benchmarks/ablation.py --data SHARED --photographs PHOTOGRAPHS [--steps 600] [--seeds 2] [--processes 1]
 
-`--steps 0` trains each as long as the default does. Sets and photographs: `choosing.py`. A memory of teacher patches
-(`nearest_neighbour.py`) is judged on the same images.
+`--steps 0` trains each as long as the default does. `--out` names the result; what is in it already is not run again.
+Sets and photographs: `choosing.py`. A memory of teacher patches (`nearest_neighbour.py`) is judged on the same images.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import json
 import shlex
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +42,7 @@ from reason_train.whitening import measure_maps
 Change = tuple[dict[str, object], dict[str, object]]
 """Changes to the method's settings, and to the training's."""
 
-HEAD = ("map_normalised", "map_sigma_px", "score_exponent")
+HEAD = ("map_balance", "map_sigma_px", "score_exponent")
 """Settings that come after training: variants of these alone judge the default's own model anew."""
 
 MEMORY = "nearest of 20000 teacher patches"
@@ -50,7 +53,8 @@ VARIANTS: dict[str, Change] = {
     "score: maximum, as published": ({"score_exponent": None}, {}),
     "score: exponent 8": ({"score_exponent": 8.0}, {}),
     "score: exponent 28": ({"score_exponent": 28.0}, {}),
-    "scales not made equal": ({"map_normalised": False}, {}),
+    "scales as they are, as published": ({"map_balance": 0.0}, {}),
+    "scales made equal": ({"map_balance": 1.0}, {}),
     "blur of 3 px": ({"map_sigma_px": 3.0}, {}),
     "rd4ad: no latent noise": ({"method": "rd4ad"}, {}),
     "with published suppression layers, lambda 0.01": ({"suppression_layers": True}, {}),
@@ -59,6 +63,7 @@ VARIANTS: dict[str, Change] = {
         {"suppression_layers": True, "noise_at": "stem", "noise_std": 0.015},
         {},
     ),
+    "noise of up to 4 deviations": ({"noise_std": 4.0}, {}),
     "noise at the stem, 0.3": ({"noise_at": "stem", "noise_std": 0.3}, {}),
     "features divided by deviation only": ({"whitening": 0.0}, {}),
     "features whitened with a power of 0.5": ({"whitening": 0.5}, {}),
@@ -79,6 +84,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Runs a variant.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
+    processes: Annotated[int, typer.Option(help="Data sets at a time, each on its share of the cores.")] = 1,
     out: Annotated[Path, typer.Option(help="JSON result; rows already in it are kept.")] = Path("ablation.json"),
 ) -> None:
     """Train every variant on every set."""
@@ -88,23 +94,38 @@ def main(
     words = ["python", "benchmarks/ablation.py", "--data", "SHARED", "--photographs", "PHOTOGRAPHS"]
     command = shlex.join([*words, "--steps", str(steps), "--seeds", str(seeds), *chosen])
     with tempfile.TemporaryDirectory() as folder:
-        sets = choosing_sets(data, photographs, Path(folder))
-        for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
-            if unknown := [name for name in asked if name not in known]:
-                raise typer.BadParameter(f"{unknown[0]!r} is not one of {'; '.join(known)}")
-        for name, make in sets.items():
-            if only and name not in only:
-                continue
-            dataset, samples = make()
-            for seed in range(seeds):
-                for title in variant or [*VARIANTS, MEMORY]:
-                    if (name, title, seed) in done:
-                        continue
-                    figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
-                    rows.append({"data": name, "variant": title, "seed": seed, **figures})
-                    content = {"command": command, "libraries": library_versions(), "rows": rows}
-                    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                    print(name, title, seed, figures, flush=True)
+        sets = list(choosing_sets(data, photographs, Path(folder)))
+    for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
+        if unknown := [name for name in asked if name not in known]:
+            raise typer.BadParameter(f"{unknown[0]!r} is not one of {'; '.join(known)}")
+    threads = max(1, torch.get_num_threads() // processes)
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        tasks = [
+            pool.submit(_rows_of, name, titles, data=data, photographs=photographs, seed=seed, steps=steps)
+            for seed in range(seeds)
+            for name in only or sets
+            if (titles := [t for t in variant or [*VARIANTS, MEMORY] if (name, t, seed) not in done])
+        ]
+        for task in as_completed(tasks):
+            rows += task.result()
+            content = {"command": command, "libraries": library_versions(), "rows": rows}
+            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _rows_of(
+    name: str, titles: Sequence[str], *, data: Path, photographs: Path | None, seed: int, steps: int
+) -> list[dict[str, object]]:
+    """Variants on one set with one seed."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        dataset, samples = choosing_sets(data, photographs, Path(folder))[name]()
+        for title in titles:
+            figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
+            rows.append({"data": name, "variant": title, "seed": seed, **figures})
+            print(name, title, seed, figures, flush=True)
+    return rows
 
 
 def _run(

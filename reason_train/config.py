@@ -67,8 +67,8 @@ class MethodConfig:
     """Of these, only where the distance is below this share of how much the images vary; none: all."""
     easy_gradient: float = 1.0
     """Factor on the gradient of easy positions."""
-    map_normalised: bool = False
-    """Whether each scale's map is divided by its typical maximum on training images before the sum."""
+    map_balance: float = 0.0
+    """Power of its typical maximum on training images that each scale's map is divided by: 0 not at all, 1 equal."""
     map_sigma_px: float = 4.0
     """Of the Gaussian blur, px of the map. Source: the reference."""
 
@@ -114,6 +114,7 @@ class MethodConfig:
             self.score_exponent is None or 1 <= self.score_exponent <= 100,
             f"score exponent {self.score_exponent} is not between 1 and 100",
         )
+        _require(0 <= self.map_balance <= 1, f"map balance {self.map_balance} is not in [0, 1]")
         _require(self.noise_std > 0, f"noise deviation {self.noise_std} is not positive")
 
 

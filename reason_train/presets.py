@@ -156,7 +156,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
         easy_share=0.9,
         easy_below=0.5,
         easy_gradient=0.1,
-        map_normalised=True,
+        map_balance=0.5,
         score_exponent=14.0,
     )
     training = TrainingConfig(

@@ -108,11 +108,13 @@ def measure_features(model: ReasonModel, store: ImageStore, *, device: torch.dev
 
 @torch.no_grad()
 def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device) -> None:
-    """Set the head's `weight_k` to 1 / the typical maximum of each scale's map on training images.
+    """Set the head's `weight_k` to m^-b, m the typical maximum of each scale's map on training images, b the balance.
 
-    A scale whose distances are small everywhere then counts as much as one whose distances are large.
+    With b = 1 a scale whose distances are small everywhere counts as much as one whose distances are large; with 0 each
+    counts as it is, as published.
     """
-    if not model.method.map_normalised:
+    balance = model.method.map_balance
+    if balance == 0:
         return
     teacher, peaks = fold_norms(model.teacher), list[list[Tensor]]()
     for batch in sample_batches(store, device):
@@ -120,7 +122,7 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
         rebuilt = model.rebuild(model.suppress(features))
         peaks.append([head_distance(t, g).amax((1, 2)) for t, g in zip(features, rebuilt, strict=True)])
     for k, parts in enumerate(zip(*peaks, strict=True)):
-        model.head.get_buffer(f"weight_{k}").copy_(1 / torch.cat(parts).mean().clamp_min(1e-6))
+        model.head.get_buffer(f"weight_{k}").copy_(torch.cat(parts).mean().clamp_min(1e-6) ** -balance)
 
 
 def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:

@@ -35,7 +35,7 @@ def test_paper_is_the_published_method_exactly() -> None:
         "easy_share": 0.0,
         "easy_below": None,
         "easy_gradient": 1.0,
-        "map_normalised": False,
+        "map_balance": 0.0,
         "map_sigma_px": 4.0,
         "score_exponent": None,
         "roi": None,
