@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -21,15 +20,23 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
-METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`, hard mining of any position"}
+METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`"}
 EARLIER = {
     "screw_reason": ("today",),
-    "earlier/screw_any_mining": ("hard mining of any position",),
+    "earlier/screw_equal_scales": ("scales made equal",),
+    "earlier/screw_any_mining": ("and hard mining of any position",),
     "earlier/screw_new_views": ("and new views in every round",),
     "earlier/screw_reason": ("and features whitened by a power of 0.5",),
 }
 """Result files of the default and of those before it, the latest first."""
 
+BY_SET = (
+    "default",
+    "scales as they are, as published",
+    "scales made equal",
+    "nearest of 20000 teacher patches",
+)
+"""Variants that the table of all choosing sets shows."""
 LARGER = {
     "earlier/screw_reason": ("efficientnet_lite0", "256"),
     "screw_lite1": ("efficientnet_lite1", "256"),
@@ -37,6 +44,8 @@ LARGER = {
     "screw_320px": ("efficientnet_lite0", "320"),
 }
 """Result files of larger teachers and inputs, after those of the default that they were trained with."""
+PART_SETS = ("alien, painted", "screw, painted", "bulb", "wheel", "clock", "pizza", "mixer")
+"""The choosing sets that show one part each; the others are surfaces."""
 RUN_TITLES = ("runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s")
 
 
@@ -108,13 +117,22 @@ def _detection(found: Sequence[dict]) -> list[str]:
     return [_spread(each[key] for each in found) for key in ("image_auroc", "pixel_auroc", "aupro")]
 
 
-def choosing_table(found: dict) -> str:
+def mining_table(found: dict) -> str:
     """Image AUROC and AUPRO of every variant on every set, and their means over sets; means over seeds."""
+    return _by_set(*_by_variant(found, "image_auroc", "aupro"))
+
+
+def choosing_table(found: dict) -> str:
+    """The same of what decided how scales are balanced, beside a memory."""
     sets, cells = _by_variant(found, "image_auroc", "aupro")
+    return _by_set(sets, {variant: cells[variant] for variant in BY_SET})
+
+
+def _by_set(sets: Sequence[str], cells: Mapping[str, Sequence[Sequence[float]]]) -> str:
     rows: list[Sequence[str]] = [("data", *cells)]
     rows += [(data, *(_pair(each[k]) for each in cells.values())) for k, data in enumerate(sets)]
     means = (_pair([mean(values) for values in zip(*each, strict=True)]) for each in cells.values())
-    return _table([*rows, ("mean", *means)])
+    return _table([*rows, (f"mean of {len(sets)}", *means)])
 
 
 def _pair(values: Sequence[float]) -> str:
@@ -122,13 +140,14 @@ def _pair(values: Sequence[float]) -> str:
 
 
 def ablation_table(found: dict) -> str:
-    """Image AUROC of every variant on every set, mean over seeds, and the mean over sets."""
-    sets, cells = _by_variant(found, "image_auroc")
-    rows: list[Sequence[str]] = [("variant", *sets, "mean", "seeds")]
+    """Image AUROC and AUPRO of every variant: means over all sets, over single parts and over surfaces."""
+    sets, cells = _by_variant(found, "image_auroc", "aupro")
+    parts = [k for k, data in enumerate(sets) if data in PART_SETS]
+    groups = {"all": range(len(sets)), "parts": parts, "surfaces": sorted({*range(len(sets))} - {*parts})}
+    rows: list[Sequence[str]] = [("variant", *(f"{name}, {len(which)} sets" for name, which in groups.items()))]
     for variant, each in cells.items():
-        seeds = min(Counter(row["data"] for row in found["rows"] if row["variant"] == variant).values())
-        means = [value for (value,) in each]
-        rows.append((variant, *(f"{value:.3f}" for value in means), f"{mean(means):.4f}", str(seeds)))
+        means = ([mean(each[k][figure] for k in which) for figure in range(2)] for which in groups.values())
+        rows.append((variant, *map(_pair, means)))
     return _table(rows)
 
 
@@ -353,7 +372,8 @@ def _read(path: Path) -> dict:
 
 TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "choosing": ("choosing.json", choosing_table),
-    "ablation": ("earlier/ablation.json", ablation_table),
+    "mining": ("earlier/mining.json", mining_table),
+    "ablation": ("ablation.json", ablation_table),
     "whitening": ("earlier/whole_trainings.json", whitening_table),
     "install-size": ("install_size.json", install_size_table),
     "precision": ("precision_screw.json", precision_table),

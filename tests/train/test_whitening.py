@@ -17,6 +17,7 @@ from reason_train.model import build_model
 from reason_train.whitening import (
     SHRINKAGE,
     measure_features,
+    measure_maps,
     measured_power,
     neighbour_correlation,
     whitening_matrix,
@@ -134,3 +135,20 @@ def test_a_model_is_whitened_with_its_own_measured_power(tmp_path: Path) -> None
     for k, each in enumerate(features):
         expected = whitening_matrix(each, power=power)
         torch.testing.assert_close(model.get_buffer(f"whiten_{k}")[:, :, 0, 0], expected, rtol=1e-2, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_scales_are_balanced_by_a_power_of_their_typical_maximum(balance: float, tmp_path: Path) -> None:
+    for k in range(4):
+        save(tmp_path / f"{k}.png", good_picture(k, size_px=64))
+    store = ImageStore(sorted(tmp_path.iterdir()), input_format=square_format(64))
+    method = MethodConfig(teacher="efficientnet_lite0", image_size_px=64, suppression_layers=False, map_balance=balance)
+    torch.manual_seed(0)
+    model = build_model(method).eval()
+    measure_maps(model, store, device=torch.device("cpu"))
+    features = model.features(torch.from_numpy(np.stack([store[k] for k in range(4)])))
+    for k, (t, g) in enumerate(zip(features, model.rebuild(features), strict=True)):
+        cosine = (t * g).sum(1) / (t.norm(dim=1) * g.norm(dim=1))
+        typical = float((1 - cosine).flatten(1).max(1).values.mean())
+        assert float(model.head.get_buffer(f"weight_{k}")) == pytest.approx(typical**-balance, rel=1e-4)
