@@ -44,7 +44,7 @@ LARGER = {
     "screw_320px": ("efficientnet_lite0", "320"),
 }
 """Result files of larger teachers and inputs, after those of the default that they were trained with."""
-PART_SETS = ("alien, painted", "screw, painted", "bulb", "wheel", "clock", "pizza", "mixer")
+PART_SETS = ("alien, painted", "screw, painted", "screw, choosing half", "bulb", "wheel", "clock", "pizza", "mixer")
 """The choosing sets that show one part each; the others are surfaces."""
 RUN_TITLES = ("runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s")
 
@@ -374,6 +374,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "choosing": ("choosing.json", choosing_table),
     "mining": ("earlier/mining.json", mining_table),
     "ablation": ("ablation.json", ablation_table),
+    "earlier-ablation": ("earlier/ablation.json", ablation_table),
     "whitening": ("earlier/whole_trainings.json", whitening_table),
     "install-size": ("install_size.json", install_size_table),
     "precision": ("precision_screw.json", precision_table),
