@@ -93,8 +93,7 @@ def main(
     chosen = [*(f"--only={name}" for name in only or []), *(f"--variant={title}" for title in variant or [])]
     words = ["python", "benchmarks/ablation.py", "--data", "SHARED", "--photographs", "PHOTOGRAPHS"]
     command = shlex.join([*words, "--steps", str(steps), "--seeds", str(seeds), *chosen])
-    with tempfile.TemporaryDirectory() as folder:
-        sets = list(choosing_sets(data, photographs, Path(folder)))
+    sets = list(choosing_sets(data, photographs, Path()))  # by name; nothing is written before a set is made
     for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
         if unknown := [name for name in asked if name not in known]:
             raise typer.BadParameter(f"{unknown[0]!r} is not one of {'; '.join(known)}")
@@ -131,6 +130,7 @@ def _rows_of(
 def _run(
     dataset: DataSet, samples: tuple[Sample, ...], title: str, *, seed: int, steps: int, folder: Path
 ) -> dict[str, object]:
+    """One variant; `folder` is of this set and seed, and keeps the default's model for the variants of its head."""
     images = split(dataset, held_out_share=0.2, seed=0).train
     if title == MEMORY:
         judged_so = judge_by_memory(images, samples, seed=seed)
@@ -138,7 +138,7 @@ def _run(
     steps = steps or total_steps(_default(seed=seed, steps=None).training, images=len(images))
     config = _configured(title, seed=seed, steps=steps)
     store = ImageStore(images, input_format=input_format(config.method), seed=seed)
-    kept = folder / f"{dataset.name}_{seed}.pt"
+    kept = folder / "default.pt"
     method_changes, training_changes = VARIANTS[title]
     torch.manual_seed(seed)
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher))

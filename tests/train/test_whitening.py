@@ -119,10 +119,14 @@ def test_neighbours_that_contradict_each_other_count_as_unlike() -> None:
     assert neighbour_correlation(board.expand(2, 3, 16, 16)) == 0
 
 
-def test_a_model_is_whitened_with_its_own_measured_power(tmp_path: Path) -> None:
+def store_of_4(folder: Path) -> ImageStore:
     for k in range(4):
-        save(tmp_path / f"{k}.png", good_picture(k, size_px=64))
-    store = ImageStore(sorted(tmp_path.iterdir()), input_format=square_format(64))
+        save(folder / f"{k}.png", good_picture(k, size_px=64))
+    return ImageStore(sorted(folder.iterdir()), input_format=square_format(64))
+
+
+def test_a_model_is_whitened_with_its_own_measured_power(tmp_path: Path) -> None:
+    store = store_of_4(tmp_path)
     method = MethodConfig(
         teacher="efficientnet_lite0", image_size_px=64, suppression_layers=False, whitening="measured"
     )
@@ -140,9 +144,7 @@ def test_a_model_is_whitened_with_its_own_measured_power(tmp_path: Path) -> None
 @torch.no_grad()
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
 def test_scales_are_balanced_by_a_power_of_their_typical_maximum(balance: float, tmp_path: Path) -> None:
-    for k in range(4):
-        save(tmp_path / f"{k}.png", good_picture(k, size_px=64))
-    store = ImageStore(sorted(tmp_path.iterdir()), input_format=square_format(64))
+    store = store_of_4(tmp_path)
     method = MethodConfig(teacher="efficientnet_lite0", image_size_px=64, suppression_layers=False, map_balance=balance)
     torch.manual_seed(0)
     model = build_model(method).eval()
