@@ -26,7 +26,7 @@ from nearest_neighbour import judge_by_memory
 
 from reason_train.config import Config, MethodConfig, TrainingConfig
 from reason_train.datasets import DataSet, Sample, read_masks
-from reason_train.device import multiplies_bf16
+from reason_train.device import DeviceName, find_device, multiplies_bf16
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore
@@ -85,12 +85,14 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
     processes: Annotated[int, typer.Option(help="Data sets at a time, each on its share of the cores.")] = 1,
+    device: Annotated[DeviceName, typer.Option(help="Where to train and judge.")] = "cpu",
     out: Annotated[Path, typer.Option(help="JSON result; rows already in it are kept.")] = Path("ablation.json"),
 ) -> None:
     """Train every variant on every set."""
     rows = json.loads(out.read_text())["rows"] if out.is_file() else []
     done = {(row["data"], row["variant"], row["seed"]) for row in rows}
     chosen = [*(f"--only={name}" for name in only or []), *(f"--variant={title}" for title in variant or [])]
+    chosen += [f"--device={device}"] if device != "cpu" else []
     words = ["python", "benchmarks/ablation.py", "--data", "SHARED", "--photographs", "PHOTOGRAPHS"]
     command = shlex.join([*words, "--steps", str(steps), "--seeds", str(seeds), *chosen])
     sets = list(choosing_sets(data, photographs, Path()))  # by name; nothing is written before a set is made
@@ -102,7 +104,9 @@ def main(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
         tasks = [
-            pool.submit(_rows_of, name, titles, data=data, photographs=photographs, seed=seed, steps=steps)
+            pool.submit(
+                _rows_of, name, titles, data=data, photographs=photographs, seed=seed, steps=steps, device=device
+            )
             for seed in range(seeds)
             for name in only or sets
             if (titles := [t for t in variant or [*VARIANTS, MEMORY] if (name, t, seed) not in done])
@@ -114,29 +118,43 @@ def main(
 
 
 def _rows_of(
-    name: str, titles: Sequence[str], *, data: Path, photographs: Path | None, seed: int, steps: int
+    name: str,
+    titles: Sequence[str],
+    *,
+    data: Path,
+    photographs: Path | None,
+    seed: int,
+    steps: int,
+    device: DeviceName,
 ) -> list[dict[str, object]]:
     """Variants on one set with one seed."""
-    rows = []
+    rows, where = [], find_device(device)
     with tempfile.TemporaryDirectory() as folder:
         dataset, samples = choosing_sets(data, photographs, Path(folder))[name]()
         for title in titles:
-            figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder))
+            figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder), device=where)
             rows.append({"data": name, "variant": title, "seed": seed, **figures})
             print(name, title, seed, figures, flush=True)
     return rows
 
 
 def _run(
-    dataset: DataSet, samples: tuple[Sample, ...], title: str, *, seed: int, steps: int, folder: Path
+    dataset: DataSet,
+    samples: tuple[Sample, ...],
+    title: str,
+    *,
+    seed: int,
+    steps: int,
+    folder: Path,
+    device: torch.device,
 ) -> dict[str, object]:
     """One variant; `folder` is of this set and seed, and keeps the default's model for the variants of its head."""
     images = split(dataset, held_out_share=0.2, seed=0).train
     if title == MEMORY:
         judged_so = judge_by_memory(images, samples, seed=seed)
         return _figures(judged_so.evaluation, seconds=judged_so.seconds)
-    steps = steps or total_steps(_default(seed=seed, steps=None).training, images=len(images))
-    config = _configured(title, seed=seed, steps=steps)
+    steps = steps or total_steps(_default(seed=seed, steps=None, device=device).training, images=len(images))
+    config = _configured(title, seed=seed, steps=steps, device=device)
     store = ImageStore(images, input_format=input_format(config.method), seed=seed)
     kept = folder / "default.pt"
     method_changes, training_changes = VARIANTS[title]
@@ -144,19 +162,20 @@ def _run(
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher))
     started = time.perf_counter()
     if kept.is_file() and set(method_changes) <= set(HEAD) and not training_changes:
-        model.load_state_dict(torch.load(kept, weights_only=True))
+        model.load_state_dict(torch.load(kept, weights_only=True, map_location="cpu"))
+        model.to(device)
         for k in range(len(model.teacher.shape.channels)):
             model.head.get_buffer(f"weight_{k}").fill_(1.0)
-        measure_maps(model.eval(), store, device=torch.device("cpu"))
+        measure_maps(model.eval(), store, device=device)
     else:
         run = folder / "run"
         run.mkdir(exist_ok=True)
-        fit(model, config, store=store, run=run, device=torch.device("cpu"), checkpoint_seconds=1e9)
+        fit(model, config, store=store, run=run, device=device, checkpoint_seconds=1e9)
     if title == "default":
         torch.save(model.state_dict(), kept)
     seconds = time.perf_counter() - started
     shown = ImageStore([sample.path for sample in samples], input_format=input_format(config.method))
-    judged = judge(model, shown, device=torch.device("cpu"))
+    judged = judge(model, shown, device=device)
     masks = read_masks(samples, size_px=config.method.image_size_px)
     figures = _figures(evaluate_scores(samples, judged.scores, maps=judged.maps, masks=masks), seconds=seconds)
     return {"steps": steps, **figures, **model.measured()}
@@ -167,13 +186,13 @@ def _figures(evaluation: Evaluation, *, seconds: float) -> dict[str, object]:
     return {**{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro")}, "seconds": seconds}
 
 
-def _default(*, seed: int, steps: int | None) -> Config:
-    return resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=multiplies_bf16(torch.device("cpu")))
+def _default(*, seed: int, steps: int | None, device: torch.device) -> Config:
+    return resolve(Choices(seed=seed, steps=steps), dataset="", bf16_is_fast=multiplies_bf16(device))
 
 
-def _configured(title: str, *, seed: int, steps: int) -> Config:
+def _configured(title: str, *, seed: int, steps: int, device: torch.device) -> Config:
     method_changes, training_changes = VARIANTS[title]
-    config = _default(seed=seed, steps=steps)
+    config = _default(seed=seed, steps=steps, device=device)
     changes = dict(training_changes)
     if changes.pop("halved", False):
         changes["steps"] = steps // 2

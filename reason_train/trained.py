@@ -76,13 +76,12 @@ def judge(
     """
     model = model.to(device).eval()
     scores, maps = [], []
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        for batch in all_images(store):
-            anomaly_map, score = model(torch.from_numpy(batch).to(device))
-            scores.append(score.cpu().numpy())
-            if keep_maps:
-                maps.append(anomaly_map.cpu().numpy())
-            progress(len(batch))
+    for batch in all_images(store):
+        anomaly_map, score = model(torch.from_numpy(batch).to(device))
+        scores.append(score.cpu().numpy())
+        if keep_maps:
+            maps.append(anomaly_map.cpu().numpy())
+        progress(len(batch))
     joined = np.concatenate(scores)
     if not np.isfinite(joined).all():
         where = store.pieces[int(np.flatnonzero(~np.isfinite(joined))[0])].path
@@ -114,19 +113,18 @@ def judge_tiled(
         return Outputs(anomaly_map=anomaly_map.cpu().numpy(), score=score.cpu().numpy())
 
     scores, maps = [], []
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        for path in paths:
-            picture = read_image(path, input_format=input_format(model.method))
-            try:
-                output = run_tiled(run, picture, tile_px=tile_px, together=TILES_TOGETHER)
-            except ImageError as error:
-                raise ImageError(f"{path}: {error}") from error
-            if not np.isfinite(output.score).all():
-                raise RunError(f"{path}: the model's score is not finite; train again")
-            scores.append(output.score)
-            if keep_maps:
-                maps.append(output.anomaly_map)
-            if maps and maps[0].shape != output.anomaly_map.shape:
-                raise DataError(f"{path}: is of another size than {paths[0]}; maps are kept for images of one size")
-            progress(1)
+    for path in paths:
+        picture = read_image(path, input_format=input_format(model.method))
+        try:
+            output = run_tiled(run, picture, tile_px=tile_px, together=TILES_TOGETHER)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        if not np.isfinite(output.score).all():
+            raise RunError(f"{path}: the model's score is not finite; train again")
+        scores.append(output.score)
+        if keep_maps:
+            maps.append(output.anomaly_map)
+        if maps and maps[0].shape != output.anomaly_map.shape:
+            raise DataError(f"{path}: is of another size than {paths[0]}; maps are kept for images of one size")
+        progress(1)
     return Judgement(scores=np.concatenate(scores), maps=np.concatenate(maps) if keep_maps else None)
