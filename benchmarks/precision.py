@@ -3,9 +3,10 @@
     reason-export onnx RUN --out BUNDLE --fp16
     reason-export quantize BUNDLE --calibration DIR/train/good --held-out HELD_OUT
     python benchmarks/precision.py BUNDLE --data DIR --out benchmarks/results/precision_screw.json
+    python benchmarks/precision.py BUNDLE --data DIR --device cuda --out benchmarks/results/precision_screw_gpu.json
 
-HELD_OUT holds the good images that training held out (`held_out` in RUN/run.json). What this machine cannot run is
-said in the file, with the reason. Nothing is timed here.
+HELD_OUT holds the good images that training held out (`held_out` in RUN/run.json). On a GPU, engines are those that
+`reason-export engine` built. What this machine cannot run is said in the file, with the reason. Nothing is timed here.
 """
 
 from __future__ import annotations
@@ -21,42 +22,52 @@ import typer
 from reason_export.check import check_bundle
 from reason_export.labelled import LabelledImages
 from reason_runtime.bundle import Bundle, open_bundle
-from reason_runtime.choices import Backend, Precision
+from reason_runtime.choices import Backend, Device, Precision
 from reason_runtime.errors import BackendError, BundleError
 
-RUNS: tuple[tuple[Backend, Precision], ...] = (
-    ("onnxruntime", "fp32"),
-    ("openvino", "fp32"),
-    ("onnxruntime", "fp16"),
-    ("openvino", "bf16"),
-    ("onnxruntime", "int8"),
-    ("openvino", "int8"),
-)
+RUNS: dict[Device, tuple[tuple[Backend, Precision], ...]] = {
+    "cpu": (
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
+        ("onnxruntime", "fp16"),
+        ("openvino", "bf16"),
+        ("onnxruntime", "int8"),
+        ("openvino", "int8"),
+    ),
+    "cuda": tuple(
+        (backend, precision)
+        for precision in ("fp32", "fp16", "int8")
+        for backend in ("onnxruntime", "tensorrt_rtx", "tensorrt")
+    ),
+}
 
 
 def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="With its fp16 and int8 files.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Category folder in MVTec AD's layout.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
+    device: Annotated[Device, typer.Option(help="Where everything runs.")] = "cpu",
 ) -> None:
     """Check every backend and precision, print a line for each, write all of it."""
     opened = open_bundle(bundle)
     manifest = opened.manifest
+    options = f"--data {data.name}{'' if device == 'cpu' else f' --device {device}'}"
     found = {
-        "command": f"python benchmarks/precision.py BUNDLE --data {data.name} --out benchmarks/results/{out.name}",
+        "command": f"python benchmarks/precision.py BUNDLE {options} --out benchmarks/results/{out.name}",
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "teacher": manifest.method.teacher,
         "input_px": [manifest.input.height_px, manifest.input.width_px],
         "seed": manifest.training.seed,
         "quantisation": None if manifest.quantisation is None else dataclasses.asdict(manifest.quantisation),
-        "checks": [_check(opened, data, backend, precision) for backend, precision in RUNS],
+        "checks": [_check(opened, data, backend, precision, device) for backend, precision in RUNS[device]],
     }
     out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision) -> dict[str, object]:
+def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision, device: Device) -> dict[str, object]:
+    labelled = LabelledImages(folder=data)
     try:
-        check = check_bundle(bundle, backend=backend, precision=precision, labelled=LabelledImages(folder=data))
+        check = check_bundle(bundle, backend=backend, precision=precision, device=device, labelled=labelled)
     except (BackendError, BundleError) as error:
         print(f"{backend} {precision}: not run, {error}")
         return {"backend": backend, "precision": precision, "not_run": str(error).replace(f"{bundle.path}", "BUNDLE")}

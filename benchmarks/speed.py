@@ -1,11 +1,13 @@
 """Every backend and precision side by side, against PyTorch fp32 in the same run.
 
     python benchmarks/speed.py BUNDLE --out benchmarks/results/speed.json
+    python benchmarks/speed.py BUNDLE --device cuda --out benchmarks/results/speed_gpu.json
 
-BUNDLE is a trained one with its int8 file. Its network runs in PyTorch with made-up weights of the same shapes. The
-ResNets have made-up weights everywhere, with all convolutions in int8 but those that the map head reads: their speed is
-measured, their accuracy is not. All of them take turns in one process, so that a busy moment meets all of them; of each
-turn the first call is not counted. The network is timed from a batch of one image in memory to map and score in memory.
+BUNDLE is a trained one with its int8 file, and on a GPU its fp16 file; engines are built into it. Its network runs in
+PyTorch with made-up weights of the same shapes. The ResNets have made-up weights everywhere, with all convolutions in
+int8 but those that the map head reads: their speed is measured, their accuracy is not. All of them take turns in one
+process, so that a busy moment meets all of them; of each turn the first call is not counted. The network is timed from
+a batch of one image in memory to map and score in memory, on a GPU with both copies.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ import typer
 from numpy.typing import NDArray
 
 from reason_export.activations import measure_activations
+from reason_export.engine import build_engine
+from reason_export.engine_choices import EngineChoices
 from reason_export.golden import golden_bytes, make_golden, synthetic_images
 from reason_export.graph_parts import convolutions
+from reason_export.half import half_graph
 from reason_export.onnx_graph import export_graph
 from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.bench import LatencyPlan, measure_latency
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, open_bundle, write_bundle
-from reason_runtime.choices import Backend, Precision
+from reason_runtime.choices import BUILDERS, Backend, Device, Precision
 from reason_runtime.detector import load
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BackendError
@@ -42,22 +47,31 @@ from reason_runtime.roofline import measure_roofline
 from reason_runtime.session import open_session
 from reason_runtime.throughput import measure_throughput
 from reason_train.config import MethodConfig, TeacherName
+from reason_train.device import find_device
 from reason_train.model import build_model
 from reason_train.trained import input_format
 
 RESNETS: tuple[TeacherName, ...] = ("resnet18", "wide_resnet50_2")
-RUNS: tuple[tuple[Backend, Precision], ...] = (
-    ("onnxruntime", "fp32"),
-    ("onnxruntime", "int8"),
-    ("openvino", "fp32"),
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
-)
+RUNS: dict[Device, tuple[tuple[Backend, Precision], ...]] = {
+    "cpu": (
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+        ("openvino", "int8"),
+    ),
+    "cuda": tuple(
+        (backend, precision)
+        for backend in ("onnxruntime", "tensorrt_rtx", "tensorrt")
+        for precision in ("fp32", "fp16", "int8")
+    ),
+}
 Row = tuple[str, str]
-"""Backend and precision."""
+"""Backend and precision; with CUDA graphs the backend's name says so."""
 CALLS = 3
 """Counted ones of a turn."""
 ROOFLINES: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+BATCHES: dict[Device, tuple[int, ...]] = {"cpu": (1, 4), "cuda": (1, 4, 16)}
 
 
 def main(
@@ -65,42 +79,51 @@ def main(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
     seconds: Annotated[float, typer.Option(min=1, help="Of turns, for each network.")] = 30.0,
     resnets: Annotated[bool, typer.Option("--resnets/--no-resnets", help="Also the ResNet teachers.")] = True,
+    device: Annotated[Device, typer.Option(help="Where everything runs.")] = "cpu",
 ) -> None:
     """Measure all networks, print a line for each row, write all of it."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # compiled models of made-up networks are of no use later
-        found = _measured(bundle, seconds=seconds, teachers=RESNETS if resnets else ())
-    found["command"] = f"python benchmarks/speed.py BUNDLE --out benchmarks/results/{out.name}"
+        found = _measured(bundle, seconds=seconds, teachers=RESNETS if resnets else (), device=device)
+    where = "" if device == "cpu" else f" --device {device}"
+    found["command"] = f"python benchmarks/speed.py BUNDLE{where} --out benchmarks/results/{out.name}"
     found["measured"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _measured(bundle: Path, *, seconds: float, teachers: Sequence[TeacherName]) -> dict[str, object]:
+def _measured(bundle: Path, *, seconds: float, teachers: Sequence[TeacherName], device: Device) -> dict[str, object]:
     edge = open_bundle(bundle)
     method = edge.manifest.method
     settings = {**method.settings, "teacher": method.teacher}
     for name, value in settings.items():
         settings[name] = tuple(value) if isinstance(value, list) else value
-    networks = [_network(edge, MethodConfig(**settings), seconds=seconds, trained=True)]
+    networks = [_network(edge, MethodConfig(**settings), seconds=seconds, trained=True, device=device)]
     found = {
         "networks": networks,
-        "overhead_ms": _overhead_ms(bundle),
-        "throughput": [_throughput(edge, precision) for precision in ("fp32", "bf16", "int8")],
+        "overhead_ms": _overhead_ms(bundle, device=device),
+        "throughput": [_throughput(edge, backend, precision, device=device) for backend, precision in _offline(device)],
     }
     for teacher in teachers:
         with tempfile.TemporaryDirectory() as folder:
             made = made_up_bundle(Path(folder) / teacher, MethodConfig(teacher=teacher))
-            networks.append(_network(made, MethodConfig(teacher=teacher), seconds=seconds, trained=False))
-    found["environment"] = fingerprint(open_session(edge)) | {
-        "session": {"torch": torch.__version__, "torch_threads": str(torch.get_num_threads())}
-        | open_session(edge).libraries
-        | open_session(edge, backend="openvino").libraries
+            networks.append(
+                _network(made, MethodConfig(teacher=teacher), seconds=seconds, trained=False, device=device)
+            )
+    sessions = [open_session(edge, device=device)]
+    sessions += [open_session(edge, backend="openvino")] if device == "cpu" else []
+    libraries = {"torch": torch.__version__, "torch_threads": str(torch.get_num_threads())}
+    found["environment"] = fingerprint(sessions[0]) | {
+        "session": libraries | {name: value for session in sessions for name, value in session.libraries.items()}
     }
     return found
 
 
+def _offline(device: Device) -> list[tuple[Backend, Precision]]:
+    return [(backend, precision) for backend, precision in RUNS[device] if backend == "openvino" or device == "cuda"]
+
+
 def made_up_bundle(path: Path, method: MethodConfig) -> Bundle:
-    """A bundle of an untrained network with fp32 and int8 files, for its speed only."""
+    """A bundle of an untrained network with fp32, fp16 and int8 files, for its speed only."""
     torch.manual_seed(0)
     model, form = build_model(method).eval(), input_format(method)
     graph = export_graph(model, input_format=form)
@@ -119,25 +142,34 @@ def made_up_bundle(path: Path, method: MethodConfig) -> Bundle:
         method=MethodSettings(teacher=method.teacher, settings={}),
         training=TrainingProvenance(images_sha256=None, images=0, seed=0, libraries={}, configuration={}),
     )
-    return write_bundle(path, manifest=manifest, files={MODELS["fp32"]: graph, MODELS["int8"]: int8, GOLDEN: golden})
+    half = half_graph(source).SerializeToString()
+    files = {MODELS["fp32"]: graph, MODELS["fp16"]: half, MODELS["int8"]: int8, GOLDEN: golden}
+    return write_bundle(path, manifest=manifest, files=files)
 
 
-def _network(bundle: Bundle, method: MethodConfig, *, seconds: float, trained: bool) -> dict[str, object]:
+def _network(
+    bundle: Bundle, method: MethodConfig, *, seconds: float, trained: bool, device: Device
+) -> dict[str, object]:
     form = bundle.manifest.input
     shape = (1, form.height_px, form.width_px, form.channels)
     image = np.random.default_rng(20250101).integers(0, 256, shape, dtype=np.uint8)
     torch.manual_seed(0)
-    model = build_model(method).eval()
+    model = build_model(method).eval().to(find_device(device))
     pixels = torch.from_numpy(image)
     calls: dict[Row, Callable[[], object]] = {("pytorch", "fp32"): lambda: _by_pytorch(model, pixels)}
     not_run: dict[str, str] = {}
-    for backend, precision in RUNS:
+    for backend, precision in RUNS[device]:
         try:
-            session = open_session(bundle, backend=backend, precision=precision)
+            if device == "cuda" and (backend == "tensorrt" or backend == "tensorrt_rtx"):
+                build_engine(bundle, choices=EngineChoices(builder=backend, precision=precision))
+            session = open_session(bundle, backend=backend, precision=precision, device=device)
         except BackendError as error:
-            not_run[f"{backend} {precision}"] = str(error)
+            not_run[f"{backend} {precision}"] = str(error).replace(f"{bundle.path}", "BUNDLE")
             continue
         calls[backend, precision] = lambda session=session: session.run(image)
+        if backend in BUILDERS:
+            replayed = open_session(bundle, backend=backend, precision=precision, cuda_graph=True)
+            calls[f"{backend}, CUDA graph", precision] = lambda session=replayed: session.run(image)
     times = _in_turns(calls, seconds=seconds)
     reference = statistics.median(times["pytorch", "fp32"])
     rows = []
@@ -157,7 +189,11 @@ def _network(bundle: Bundle, method: MethodConfig, *, seconds: float, trained: b
         print(
             f"{method.teacher} {backend} {precision}: p50 {p50:.2f} ms, {rows[-1]['times_pytorch']:.2f} x", flush=True
         )
-    ways = {each: measure_roofline(bundle, precision=each, threads=None) for each in ROOFLINES if _can(each)}
+    ways = {
+        each: measure_roofline(bundle, precision=each, threads=None)
+        for each in ROOFLINES
+        if device == "cpu" and _can(each)
+    }
     return {
         "teacher": method.teacher,
         "trained": trained,
@@ -186,7 +222,7 @@ def _in_turns(calls: dict[Row, Callable[[], object]], *, seconds: float) -> dict
 
 def _by_pytorch(model: torch.nn.Module, pixels: torch.Tensor) -> NDArray[np.float32]:
     with torch.inference_mode():
-        return model(pixels)[0].numpy()
+        return model(pixels.to(next(model.parameters()).device))[0].cpu().numpy()
 
 
 def _can(precision: Precision) -> bool:
@@ -195,24 +231,29 @@ def _can(precision: Precision) -> bool:
     return precision.upper() in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _overhead_ms(bundle: Path) -> float:
+def _overhead_ms(bundle: Path, *, device: Device) -> float:
     plan = LatencyPlan(minimum_count=20, minimum_s=0)
-    return measure_latency(load(bundle, backend="openvino", threshold=1.0), plan=plan).overhead_p50_ms
+    backend: Backend = "openvino" if device == "cpu" else "onnxruntime"
+    return measure_latency(load(bundle, backend=backend, device=device, threshold=1.0), plan=plan).overhead_p50_ms
 
 
-def _throughput(bundle: Bundle, precision: Precision) -> dict[str, object]:
-    if not _can(precision):
-        return {"precision": precision, "not_run": f"this processor has no {precision} for OpenVINO"}
-    found = measure_throughput(
-        bundle,
-        backend="openvino",
-        precision=precision,
-        device=None,
-        threads=None,
-        batches=(1, 4),
-        plan=LatencyPlan(warm_up=1, minimum_count=3, minimum_s=2.0),
-    )
-    print(f"throughput, openvino {precision}: {found.fps:.1f} FPS", flush=True)
+def _throughput(bundle: Bundle, backend: Backend, precision: Precision, *, device: Device) -> dict[str, object]:
+    named = {"backend": backend, "precision": precision}
+    if device == "cpu" and not _can(precision):
+        return named | {"not_run": f"this processor has no {precision} for OpenVINO"}
+    try:
+        found = measure_throughput(
+            bundle,
+            backend=backend,
+            precision=precision,
+            device=device,
+            threads=None,
+            batches=BATCHES[device],
+            plan=LatencyPlan(warm_up=1, minimum_count=3, minimum_s=2.0),
+        )
+    except BackendError as error:
+        return named | {"not_run": str(error).replace(f"{bundle.path}", "BUNDLE")}
+    print(f"throughput, {backend} {precision}: {found.fps:.1f} FPS", flush=True)
     return {name: value for name, value in dataclasses.asdict(found).items() if name != "environment"}
 
 

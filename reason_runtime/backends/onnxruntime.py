@@ -6,6 +6,8 @@ every node, or it is an error.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -82,6 +84,7 @@ def open_session(
     if precision == "bf16":
         raise BackendError("ONNX Runtime does not run bf16; use --backend openvino, or fp32, fp16 or int8")
     ort = _import(device)
+    missing = _load_cuda(ort) if device == "cuda" else ""
     model = bundle.model_path(precision)
     name = _PROVIDERS[provider]
     if name not in ort.get_available_providers():
@@ -105,7 +108,7 @@ def open_session(
     if in_use[0] != name:
         raise BackendError(
             f"{model}: asked for {name}, ONNX Runtime took {in_use[0]}; check the NVIDIA driver, CUDA, cuDNN and "
-            "TensorRT, or ask for the CPU"
+            f"TensorRT, or ask for the CPU{missing and f' ({missing})'}"
         )
     _check(session, model, bundle.manifest)
     size = bundle.manifest.map_size_px
@@ -165,6 +168,15 @@ def _import(device: Device) -> ModuleType:
         ) from error
     module: ModuleType = onnxruntime
     return module
+
+
+def _load_cuda(ort: ModuleType) -> str:
+    """Load CUDA and cuDNN, also from NVIDIA's wheels, where no linker looks; what the library said of missing ones."""
+    said = io.StringIO()
+    if hasattr(ort, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(said):
+            ort.preload_dlls()
+    return "; ".join(said.getvalue().split("\n")).strip("; ")
 
 
 def _is_installed(distribution: str) -> bool:

@@ -16,6 +16,7 @@ from reason_export.check import check_bundle
 from reason_export.engine import build_engine
 from reason_export.engine_choices import EngineChoices
 from reason_runtime.backends.cuda import Cuda
+from reason_runtime.backends.tensorrt_library import load_library
 from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.choices import BUILDERS, Builder, Precision, Provider
 from reason_runtime.engine_store import engines
@@ -41,8 +42,18 @@ def images() -> np.ndarray:
 
 
 def build(bundle: Bundle, builder: Builder, precision: Precision = "fp32") -> None:
-    capability = (Cuda().gpu.compute_capability,) if builder == "tensorrt_rtx" else ()
-    build_engine(bundle, choices=EngineChoices(builder=builder, precision=precision, compute_capabilities=capability))
+    build_engine(
+        bundle, choices=EngineChoices(builder=builder, precision=precision, compute_capabilities=_named(builder))
+    )
+
+
+def _named(builder: Builder) -> tuple[str, ...]:
+    """This GPU's compute capability where TensorRT-RTX builds for it by name; else the engine of 8.0 and later."""
+    own = Cuda().gpu.compute_capability
+    by_name = builder == "tensorrt_rtx" and hasattr(
+        load_library(builder).ComputeCapability, f"SM{own.replace('.', '')}"
+    )
+    return (own,) if by_name else ()
 
 
 @each_builder

@@ -1,0 +1,99 @@
+"""What only an NVIDIA GPU can show of training. Run with `pytest -m gpu` on a machine with one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reason_train.checkpoint import StepReport
+from reason_train.datasets import load_dataset
+from reason_train.device import find_device
+from reason_train.image_store import ImageStore
+from reason_train.run import CHECKPOINT
+from reason_train.trained import input_format, judge, load_run
+from reason_train.training_run import train
+from tests.commands import call
+from tests.pictures import good_parts
+from tests.runtime.gpu import NEEDS_GPU
+from tests.train.trainings import CPU, log_lines, small_choices
+
+pytestmark = NEEDS_GPU
+STEPS = 20
+SLOW = 1e-5
+"""A learning rate at which rounding is not blown up within these steps; see test_distributed.py."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return good_parts(tmp_path / "stripes", images=10)
+
+
+def trained(data: Path, out: Path, device: torch.device, **changes: object) -> list[dict[str, object]]:
+    choices = small_choices(**{"steps": STEPS, "learning_rate": SLOW, "held_out_share": 0.2, **changes})
+    train(load_dataset(data), choices, out=out, device=device)
+    return log_lines(out)
+
+
+def test_scores_and_maps_are_those_of_the_cpu(finished_run: Path, parts: Path) -> None:
+    run, model = load_run(finished_run)
+    store = ImageStore([one.path for one in load_dataset(parts).test], input_format=input_format(run.config.method))
+    expected = judge(model, store, device=CPU)
+    found = judge(model, store, device=find_device("cuda"))
+    assert expected.maps is not None
+    assert found.maps is not None
+    assert np.abs(found.maps - expected.maps).max() <= 1e-4 * expected.maps.max()
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["edge", "paper"])
+def test_a_training_in_float32_follows_that_on_the_cpu(data: Path, tmp_path: Path, preset: str) -> None:
+    changes = {"preset": preset, "teacher": "efficientnet_lite0"}
+    expected = trained(data, tmp_path / "cpu", CPU, **changes)
+    found = trained(data, tmp_path / "gpu", find_device("cuda"), **changes)
+    losses = [[line["loss"] for line in lines] for lines in (expected, found)]
+    assert len(losses[0]) == STEPS
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_a_training_in_bf16_lowers_the_loss(data: Path, tmp_path: Path) -> None:
+    lines = trained(data, tmp_path / "run", find_device("auto"), bf16=True, learning_rate=5e-4, steps=60)
+    losses = [float(str(line["distillation"])) for line in lines]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_stopped_training_is_resumed(data: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(line: StepReport) -> None:
+        if line.step == STEPS // 2:
+            raise Stopped
+
+    device, choices = find_device("cuda"), small_choices(steps=STEPS, learning_rate=SLOW, held_out_share=0.2)
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train(load_dataset(data), choices, out=out, device=device, checkpoint_seconds=0.0, report=stop)
+    shutil.copy(out / CHECKPOINT, tmp_path)  # there was one
+    train(load_dataset(data), choices, out=out, device=device, resume=True)
+    expected = trained(data, tmp_path / "whole", device)
+    found = log_lines(out)
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([x["loss"] for x in found], [x["loss"] for x in expected], rtol=1e-3)
+
+
+def test_fit_evaluate_and_export_from_a_gpu(parts: Path, tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    small = ("--steps", 20, "--image-size", 64, "--device", "cuda")
+    for words in (
+        ("reason-train", "fit", "--data", parts, "--out", run, *small),
+        ("reason-train", "calibrate", run, "--data", parts, "--device", "cuda"),
+        ("reason-train", "evaluate", run, "--data", parts, "--device", "cuda"),
+        ("reason-export", "onnx", run, "--out", bundle),
+        ("reason-export", "check", bundle),
+    ):
+        done = call(*words)
+        assert done.status == 0, done.log
