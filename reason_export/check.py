@@ -36,6 +36,7 @@ class Check:
     """The result of one gate."""
 
     backend: Backend
+    provider: Provider | None
     precision: Precision
     parity: Parity
     synthetic_images: int
@@ -83,6 +84,8 @@ def check_bundle(
 ) -> Check:
     """Run the golden images and compare; the result is written to `checks/<backend>_<precision>.json`.
 
+    ONNX Runtime's other providers than the CPU are named too: `checks/onnxruntime-cuda_<precision>.json`.
+
     Args:
         bundle: As opened.
         backend: See `reason_runtime.session.open_session`, also for the next five.
@@ -125,6 +128,7 @@ def check_bundle(
     tolerance = TOLERANCES[precision]
     check = Check(
         backend=backend,
+        provider=session.provider,
         precision=precision,
         parity=parity,
         synthetic_images=int(golden.synthetic.sum()),
@@ -139,7 +143,7 @@ def check_bundle(
 
 
 def _write(bundle: Bundle, check: Check) -> None:
-    path = check_path(bundle, backend=check.backend, precision=check.precision)
+    path = check_path(bundle, backend=check.backend, precision=check.precision, provider=check.provider)
     make_folder(path.parent)
     content = {"bundle_sha256": bundle.manifest.content_sha256, **check.to_json()}
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from reason_export.engine_choices import EngineChoices, compute_capability_words
+from reason_export.engine_choices import EngineChoices, words_for
 from reason_export.engine_network import NetworkTensor, ParsedNetwork, parse_network
 from reason_export.engine_progress import watch
 from reason_export.timing_cache import attach_timing_cache, keep_timing_cache
@@ -99,7 +99,7 @@ def _configure(
         if not hasattr(trt.HardwareCompatibilityLevel, level):
             raise ConfigurationError(f"--runs-on {choices.runs_on}: TensorRT {trt.__version__} does not have it")
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
-    words = compute_capability_words(trt, choices.compute_capabilities) if choices.compute_capabilities else []
+    words = words_for(trt, choices.compute_capabilities) if choices.compute_capabilities else []
     if words:
         config.num_compute_capabilities = len(words)
     for index, word in enumerate(words):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from reason_runtime.backends.tensorrt import BF16
+from reason_runtime.backends.tensorrt_library import compute_capability_words
 from reason_runtime.choices import Builder, Precision, RunsOn
 from reason_runtime.errors import ConfigurationError
 
@@ -77,17 +77,16 @@ def _check_tensorrt_rtx(choices: EngineChoices) -> None:
         raise ConfigurationError(f"--compute-capability: {', '.join(asked)} names one twice")
 
 
-def compute_capability_words(trt: ModuleType, asked: Sequence[str]) -> list[str]:
-    """The library's words for compute capabilities: `8.6` is `SM86`.
+def words_for(trt: ModuleType, asked: Sequence[str]) -> list[str]:
+    """The library's words for compute capabilities.
 
     Raises:
         ConfigurationError: The library does not build for one of them.
     """
-    known = {f"{name[2:-1]}.{name[-1]}": name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)}
+    known = compute_capability_words(trt)
     for capability in asked:
         if capability not in known:
             raise ConfigurationError(
-                f"--compute-capability {capability}: this TensorRT-RTX builds for "
-                f"{', '.join(sorted(known, key=lambda one: tuple(map(int, one.split('.')))))}"
+                f"--compute-capability {capability}: this TensorRT-RTX builds for {', '.join(known)}"
             )
     return [known[capability] for capability in asked]

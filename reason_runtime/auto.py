@@ -10,7 +10,7 @@ import numpy as np
 
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import KnownCheck, known_check
-from reason_runtime.choices import BACKENDS, PRECISIONS, Backend, Device, Precision
+from reason_runtime.choices import PRECISIONS, RUNNERS, Device, Precision, runner_device, runner_name
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.session import Session, open_session
 
@@ -25,17 +25,17 @@ class AutoChoice:
 
     Attributes:
         session: The chosen one, loaded.
-        median_ms: Of one image, by backend and precision, of every candidate.
+        median_ms: Of one image, by the candidate's name, such as `openvino int8` or `onnxruntime-cuda fp16`.
     """
 
     session: Session
-    median_ms: dict[tuple[Backend, Precision], float]
+    median_ms: dict[str, float]
 
     def describe(self) -> str:
         """In one line, the fastest first."""
         ordered = sorted(self.median_ms.items(), key=lambda item: item[1])
-        tried = ", ".join(f"{backend} {precision} {found:.1f} ms" for (backend, precision), found in ordered)
-        return f"auto chose {self.session.backend} {self.session.precision}; median of one image: {tried}"
+        tried = ", ".join(f"{name} {found:.1f} ms" for name, found in ordered)
+        return f"auto chose {ordered[0][0]}; median of one image: {tried}"
 
 
 def choose(
@@ -43,13 +43,13 @@ def choose(
 ) -> AutoChoice:
     """Load every candidate, time them side by side on one image, and keep the fastest.
 
-    A candidate has a passed check of these very files, made on this kind of processor with this version of its library,
-    and a threshold, where the bundle has any.
+    A candidate has a passed check of these very files, made on this kind of processor and GPU with this version of its
+    library, and a threshold, where the bundle has any.
 
     Args:
         bundle: As opened.
         precision: Only this one; None: whichever is fastest.
-        device: Where it runs; None: on each backend's own.
+        device: Where it runs; None: anywhere.
         threads: Of the library, on CPU.
 
     Raises:
@@ -58,30 +58,33 @@ def choose(
         BackendError: A candidate that passed its check does not load.
     """
     sessions = {}
-    for check in _passed(bundle, precision):
+    for check in _passed(bundle, precision, device):
         session = open_session(
             bundle,
             backend=check.backend,
             precision=check.precision,
-            device=device,
-            threads=threads if check.backend in ("onnxruntime", "openvino") else None,
+            threads=threads if runner_device(check.backend, check.provider) == "cpu" else None,
+            provider=check.provider,
         )
-        if session.libraries.get(check.backend) == check.libraries.get(check.backend):
-            sessions[check.backend, check.precision] = session
+        if all(session.libraries.get(name) == check.libraries.get(name) for name in (check.backend, "device")):
+            sessions[f"{runner_name(check.backend, check.provider)} {check.precision}"] = session
     if not sessions:
         raise ConfigurationError(
-            f"{bundle.path}: for {precision or 'any precision'} no parity check passed on this machine with a "
-            "threshold; run `reason-export check BUNDLE --backend B --precision P` for each, or name a backend"
+            f"{bundle.path}: for {precision or 'any precision'}{f' on {device}' if device else ''} no parity check "
+            "passed on this machine with a threshold; run `reason-export check BUNDLE --backend B --precision P` for "
+            "each, or name a backend"
         )
     median_ms = _median_ms(bundle, sessions)
-    return AutoChoice(session=sessions[min(median_ms, key=lambda key: median_ms[key])], median_ms=median_ms)
+    return AutoChoice(session=sessions[min(median_ms, key=lambda name: median_ms[name])], median_ms=median_ms)
 
 
-def _passed(bundle: Bundle, precision: Precision | None) -> list[KnownCheck]:
+def _passed(bundle: Bundle, precision: Precision | None, device: Device | None) -> list[KnownCheck]:
     found = []
-    for backend in BACKENDS:
+    for backend, provider in RUNNERS:
+        if device not in (None, runner_device(backend, provider)):
+            continue
         for each in PRECISIONS if precision is None else (precision,):
-            check = known_check(bundle, backend=backend, precision=each)
+            check = known_check(bundle, backend=backend, precision=each, provider=provider)
             if check is None or not check.passed:
                 continue
             if check.threshold is not None or each in bundle.manifest.thresholds or not bundle.manifest.thresholds:
@@ -89,17 +92,15 @@ def _passed(bundle: Bundle, precision: Precision | None) -> list[KnownCheck]:
     return found
 
 
-def _median_ms(
-    bundle: Bundle, sessions: dict[tuple[Backend, Precision], Session]
-) -> dict[tuple[Backend, Precision], float]:
+def _median_ms(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, float]:
     form = bundle.manifest.input
     shape = (1, form.height_px, form.width_px, form.channels)
     image = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
-    times: dict[tuple[Backend, Precision], list[int]] = {key: [] for key in sessions}
+    times: dict[str, list[int]] = {name: [] for name in sessions}
     for turn in range(WARM_UP + ROUNDS):
-        for key, session in sessions.items():
+        for name, session in sessions.items():
             started_ns = time.perf_counter_ns()
             session.run(image)
             if turn >= WARM_UP:
-                times[key].append(time.perf_counter_ns() - started_ns)
-    return {key: statistics.median(values) / 1e6 for key, values in times.items()}
+                times[name].append(time.perf_counter_ns() - started_ns)
+    return {name: statistics.median(values) / 1e6 for name, values in times.items()}

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.choices import Backend, Precision
+from reason_runtime.choices import Backend, Precision, Provider
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
@@ -105,6 +105,7 @@ class _AnswersAtOnce:
     """A session that computes nothing, to time what is around it."""
 
     backend: Backend
+    provider: Provider | None
     precision: Precision
     libraries: dict[str, str]
     outputs: Outputs
@@ -126,7 +127,11 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
     around = Detector(
         bundle=detector.bundle,
         session=_AnswersAtOnce(
-            backend=session.backend, precision=session.precision, libraries=session.libraries, outputs=outputs
+            backend=session.backend,
+            provider=session.provider,
+            precision=session.precision,
+            libraries=session.libraries,
+            outputs=outputs,
         ),
         limit=detector.limit,
     )

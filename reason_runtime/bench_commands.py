@@ -55,6 +55,7 @@ def latency(
 ) -> None:
     """Time from an image in memory to the decision: one stream, one image at a time, nothing resized."""
     from reason_runtime.bench import LatencyPlan, measure_latency
+    from reason_runtime.choices import runner_device
     from reason_runtime.cold_start import measure_cold_start
     from reason_runtime.detector import load
     from reason_runtime.roofline import measure_roofline
@@ -79,7 +80,8 @@ def latency(
         cold = measure_cold_start(
             bundle, backend=session.backend, precision=session.precision, device=device, threads=threads
         )
-        roofline = measure_roofline(opened, precision=session.precision, threads=threads)
+        on_cpu = runner_device(session.backend, session.provider) == "cpu"
+        roofline = measure_roofline(opened, precision=session.precision, threads=threads) if on_cpu else None
         facts |= {
             "cold_start": dataclasses.asdict(cold),
             "roofline": None if roofline is None else dataclasses.asdict(roofline),

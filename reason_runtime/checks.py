@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reason_runtime.bundle import Bundle
-from reason_runtime.choices import Backend, Precision
+from reason_runtime.choices import Backend, Precision, Provider, runner_name
 from reason_runtime.environment import processor
 from reason_runtime.errors import BundleError
 from reason_runtime.manifest import Threshold, read_threshold
@@ -21,6 +21,7 @@ class KnownCheck:
 
     Attributes:
         backend: That ran.
+        provider: Of ONNX Runtime.
         precision: Of the artefact.
         passed: Whether every gate held.
         threshold: From this backend's own scores on this device; None where none was drawn.
@@ -28,18 +29,21 @@ class KnownCheck:
     """
 
     backend: Backend
+    provider: Provider | None
     precision: Precision
     passed: bool
     threshold: Threshold | None
     libraries: dict[str, Json]
 
 
-def check_path(bundle: Bundle, *, backend: Backend, precision: Precision) -> Path:
-    """Where the check of a backend and precision is kept."""
-    return bundle.path / CHECKS / f"{backend}_{precision}.json"
+def check_path(bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None) -> Path:
+    """Where the check of a backend, with ONNX Runtime of a provider, and precision is kept."""
+    return bundle.path / CHECKS / f"{runner_name(backend, provider)}_{precision}.json"
 
 
-def known_check(bundle: Bundle, *, backend: Backend, precision: Precision) -> KnownCheck | None:
+def known_check(
+    bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None
+) -> KnownCheck | None:
     """The check of a backend and precision that was made of these very files on this kind of processor; None without.
 
     A bundle that changed, or that came from another device with its checks, has none.
@@ -47,7 +51,7 @@ def known_check(bundle: Bundle, *, backend: Backend, precision: Precision) -> Kn
     Raises:
         BundleError: The file is not as `reason-export check` writes it.
     """
-    path = check_path(bundle, backend=backend, precision=precision)
+    path = check_path(bundle, backend=backend, precision=precision, provider=provider)
     if not path.is_file():
         return None
     try:
@@ -67,6 +71,7 @@ def known_check(bundle: Bundle, *, backend: Backend, precision: Precision) -> Kn
         return None
     return KnownCheck(
         backend=backend,
+        provider=provider,
         precision=precision,
         passed=passed,
         threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),

@@ -14,8 +14,25 @@ Device = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 Provider = Literal["cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
+RUNNERS: tuple[tuple[Backend, Provider | None], ...] = (
+    *(("onnxruntime", provider) for provider in PROVIDERS),
+    ("openvino", None),
+    ("tensorrt", None),
+    ("tensorrt_rtx", None),
+)
+"""What computes: a backend, and of ONNX Runtime the provider."""
 Builder = Literal["tensorrt", "tensorrt_rtx"]
 BUILDERS: tuple[Builder, ...] = get_args(Builder)
 RunsOn = Literal["same_gpu", "same_compute_capability", "ampere_and_later"]
 RUNS_ON: tuple[RunsOn, ...] = get_args(RunsOn)
 BackPressure = Literal["block", "drop-oldest"]
+
+
+def runner_name(backend: Backend, provider: Provider | None) -> str:
+    """As users and file names call it: `onnxruntime-cuda`; a provider that is the CPU goes without saying."""
+    return backend if provider in (None, "cpu") else f"{backend}-{provider}"
+
+
+def runner_device(backend: Backend, provider: Provider | None) -> Device:
+    """Where it computes."""
+    return "cpu" if backend == "openvino" or provider == "cpu" else "cuda"

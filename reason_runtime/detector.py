@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reason_runtime.auto import AutoChoice, choose
 from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.checks import known_check
-from reason_runtime.choices import Backend, BackendChoice, Device, Precision, Provider
+from reason_runtime.choices import BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
 from reason_runtime.session import Outputs, Session, open_session
@@ -193,11 +193,8 @@ def load(
         if provider is not None or cuda_graph:
             raise ConfigurationError("auto chooses the backend; a provider and CUDA graphs are options of named ones")
         choice = choose(opened, precision=precision, device=device, threads=threads)
-        limit = decision_limit(
-            opened, backend=choice.session.backend, precision=choice.session.precision, threshold=threshold
-        )
+        limit = decision_limit(opened, choice.session, threshold=threshold)
         return Detector(bundle=opened, session=choice.session, limit=limit, choice=choice)
-    limit = decision_limit(opened, backend=backend, precision=precision or "fp32", threshold=threshold)
     session = open_session(
         opened,
         backend=backend,
@@ -207,12 +204,10 @@ def load(
         provider=provider,
         cuda_graph=cuda_graph,
     )
-    return Detector(bundle=opened, session=session, limit=limit)
+    return Detector(bundle=opened, session=session, limit=decision_limit(opened, session, threshold=threshold))
 
 
-def decision_limit(
-    bundle: Bundle, *, backend: Backend, precision: Precision, threshold: float | None = None
-) -> DecisionLimit:
+def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None = None) -> DecisionLimit:
     """The threshold given by hand, else this device's own, else the bundle's, else none with a hint how to get one.
 
     Raises:
@@ -223,7 +218,8 @@ def decision_limit(
         if not np.isfinite(threshold):
             raise ConfigurationError(f"threshold {threshold} is not a finite number")
         return DecisionLimit(value=threshold, source="given by hand")
-    check = known_check(bundle, backend=backend, precision=precision)
+    precision = session.precision
+    check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
     if check is not None and check.threshold is not None:
         own = check.threshold
         return DecisionLimit(value=own.value, source=f"check of this device, {precision}: {own.source}")

@@ -45,6 +45,10 @@ class Session(Protocol):
         """The inference library."""
 
     @property
+    def provider(self) -> Provider | None:
+        """ONNX Runtime's execution provider; None of other libraries."""
+
+    @property
     def precision(self) -> Precision:
         """What the layers before the map head compute in."""
 

@@ -130,7 +130,8 @@ def _train(
     training, images = config.training, store.images
     steps, per_epoch = total_steps(training, images=images), steps_per_epoch(training, images=images)
     reconstruct = ranks.reconstruct(model.train())
-    clock, started, to_do = PhaseClock(), time.monotonic(), range(done, steps)
+    clock = PhaseClock(wait=torch.cuda.synchronize) if device.type == "cuda" else PhaseClock()
+    started, to_do = time.monotonic(), range(done, steps)
     views = teacher_views(
         model, config, store, device=device, steps=to_do, cache_mib=cache_mib, ranks=ranks, clock=clock
     )

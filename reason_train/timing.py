@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,14 @@ Phase = Literal["reading", "teacher", "student"]
 
 
 class PhaseClock:
-    """Seconds since the last `take`, by phase. It reads a counter and never waits for a device.
+    """Seconds since the last `take`, by phase.
 
-    A GPU works on after its commands were given; a training step waits for its loss, so what the teacher computes there
-    may count as the student's.
+    Args:
+        wait: Called at the end of a phase: a GPU works on after its commands were given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
+        self._wait = wait
         self._seconds: dict[Phase, float] = {"reading": 0.0, "teacher": 0.0, "student": 0.0}
 
     @contextmanager
@@ -32,6 +33,7 @@ class PhaseClock:
         """Count the time inside."""
         started = time.perf_counter()
         yield
+        self._wait()
         self._seconds[phase] += time.perf_counter() - started
 
     def reading(self, batches: Iterable[T]) -> Iterator[T]:

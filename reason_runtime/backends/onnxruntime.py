@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.backends.cuda import Cuda
 from reason_runtime.backends.onnxruntime_binding import BoundRuns
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
@@ -48,6 +49,7 @@ class OnnxRuntimeSession:
     """See `reason_runtime.session.Session`."""
 
     backend: Literal["onnxruntime"] = "onnxruntime"
+    provider: Provider
     precision: Precision
     libraries: dict[str, str]
     manifest: Manifest
@@ -83,6 +85,11 @@ def open_session(
         raise ConfigurationError(f"provider {provider} runs on {_DEVICES[provider]}, not on {device}")
     if precision == "bf16":
         raise BackendError("ONNX Runtime does not run bf16; use --backend openvino, or fp32, fp16 or int8")
+    if precision == "int8" and provider == "cuda":  # seen: nodes of the graph fall to the CPU
+        raise BackendError(
+            "ONNX Runtime's CUDA provider does not compute in int8; use --precision fp16, --provider tensorrt, or "
+            "--backend tensorrt"
+        )
     ort = _import(device)
     missing = _load_cuda(ort) if device == "cuda" else ""
     model = bundle.model_path(precision)
@@ -112,9 +119,15 @@ def open_session(
         )
     _check(session, model, bundle.manifest)
     size = bundle.manifest.map_size_px
+    libraries = {"onnxruntime": ort.__version__, "provider": name}
+    if device == "cuda":
+        libraries["device"] = Cuda().gpu.name
+    else:
+        libraries["threads"] = str(threads or "chosen by library")
     return OnnxRuntimeSession(
+        provider=provider,
         precision=precision,
-        libraries={"onnxruntime": ort.__version__, "provider": name, "threads": str(threads or "chosen by library")},
+        libraries=libraries,
         manifest=bundle.manifest,
         model=model,
         session=session,

@@ -41,6 +41,7 @@ class OpenVinoSession:
     """See `reason_runtime.session.Session`."""
 
     backend: Literal["openvino"] = "openvino"
+    provider: None = None
     precision: Precision
     libraries: dict[str, str]
     manifest: Manifest

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from reason_runtime.backends.cuda import Cuda
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.backends.tensorrt_lane import Lane
-from reason_runtime.backends.tensorrt_library import NAMES, Messages, load_library
+from reason_runtime.backends.tensorrt_library import (
+    NAMES,
+    Messages,
+    compute_capability_words,
+    load_library,
+    require_rtx_gpu,
+)
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Builder, Device, Precision
 from reason_runtime.engine_store import choose_engine, read_engine, rebuild_command
@@ -49,6 +55,7 @@ class TensorRtSession:
     """
 
     backend: Builder
+    provider: None = None
     precision: Precision
     libraries: dict[str, str]
     manifest: Manifest
@@ -88,6 +95,8 @@ def open_session(
     bundle.model_path(precision)
     trt = load_library(backend)
     cuda = Cuda()
+    if backend == "tensorrt_rtx":
+        require_rtx_gpu(cuda.gpu, known=list(compute_capability_words(trt)), version=trt.__version__)
     chosen = choose_engine(bundle, builder=backend, precision=precision, gpu=cuda.gpu, builder_version=trt.__version__)
     command = rebuild_command(bundle, builder=backend, precision=precision, gpu=cuda.gpu)
     messages = Messages(trt)

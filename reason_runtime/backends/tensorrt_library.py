@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from reason_runtime.choices import Builder
-from reason_runtime.engine_facts import numbers
+from reason_runtime.engine_facts import Gpu, numbers
 from reason_runtime.errors import BackendError
 
 if TYPE_CHECKING:
@@ -36,6 +38,30 @@ def load_library(builder: Builder) -> ModuleType:
             f'pip install --upgrade "reason-edge[{_EXTRAS[builder]}]"'
         )
     return trt
+
+
+def compute_capability_words(trt: ModuleType) -> dict[str, str]:
+    """The compute capabilities that TensorRT-RTX builds for, oldest first, and its words: `8.6` is `SM86`."""
+    words = [name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
+    return {f"{word[2:-1]}.{word[-1]}": word for word in sorted(words, key=lambda word: int(word[2:]))}
+
+
+def require_rtx_gpu(gpu: Gpu, *, known: Sequence[str], version: str) -> None:
+    """TensorRT-RTX runs on the GPUs that it builds for and on later ones, not on those in between.
+
+    Args:
+        gpu: Of this machine.
+        known: Compute capabilities that the library builds for, oldest first.
+        version: Of the library.
+
+    Raises:
+        BackendError: Not on this one; says what does.
+    """
+    if gpu.compute_capability not in known and numbers(gpu.compute_capability) < numbers(known[-1]):
+        raise BackendError(
+            f"TensorRT-RTX {version} does not run on {gpu.name} (compute capability {gpu.compute_capability}), only on "
+            f"{', '.join(known)} and later; use --backend tensorrt, or --backend onnxruntime --device cuda"
+        )
 
 
 class Messages:

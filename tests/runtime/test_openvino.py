@@ -145,12 +145,20 @@ def checked(precise_bundle: Path, tmp_path: Path) -> Path:
 
 def test_auto_takes_the_fastest_that_passed_and_says_so(checked: Path, good_pictures: Path) -> None:
     choice = choose(open_bundle(checked))
-    assert set(choice.median_ms) == {("onnxruntime", "fp32"), ("openvino", "int8")}
+    assert set(choice.median_ms) == {"onnxruntime fp32", "openvino int8"}
     fastest = min(choice.median_ms, key=lambda key: choice.median_ms[key])
-    assert (choice.session.backend, choice.session.precision) == fastest
+    assert f"{choice.session.backend} {choice.session.precision}" == fastest
     done = call("reason-run", "predict", checked, next(good_pictures.iterdir()), "--backend", "auto", "--json")
     assert "auto chose o" in done.log
     assert json.loads(done.output)["decision"] in ("OK", "NG")
+
+
+def test_auto_keeps_to_the_device_and_never_takes_a_cpu_check_for_a_gpu(checked: Path) -> None:
+    assert set(choose(open_bundle(checked), device="cpu").median_ms) == {"onnxruntime fp32", "openvino int8"}
+    with pytest.raises(ConfigurationError, match="for any precision on cuda no parity check passed"):
+        choose(open_bundle(checked), device="cuda")
+    (checked / "checks" / "onnxruntime_fp32.json").rename(checked / "checks" / "onnxruntime-cuda_fp32.json")
+    assert set(choose(open_bundle(checked), device="cpu").median_ms) == {"openvino int8"}
 
 
 def change(check: Path, **changes: object) -> None:
@@ -160,16 +168,16 @@ def change(check: Path, **changes: object) -> None:
 @pytest.mark.parametrize("changes", [{"passed": False}, {"bundle_sha256": "0" * 64}])
 def test_auto_leaves_out_what_did_not_pass_on_these_files(changes: dict[str, object], checked: Path) -> None:
     change(checked / "checks" / "openvino_int8.json", **changes)
-    assert set(choose(open_bundle(checked)).median_ms) == {("onnxruntime", "fp32")}
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
 
 
 def test_auto_leaves_out_checks_of_another_processor_or_library(checked: Path) -> None:
     path = checked / "checks" / "openvino_int8.json"
     environment = json.loads(path.read_text())["environment"]
     change(path, environment={**environment, "processor": "another"})
-    assert set(choose(open_bundle(checked)).median_ms) == {("onnxruntime", "fp32")}
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
     change(path, environment={**environment, "session": {**environment["session"], "openvino": "2020.1"}})
-    assert set(choose(open_bundle(checked)).median_ms) == {("onnxruntime", "fp32")}
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
 
 
 def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
@@ -179,4 +187,4 @@ def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
 
 
 def test_auto_keeps_to_the_precision_asked_for(checked: Path) -> None:
-    assert set(choose(open_bundle(checked), precision="fp32").median_ms) == {("onnxruntime", "fp32")}
+    assert set(choose(open_bundle(checked), precision="fp32").median_ms) == {"onnxruntime fp32"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import re
@@ -15,8 +16,10 @@ import pytest
 from reason_export.engine import build_engine
 from reason_export.engine_choices import EngineChoices
 from reason_runtime.backends import cuda
+from reason_runtime.backends.tensorrt_library import compute_capability_words, require_rtx_gpu
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import BUILDERS, Builder
+from reason_runtime.engine_facts import Gpu
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import open_session
 from tests.commands import call
@@ -142,3 +145,29 @@ def test_every_call_of_the_driver_is_declared_as_in_cudas_own_header() -> None:
         declared = re.search(rf"CUresult CUDAAPI {name}\(([^)]*)\);", header)
         assert declared is not None, exported
         assert tuple(as_ctypes(argument.strip()) for argument in declared[1].split(",")) == types, exported
+
+
+KNOWN = ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.6", "12.1", "13.0"])
+def test_tensorrt_rtx_runs_on_what_it_builds_for_and_on_later_gpus(capability: str) -> None:
+    require_rtx_gpu(Gpu(name="NVIDIA RTX", compute_capability=capability), known=KNOWN, version="1.7")
+
+
+@pytest.mark.parametrize("capability", ["7.0", "8.7", "9.0", "11.0"])
+def test_tensorrt_rtx_does_not_run_on_gpus_in_between(capability: str) -> None:
+    gpu = Gpu(name="NVIDIA H100", compute_capability=capability)
+    words = (
+        f"does not run on NVIDIA H100 .compute capability {capability}., only on 7.5, 8.0, .* and later; use --backend"
+    )
+    with pytest.raises(BackendError, match=words):
+        require_rtx_gpu(gpu, known=KNOWN, version="1.7")
+
+
+def test_tensorrt_rtx_names_what_it_builds_for_oldest_first() -> None:
+    trt = importlib.import_module("tensorrt_rtx")
+    found = compute_capability_words(trt)
+    assert found["8.6"] == "SM86"
+    assert found["12.0"] == "SM120"
+    assert list(found) == sorted(found, key=float)

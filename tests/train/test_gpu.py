@@ -23,8 +23,11 @@ from tests.train.trainings import CPU, log_lines, small_choices
 
 pytestmark = NEEDS_GPU
 STEPS = 20
-SLOW = 1e-5
-"""A learning rate at which rounding is not blown up within these steps; see test_distributed.py."""
+RATE = {"edge": 1e-5, "paper": 1e-6}
+"""Learning rates at which rounding is not blown up at once; see test_distributed.py. A GPU adds in another order each
+time, so that two equal trainings on it part too."""
+SOON, SOON_TOLERANCE, TOLERANCE = 5, 1e-4, 1e-2
+"""Of the loss: in the first steps, and in all."""
 
 
 @pytest.fixture
@@ -33,9 +36,15 @@ def data(tmp_path: Path) -> Path:
 
 
 def trained(data: Path, out: Path, device: torch.device, **changes: object) -> list[dict[str, object]]:
-    choices = small_choices(**{"steps": STEPS, "learning_rate": SLOW, "held_out_share": 0.2, **changes})
+    choices = small_choices(**{"steps": STEPS, "learning_rate": RATE["edge"], "held_out_share": 0.2, **changes})
     train(load_dataset(data), choices, out=out, device=device)
     return log_lines(out)
+
+
+def assert_close(found: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
+    ours, theirs = ([line["loss"] for line in lines] for lines in (found, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=TOLERANCE)
+    np.testing.assert_allclose(ours[:SOON], theirs[:SOON], rtol=SOON_TOLERANCE)
 
 
 def test_scores_and_maps_are_those_of_the_cpu(finished_run: Path, parts: Path) -> None:
@@ -51,12 +60,11 @@ def test_scores_and_maps_are_those_of_the_cpu(finished_run: Path, parts: Path) -
 
 @pytest.mark.parametrize("preset", ["edge", "paper"])
 def test_a_training_in_float32_follows_that_on_the_cpu(data: Path, tmp_path: Path, preset: str) -> None:
-    changes = {"preset": preset, "teacher": "efficientnet_lite0"}
+    changes = {"preset": preset, "teacher": "efficientnet_lite0", "learning_rate": RATE[preset]}
     expected = trained(data, tmp_path / "cpu", CPU, **changes)
     found = trained(data, tmp_path / "gpu", find_device("cuda"), **changes)
-    losses = [[line["loss"] for line in lines] for lines in (expected, found)]
-    assert len(losses[0]) == STEPS
-    np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert len(found) == STEPS
+    assert_close(found, expected)
 
 
 def test_a_training_in_bf16_lowers_the_loss(data: Path, tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_a_stopped_training_is_resumed(data: Path, tmp_path: Path) -> None:
         if line.step == STEPS // 2:
             raise Stopped
 
-    device, choices = find_device("cuda"), small_choices(steps=STEPS, learning_rate=SLOW, held_out_share=0.2)
+    device, choices = find_device("cuda"), small_choices(steps=STEPS, learning_rate=RATE["edge"], held_out_share=0.2)
     out = tmp_path / "run"
     with pytest.raises(Stopped):
         train(load_dataset(data), choices, out=out, device=device, checkpoint_seconds=0.0, report=stop)
@@ -82,7 +90,7 @@ def test_a_stopped_training_is_resumed(data: Path, tmp_path: Path) -> None:
     expected = trained(data, tmp_path / "whole", device)
     found = log_lines(out)
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    np.testing.assert_allclose([x["loss"] for x in found], [x["loss"] for x in expected], rtol=1e-3)
+    assert_close(found, expected)
 
 
 def test_fit_evaluate_and_export_from_a_gpu(parts: Path, tmp_path: Path) -> None:
