@@ -165,5 +165,6 @@ def teacher_features(teacher: Teacher, images: Tensor) -> list[Tensor]:
 
 def normalise(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (N, H, W, C) images, C = 3 (RGB) or 1 (grey), to the teacher's float32 (N, 3, H, W) input."""
-    channels_first = images.float().permute(0, 3, 1, 2) / 255  # cast first: TensorRT transposes no uint8
-    return (channels_first - mean) / std  # one grey channel broadcasts to three
+    mean, std = (one.flatten() for one in (mean, std))  # of (1, 3, 1, 1)
+    # cast first: TensorRT transposes no uint8; transpose last: OpenVINO then finds its own layout and moves nothing
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # one grey channel broadcasts to three

@@ -65,20 +65,13 @@ def _front(model: ov.Model) -> set[str]:
     return {each.get_friendly_name() for each in layers[:end]}
 
 
-def keep_head_in_float32(model: ov.Model) -> int:
-    """Read out what the map head's matrix products take in.
-
-    Returns:
-        How many outputs were added behind the model's own.
-    """
-    added = 0
+def keep_head_in_float32(model: ov.Model) -> None:
+    """Read out what the map head's matrix products take in, behind the model's own outputs."""
     for operation in _after_network(model):
         if operation.get_type_name() == "MatMul":
             source = operation.input(1).get_source_output()  # a constant stands on the left
             if not any(reader.get_node().get_type_name() == "Result" for reader in source.get_target_inputs()):
                 model.add_outputs([source])
-                added += 1
-    return added
 
 
 def _after_network(model: ov.Model) -> list[ov.Node]:

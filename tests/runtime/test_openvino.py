@@ -59,7 +59,7 @@ def not_float32(head: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("precision", ["fp32", BF16, "int8"])
 def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise_bundle: Path) -> None:
-    layers, head = executed(opened(precise_bundle, precision).compiled)
+    layers, head = executed(opened(precise_bundle, precision).one)
     kinds = set(layers.values())
     if precision == "fp32":
         assert kinds == {"f32"}
