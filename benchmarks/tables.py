@@ -10,8 +10,9 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Annotated
 
 import typer
@@ -139,6 +140,27 @@ def _pair(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
+def paired_table(found: dict) -> str:
+    """Every variant on the same sets: means over sets, and how far it is from the default, with its standard error."""
+    sets, cells = _by_variant(found, "image_auroc", "aupro", "seconds")
+    seeds = len({row["seed"] for row in found["rows"]})
+    rows: list[Sequence[str]] = [
+        ("variant", f"image AUROC, {len(sets)} sets x {seeds}", "to the default", "AUPRO", "to the default", "s")
+    ]
+    for variant, each in cells.items():
+        texts = []
+        for figure in range(2):
+            values = [one[figure] for one in each]
+            apart = [value - one[figure] for value, one in zip(values, cells["default"], strict=True)]
+            texts.append(f"{mean(values):.4f}")
+            texts.append(
+                "" if variant == "default" else f"{mean(apart):+.4f} +- {stdev(apart) / len(apart) ** 0.5:.4f}"
+            )
+        seconds = mean(one[2] for one in each)
+        rows.append((variant, *texts, f"{seconds:.0f}" if seconds >= 1 else "same model"))
+    return _table(rows)
+
+
 def ablation_table(found: dict) -> str:
     """Image AUROC and AUPRO of every variant: means over all sets, over single parts and over surfaces."""
     sets, cells = _by_variant(found, "image_auroc", "aupro")
@@ -200,7 +222,8 @@ def precision_table(found: dict) -> str:
     for check in found["checks"]:
         names = (check["backend"], check["precision"])
         if "not_run" in check:
-            rows.append((*names, *["not run here"] * 2, *[""] * 5, "the processor has none"))
+            if (reason := _not_run(check["not_run"])) is not None:
+                rows.append((*names, *["not run here"] * 2, *[""] * 5, reason))
             continue
         lost, parity = check["accuracy"], check["accuracy"]["parity"]
         rows.append(
@@ -226,20 +249,28 @@ def float_layers_table(found: dict) -> str:
     return _table([*rows, *((f"`{name}`", f"{value:.1f}") for name, value in made["float_layers"].items())])
 
 
-def speed_table(found: dict) -> str:
-    """Latency of every network, backend and precision, and how many times faster than PyTorch fp32."""
+def speed_table(found: dict, *, without: str = "") -> str:
+    """Latency of every network, backend but one, and precision, and how many times faster than PyTorch fp32."""
     rows: list[Sequence[str]] = [
         ("network", "backend", "precision", "p50, ms", "p90, ms", "of PyTorch fp32", "of the matrix product")
     ]
     for network in found["networks"]:
-        for row in network["rows"]:
+        for row in (one for one in network["rows"] if one["backend"] != without):
             way = network["rooflines"].get(row["precision"])
             share = "" if way is None else f"{way['bound_ms'] / row['p50_ms']:.0%}"
             own = (row["backend"], row["precision"], f"{row['p50_ms']:.1f}", f"{row['p90_ms']:.1f}")
             rows.append((network["teacher"], *own, f"x {row['times_pytorch']:.2f}", share))
-        for name in network["not_run"]:
-            rows.append((network["teacher"], *name.split(), "not run here: the processor has none", "", "", ""))
+        for name, why in network["not_run"].items():
+            if (reason := _not_run(why)) is not None:
+                rows.append((network["teacher"], *name.split(), f"not run here: {reason}", "", "", ""))
     return _table(rows)
+
+
+def _not_run(why: str) -> str | None:
+    """In a few words; None where a library was not installed, which is no row of a table."""
+    if "cannot be imported" in why:
+        return None
+    return "the provider has none" if "CUDA provider" in why else "the processor has none"
 
 
 def throughput_table(found: dict) -> str:
@@ -247,7 +278,8 @@ def throughput_table(found: dict) -> str:
     rows: list[Sequence[str]] = [("precision", "images per second", "batch", "streams")]
     for row in found["throughput"]:
         if "not_run" in row:
-            rows.append((row["precision"], "not run here", "", ""))
+            if _not_run(row["not_run"]) is not None:
+                rows.append((row["precision"], "not run here", "", ""))
         else:
             rows.append((row["precision"], f"{row['fps']:.1f}", str(row["batch"]), str(row["streams"] or "none")))
     return _table(rows)
@@ -381,6 +413,12 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "float_layers": ("precision_screw.json", float_layers_table),
     "speed": ("speed.json", speed_table),
     "throughput": ("speed.json", throughput_table),
+    "speed-amx": ("speed_amx.json", partial(speed_table, without="onnxruntime")),
+    "throughput-amx": ("speed_amx.json", throughput_table),
+    "speed-gpu": ("speed_gpu.json", speed_table),
+    "throughput-gpu": ("speed_gpu.json", throughput_table),
+    "precision-gpu": ("precision_screw_gpu.json", precision_table),
+    "ablation-gpu": ("ablation_gpu.json", paired_table),
     "layers": ("layers.json", layers_table),
     "camera_size": ("camera_size.json", camera_size_table),
     "peers": ("peers.json", peers_table),

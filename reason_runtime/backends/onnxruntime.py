@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check
 from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
 from reason_runtime.choices import Device, Precision, Provider
+from reason_runtime.environment import usable_cores
 from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
@@ -90,6 +92,8 @@ def open_session(
             "ONNX Runtime's CUDA provider does not compute in int8; use --precision fp16, --provider tensorrt, or "
             "--backend tensorrt"
         )
+    if threads is None and device == "cpu" and usable_cores() < (os.cpu_count() or 1):
+        threads = usable_cores()  # left alone it binds a thread to every core, also to those that are not ours
     ort = _import(device)
     missing = _load_cuda(ort) if device == "cuda" else ""
     model = bundle.model_path(precision)

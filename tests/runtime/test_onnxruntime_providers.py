@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +91,20 @@ def test_the_tensorrt_provider_gets_the_flag_of_the_files_precision(bundle: Bund
     halved = update_bundle(bundle, manifest=bundle.manifest, files={"model_fp16.onnx": grey_model()})
     (_, options), _ = backend._with_options(halved, provider="tensorrt", precision="fp16")
     assert options["trt_fp16_enable"] == "1"
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_threads_stay_on_the_cores_that_the_process_may_use(exported_bundle: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    code = (
+        f"import os, sys; os.sched_setaffinity(0, {{{core}}})\n"
+        "from reason_runtime import load; detector = load(sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "tasks = Path('/proc/self/task').iterdir()\n"
+        "lines = [line for task in tasks for line in (task / 'status').read_text().splitlines()]\n"
+        "print({line.split()[1] for line in lines if line.startswith('Cpus_allowed_list')})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(exported_bundle)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == str({str(core)}), done.stderr
