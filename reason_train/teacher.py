@@ -165,6 +165,10 @@ def teacher_features(teacher: Teacher, images: Tensor) -> list[Tensor]:
 
 def normalise(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (N, H, W, C) images, C = 3 (RGB) or 1 (grey), to the teacher's float32 (N, 3, H, W) input."""
-    mean, std = (one.flatten() for one in (mean, std))  # of (1, 3, 1, 1)
-    # cast first: TensorRT transposes no uint8; transpose last: OpenVINO then finds its own layout and moves nothing
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)  # one grey channel broadcasts to three
+    # cast first: TensorRT transposes no uint8; transpose last: OpenVINO then finds its own layout and moves nothing;
+    # whole rows at a time: ONNX Runtime is slow where it repeats three values
+    width = images.shape[2]
+    mean, std = (one.flatten().expand(3).tile(width) for one in (mean, std))
+    rows = images.float().expand(-1, -1, -1, 3).flatten(2)  # one grey channel becomes three
+    normalised = (rows / 255 - mean) / std
+    return normalised.reshape(*images.shape[:3], 3).permute(0, 3, 1, 2)

@@ -4,17 +4,16 @@ Compiled models are kept in `$XDG_CACHE_HOME/reason-edge/openvino` (`~/.cache` w
 bundle; OpenVINO keys them by model, settings and its own version. Where the folder cannot be made, every start compiles
 again.
 
-A single image has a compiled model of its own, whose shape is fixed: shapes that are found out run by run cost a tenth
-of the time. One image after the other runs in latency mode; with streams a batch becomes requests of one image each,
-several at a time, in throughput mode.
+The first few batch sizes have a compiled model each, whose shape is fixed: shapes that are found out run by run cost a
+tenth of the time. One image after the other runs in latency mode; with streams a batch becomes requests of one image
+each, several at a time, in throughput mode.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -37,13 +36,36 @@ if TYPE_CHECKING:
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}
 
 
+FIXED = 3
+"""Batch sizes with a compiled model of their own; all others share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Compiled models by the number of images that they take, each made when it is first asked for.
+
+    Attributes:
+        make: Compiles one; None: for any number.
+        made: That exist.
+    """
+
+    make: Callable[[int | None], ov.CompiledModel]
+    made: dict[int | None, ov.CompiledModel] = field(default_factory=dict)
+
+    def taking(self, images: int) -> ov.CompiledModel:
+        """The model for so many images."""
+        key = images if images in self.made or len(self.made) < FIXED else None
+        if key not in self.made:
+            self.made[key] = self.make(key)
+        return self.made[key]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVinoSession:
     """See `reason_runtime.session.Session`.
 
     Attributes:
-        one: Takes a single image.
-        several: Gives what takes any number of images; compiled when it is first asked for.
+        models: That for a single image is there from the start.
         requests: With streams, what images run on, several at a time.
     """
 
@@ -53,8 +75,7 @@ class OpenVinoSession:
     libraries: dict[str, str]
     manifest: Manifest
     model: Path
-    one: ov.CompiledModel
-    several: Callable[[], ov.CompiledModel]
+    models: Models
     requests: tuple[ov.InferRequest, ...]
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
@@ -63,8 +84,7 @@ class OpenVinoSession:
         try:
             if self.requests:
                 return self._stream(images)
-            compiled = self.one if len(images) == 1 else self.several()
-            found = compiled({INPUT: np.ascontiguousarray(images)})
+            found = self.models.taking(len(images))({INPUT: np.ascontiguousarray(images)})
         except RuntimeError as error:
             raise BackendError(f"{self.model}: OpenVINO failed on a batch of {len(images)} ({error})") from error
         return Outputs(anomaly_map=found[OUTPUTS[0]], score=found[OUTPUTS[1]])
@@ -124,7 +144,8 @@ def open_session(
         except (RuntimeError, OSError) as error:
             raise BackendError(f"{model}: OpenVINO {library.__version__} refuses the model ({error})") from error
 
-    one = compiled(1)
+    models = Models(compiled)
+    one = models.taking(1)
     used, lanes = (one.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     return OpenVinoSession(
         precision=precision,
@@ -137,8 +158,7 @@ def open_session(
         },
         manifest=bundle.manifest,
         model=model,
-        one=one,
-        several=functools.cache(lambda: compiled(None)),
+        models=models,
         requests=() if streams is None else tuple(one.create_infer_request() for _ in range(2 * streams)),
     )
 

@@ -59,7 +59,7 @@ def not_float32(head: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("precision", ["fp32", BF16, "int8"])
 def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise_bundle: Path) -> None:
-    layers, head = executed(opened(precise_bundle, precision).one)
+    layers, head = executed(opened(precise_bundle, precision).models.taking(1))
     kinds = set(layers.values())
     if precision == "fp32":
         assert kinds == {"f32"}
@@ -188,3 +188,14 @@ def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
 
 def test_auto_keeps_to_the_precision_asked_for(checked: Path) -> None:
     assert set(choose(open_bundle(checked), precision="fp32").median_ms) == {"onnxruntime fp32"}
+
+
+def test_every_batch_size_gives_what_single_images_give_also_beyond_those_with_a_model_of_their_own(
+    precise_bundle: Path,
+) -> None:
+    pictures = np.random.default_rng(4).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    session = opened(precise_bundle, "fp32")
+    expected = np.concatenate([session.run(picture[None]).score for picture in pictures])
+    for size in (2, 3, 4, 5, 2, 6, 1):
+        np.testing.assert_allclose(session.run(pictures[:size]).score, expected[:size], rtol=1e-5)
+    assert set(session.models.made) == {1, 2, 3, None}
