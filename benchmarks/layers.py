@@ -17,6 +17,7 @@ import numpy as np
 import openvino
 import typer
 
+from reason_runtime.backends.openvino import compile_model
 from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.choices import Precision
 from reason_runtime.environment import fingerprint
@@ -45,8 +46,9 @@ def main(
 def _by_kind(bundle: Bundle, precision: Precision, runs: int) -> dict[str, object]:
     form = bundle.manifest.input
     image = np.random.default_rng(0).integers(0, 256, (1, form.height_px, form.width_px, form.channels), dtype=np.uint8)
-    settings = {**SETTINGS, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(bundle.model_path(precision)), "CPU", settings).create_infer_request()
+    core = openvino.Core()
+    compiled = compile_model(core, bundle, precision=precision, images=1, settings=SETTINGS)
+    request = compiled.create_infer_request()
     least: dict[str, float] = defaultdict(lambda: float("inf"))
     kinds: dict[str, tuple[str, str]] = {}
     for _ in range(runs):

@@ -12,7 +12,7 @@ each, several at a time, in throughput mode.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -126,25 +126,15 @@ def open_session(
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[precision] not in capabilities:
         raise BackendError(f"this processor has no {precision} for OpenVINO; it has {', '.join(capabilities)}")
-    # without the hint OpenVINO takes bf16 wherever the processor has it
-    in_bf16 = precision == "bf16" or (precision == "int8" and "BF16" in capabilities)
-    settings = _settings("bf16" if in_bf16 else "f32", threads=threads, streams=streams)
+    settings = _settings(threads=threads, streams=streams)
 
-    def compiled(images: int | None) -> ov.CompiledModel:
-        """For a fixed number of images; None: any."""
+    def make(images: int | None) -> ov.CompiledModel:
         try:
-            source = core.read_model(str(model))
-            _check(source, model, bundle.manifest)
-            if in_bf16:
-                source = keep_front_in_float32(source, core)
-                keep_head_in_float32(source)
-            if images is not None:
-                source.reshape({INPUT: [images, *list(source.input(INPUT).get_partial_shape())[1:]]})
-            return core.compile_model(source, "CPU", settings)
+            return compile_model(core, bundle, precision=precision, images=images, settings=settings)
         except (RuntimeError, OSError) as error:
             raise BackendError(f"{model}: OpenVINO {library.__version__} refuses the model ({error})") from error
 
-    models = Models(compiled)
+    models = Models(make)
     one = models.taking(1)
     used, lanes = (one.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     return OpenVinoSession(
@@ -152,7 +142,7 @@ def open_session(
         libraries={
             "openvino": library.__version__,
             "device": "CPU",
-            "float_layers": "bf16" if in_bf16 else "fp32",
+            "float_layers": "bf16" if in_bf16(precision, capabilities) else "fp32",
             "threads": str(used),
             "streams": str(lanes),
         },
@@ -161,6 +151,41 @@ def open_session(
         models=models,
         requests=() if streams is None else tuple(one.create_infer_request() for _ in range(2 * streams)),
     )
+
+
+def in_bf16(precision: Precision, capabilities: Sequence[str]) -> bool:
+    """Whether layers that are not int8 run in bf16, but for the front and the map head."""
+    return precision == "bf16" or (precision == "int8" and "BF16" in capabilities)
+
+
+def compile_model(
+    core: ov.Core, bundle: Bundle, *, precision: Precision, images: int | None, settings: dict[str, str]
+) -> ov.CompiledModel:
+    """A bundle's model as sessions run it.
+
+    Args:
+        core: Of OpenVINO.
+        bundle: That has the model.
+        precision: Of the model.
+        images: It takes in one run; None: any number.
+        settings: More of OpenVINO's.
+
+    Raises:
+        BundleError: The model is not what the manifest says.
+        BackendError: A temporary copy cannot be written.
+        RuntimeError: OpenVINO refuses the model.
+    """
+    model = bundle.model_path(precision)
+    source = core.read_model(str(model))
+    _check(source, model, bundle.manifest)
+    half = in_bf16(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if half:
+        source = keep_front_in_float32(source, core)
+        keep_head_in_float32(source)
+    if images is not None:
+        source.reshape({INPUT: [images, *list(source.input(INPUT).get_partial_shape())[1:]]})
+    # without the hint OpenVINO takes bf16 wherever the processor has it
+    return core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32", **settings})
 
 
 def _import() -> ModuleType:
@@ -172,12 +197,10 @@ def _import() -> ModuleType:
     return module
 
 
-def _settings(hint: str, *, threads: int | None, streams: int | None) -> dict[str, str]:
-    settings = {"INFERENCE_PRECISION_HINT": hint}
-    if streams is None:
-        settings["PERFORMANCE_HINT"] = "LATENCY"
-    else:
-        settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
+def _settings(*, threads: int | None, streams: int | None) -> dict[str, str]:
+    settings = {"PERFORMANCE_HINT": "LATENCY"}
+    if streams is not None:
+        settings = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     folder = _writable_cache_folder()
