@@ -66,7 +66,8 @@ def choose(
             threads=threads if runner_device(check.backend, check.provider) == "cpu" else None,
             provider=check.provider,
         )
-        if all(session.libraries.get(name) == check.libraries.get(name) for name in (check.backend, "device")):
+        same = (check.backend, "device", "float_layers")
+        if all(session.libraries.get(name) == check.libraries.get(name) for name in same):
             sessions[f"{runner_name(check.backend, check.provider)} {check.precision}"] = session
     if not sessions:
         raise ConfigurationError(

@@ -190,9 +190,8 @@ def _import(device: Device) -> ModuleType:
 def _load_cuda(ort: ModuleType) -> str:
     """Load CUDA and cuDNN, also from NVIDIA's wheels, where no linker looks; what the library said of missing ones."""
     said = io.StringIO()
-    ort.set_default_logger_severity(
-        4
-    )  # errors are raised; what cuDNN tries in vain, before it finds a way, is logged as one
+    # errors are raised; what cuDNN tries in vain before it finds a way is logged as one too
+    ort.set_default_logger_severity(4)
     if hasattr(ort, "preload_dlls"):  # since 1.21
         with contextlib.redirect_stdout(said):
             ort.preload_dlls()

@@ -71,6 +71,7 @@ def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise
     else:
         assert kinds & {"i8", "u8"}
         assert sum(kind in ("i8", "u8") for kind in layers.values()) > len(layers) / 2
+        assert ("bf16" in kinds) == HAS_BF16  # layers that are not int8
     assert len([name for name in head if "matmul" in name]) == 4
     assert len(head) > 15
     assert not_float32(head) == {}
@@ -176,8 +177,9 @@ def test_auto_leaves_out_checks_of_another_processor_or_library(checked: Path) -
     environment = json.loads(path.read_text())["environment"]
     change(path, environment={**environment, "processor": "another"})
     assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
-    change(path, environment={**environment, "session": {**environment["session"], "openvino": "2020.1"}})
-    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+    for changed in ({"openvino": "2020.1"}, {"float_layers": "fp64"}):
+        change(path, environment={**environment, "session": {**environment["session"], **changed}})
+        assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
 
 
 def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
