@@ -167,7 +167,7 @@ def compile_model(
         core: Of OpenVINO.
         bundle: That has the model.
         precision: Of the model.
-        images: It takes in one run; None: any number.
+        images: It takes in one run, where its graph leaves that open; None: any number.
         settings: More of OpenVINO's.
 
     Raises:
@@ -182,8 +182,9 @@ def compile_model(
     if half:
         source = keep_front_in_float32(source, core)
         keep_head_in_float32(source)
-    if images is not None:
-        source.reshape({INPUT: [images, *list(source.input(INPUT).get_partial_shape())[1:]]})
+    batch, *sides = source.input(INPUT).get_partial_shape()
+    if images is not None and batch.is_dynamic:
+        source.reshape({INPUT: [images, *sides]})
     # without the hint OpenVINO takes bf16 wherever the processor has it
     return core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32", **settings})
 
