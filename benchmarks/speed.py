@@ -160,7 +160,7 @@ def _network(
     not_run: dict[str, str] = {}
     for backend, precision in RUNS[device]:
         try:
-            if device == "cuda" and (backend == "tensorrt" or backend == "tensorrt_rtx"):
+            if backend in BUILDERS:
                 build_engine(bundle, choices=EngineChoices(builder=backend, precision=precision))
             session = open_session(bundle, backend=backend, precision=precision, device=device)
         except BackendError as error:

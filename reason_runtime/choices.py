@@ -16,9 +16,7 @@ Provider = Literal["cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 RUNNERS: tuple[tuple[Backend, Provider | None], ...] = (
     *(("onnxruntime", provider) for provider in PROVIDERS),
-    ("openvino", None),
-    ("tensorrt", None),
-    ("tensorrt_rtx", None),
+    *((backend, None) for backend in BACKENDS if backend != "onnxruntime"),
 )
 """What computes: a backend, and of ONNX Runtime the provider."""
 Builder = Literal["tensorrt", "tensorrt_rtx"]

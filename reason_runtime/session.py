@@ -21,6 +21,7 @@ from reason_runtime.choices import (
     Device,
     Precision,
     Provider,
+    runner_device,
 )
 from reason_runtime.errors import ConfigurationError
 
@@ -105,7 +106,7 @@ def open_session(
         return open_tensorrt(
             bundle, backend=backend, precision=precision, device=device or "cuda", cuda_graph=cuda_graph
         )
-    device = device or ("cpu" if provider in (None, "cpu") else "cuda")
+    device = device or runner_device(backend, provider or "cpu")
     if backend == "openvino":
         from reason_runtime.backends.openvino import open_session as open_openvino
 

@@ -23,7 +23,7 @@ from reason_runtime.backends.onnxruntime_binding import BoundRuns
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
-from reason_runtime.choices import Device, Precision, Provider
+from reason_runtime.choices import Device, Precision, Provider, runner_device
 from reason_runtime.environment import usable_cores
 from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.manifest import Manifest
@@ -40,7 +40,6 @@ _PROVIDERS: dict[Provider, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_DEVICES: dict[Provider, Device] = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would give fp32 runs the mantissa of half precision
 # without its flag this provider computes the graph's half-precision or quantised layers in float32
 _TENSORRT_FLAGS: dict[Precision, dict[str, str]] = {"fp16": {"trt_fp16_enable": "1"}, "int8": {"trt_int8_enable": "1"}}
@@ -83,8 +82,8 @@ def open_session(
         BackendError: ONNX Runtime is missing, installed twice, refuses the model, or did not take the provider.
     """
     provider = provider or device
-    if _DEVICES[provider] != device:
-        raise ConfigurationError(f"provider {provider} runs on {_DEVICES[provider]}, not on {device}")
+    if (own := runner_device("onnxruntime", provider)) != device:
+        raise ConfigurationError(f"provider {provider} runs on {own}, not on {device}")
     if precision == "bf16":
         raise BackendError("ONNX Runtime does not run bf16; use --backend openvino, or fp32, fp16 or int8")
     if precision == "int8" and provider == "cuda":  # seen: nodes of the graph fall to the CPU
