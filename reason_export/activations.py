@@ -21,6 +21,8 @@ class Activation:
 
     largest: float
     """Magnitude; percentiles and the search by entropy were tried and left the map no less noise."""
+    channel_largest: NDArray[np.float64]
+    """(C,), of each channel."""
     channel_means: NDArray[np.float64]
     """(C,)"""
 
@@ -32,15 +34,17 @@ Activations = Mapping[str, Activation]
 def measure_activations(model: ModelProto, images: NDArray[np.uint8], *, tensors: Collection[str]) -> Activations:
     """Run the float32 graph on (N, H, W, C) good images and look at the named tensors."""
     session = _session_with_outputs(model, tensors)
-    largest = dict.fromkeys(tensors, 0.0)
+    largest: dict[str, NDArray[np.float64]] = {}
     sums: dict[str, NDArray[np.float64]] = {}
     for image in counted(images, total=len(images), what="images for ranges"):
         for name, value in zip(tensors, session.run(list(tensors), {INPUT: image[None]}), strict=True):
-            largest[name] = max(largest[name], float(np.abs(value).max()))
+            largest[name] = np.maximum(largest.get(name, 0.0), np.abs(value).max(axis=(0, 2, 3)).astype(np.float64))
             sums[name] = sums.get(name, 0) + value.mean(axis=(0, 2, 3), dtype=np.float64)
     return {
         name: Activation(
-            largest=max(largest[name], float(np.finfo(np.float32).tiny)), channel_means=total / len(images)
+            largest=max(float(largest[name].max()), float(np.finfo(np.float32).tiny)),
+            channel_largest=largest[name],
+            channel_means=total / len(images),
         )
         for name, total in sums.items()
     }

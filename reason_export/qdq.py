@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from reason_export.activations import Activations
+from reason_export.equalisation import equalise
 from reason_export.graph_parts import CONVOLUTIONS, Wiring, convolutions, map_head, wiring
 
 LEVELS = 127
@@ -46,7 +47,7 @@ def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[
     """
     changed = ModelProto()
     changed.CopyFrom(model)
-    pairs = _Pairs(changed.graph, seen)
+    pairs = _Pairs(changed.graph, equalise(changed.graph, seen=seen, layers=layers))
     for node in convolutions(changed.graph):
         if node.name in layers:
             pairs.quantise_weight(node)

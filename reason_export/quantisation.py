@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from reason_export.activations import measure_activations
 from reason_export.graph_parts import convolutions
+from reason_export.pointwise import merge_pointwise
 from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.backends.signature import INPUT, OUTPUTS
 from reason_runtime.errors import ParityError
@@ -53,10 +54,11 @@ def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
     Raises:
         ParityError: Even with half of the layers in float32 the map is too far off.
     """
-    source = onnx.load(model)
-    probe = _Probe(source, images[evenly(len(images), most=MEASURED_IMAGES)])
-    labels = {node.name: node.input[1].removesuffix(".weight") for node in convolutions(source.graph)}
-    names = list(labels)
+    original = onnx.load(model)
+    probe = _Probe(original, images[evenly(len(images), most=MEASURED_IMAGES)])
+    labels = {node.name: node.input[1].removesuffix(".weight") for node in convolutions(original.graph)}
+    source = merge_pointwise(original)
+    names = [node.name for node in convolutions(source.graph)]
     seen = measure_activations(source, images, tensors=measured_tensors(source.graph))
     alone = {
         name: probe.sqnr_db(quantised_graph(source, seen=seen, layers=[name]))

@@ -90,13 +90,13 @@ class MapHead(nn.Module):
 
     def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features over scales, finest first, to the map (N, S, S) and the score (N,), both in raw units."""
-        maps = []
+        matrices = [self.get_buffer(f"matrix_{k}") for k in range(len(teacher))]  # (S, h)
+        halves = []
         for k, (t, g) in enumerate(zip(teacher, student, strict=True)):
-            matrix = self.get_buffer(f"matrix_{k}")  # (S, h)
             distance = head_distance(t, g) * self.get_buffer(f"weight_{k}")  # (N, h, h)
-            half = matrix @ distance.transpose(1, 2)  # (N, S, h): A D^T
-            maps.append(matrix @ half.transpose(1, 2))  # (N, S, S): A D A^T
-        anomaly_map = sum(maps[1:], start=maps[0])
+            halves.append(matrices[k] @ distance.transpose(1, 2))  # (N, S, h): A D^T
+        # one product over all scales: the sum of A (A D^T)^T
+        anomaly_map = torch.cat(matrices, dim=1) @ torch.cat(halves, dim=2).transpose(1, 2)  # (N, S, S)
         if self.has_region:
             anomaly_map = anomaly_map * self.get_buffer("region")
         if self.score_exponent is None:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.backends.openvino_bf16 import keep_front_in_float32, keep_head_in_float32
+from reason_runtime.backends.openvino_int8 import use_unsigned
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
@@ -46,17 +47,17 @@ class Models:
 
     Attributes:
         make: Compiles one; None: for any number.
-        made: That exist.
+        made: A request of each that exists, whose memory for inputs and outputs is kept.
     """
 
     make: Callable[[int | None], ov.CompiledModel]
-    made: dict[int | None, ov.CompiledModel] = field(default_factory=dict)
+    made: dict[int | None, ov.InferRequest] = field(default_factory=dict)
 
-    def taking(self, images: int) -> ov.CompiledModel:
-        """The model for so many images."""
+    def taking(self, images: int) -> ov.InferRequest:
+        """A request of the model for so many images."""
         key = images if images in self.made or len(self.made) < FIXED else None
         if key not in self.made:
-            self.made[key] = self.make(key)
+            self.made[key] = self.make(key).create_infer_request()
         return self.made[key]
 
 
@@ -84,10 +85,15 @@ class OpenVinoSession:
         try:
             if self.requests:
                 return self._stream(images)
-            found = self.models.taking(len(images))({INPUT: np.ascontiguousarray(images)})
+            request = self.models.taking(len(images))
+            pixels = request.get_tensor(INPUT)
+            pixels.shape = images.shape
+            pixels.data[:] = images
+            request.infer()
+            found = [request.get_tensor(name).data.copy() for name in OUTPUTS]
         except RuntimeError as error:
             raise BackendError(f"{self.model}: OpenVINO failed on a batch of {len(images)} ({error})") from error
-        return Outputs(anomaly_map=found[OUTPUTS[0]], score=found[OUTPUTS[1]])
+        return Outputs(anomaly_map=found[0], score=found[1])
 
     def _stream(self, images: NDArray[np.uint8]) -> Outputs:
         size = self.manifest.map_size_px
@@ -135,7 +141,7 @@ def open_session(
             raise BackendError(f"{model}: OpenVINO {library.__version__} refuses the model ({error})") from error
 
     models = Models(make)
-    one = models.taking(1)
+    one = models.taking(1).get_compiled_model()
     used, lanes = (one.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     return OpenVinoSession(
         precision=precision,
@@ -178,6 +184,8 @@ def compile_model(
     model = bundle.model_path(precision)
     source = core.read_model(str(model))
     _check(source, model, bundle.manifest)
+    if precision == "int8":
+        use_unsigned(source)
     half = in_bf16(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if half:
         source = keep_front_in_float32(source, core)

@@ -43,7 +43,11 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     shapes = {item.name: item.dims for item in model.graph.initializer}
     widths = {node.input[0]: _channels_read(node, shapes[node.input[1]]) for node in convolutions(model.graph)}
     seen = {
-        name: Activation(largest=LARGEST, channel_means=np.zeros(widths.get(name, 1)))
+        name: Activation(
+            largest=LARGEST,
+            channel_largest=np.full(widths.get(name, 1), LARGEST),
+            channel_means=np.zeros(widths.get(name, 1)),
+        )
         for name in measured_tensors(model.graph)
     }
     kept = read_by_head_and_network(model.graph)

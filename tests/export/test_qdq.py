@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from reason_export.activations import Activation, Activations, measure_activations
 from reason_export.qdq import LEVELS, measured_tensors, quantised_graph
+from reason_runtime.backends.openvino_int8 import use_unsigned
 
 CHANNELS = 8
 LEAST_SQNR_DB = 26.0
@@ -42,17 +43,26 @@ def seen(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, Activa
     weight = numpy_helper.to_array(model.graph.initializer[0])[:, :, 0, 0]
     feature = np.einsum("oi,nihw->nohw", weight, image)
     return {
-        name: Activation(largest=float(np.abs(value).max()), channel_means=value.mean(axis=(0, 2, 3), dtype=np.float64))
+        name: Activation(
+            largest=float(np.abs(value).max()),
+            channel_largest=np.abs(value).max(axis=(0, 2, 3)).astype(np.float64),
+            channel_means=value.mean(axis=(0, 2, 3), dtype=np.float64),
+        )
         for name, value in {"image": image, "feature": feature}.items()
     }
 
 
-def run_by_openvino(graph: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def run_by_openvino(
+    graph: onnx.ModelProto, image: NDArray[np.float32], *, unsigned: bool = False
+) -> NDArray[np.float32]:
+    """Unsigned: as sessions run it."""
     import openvino
 
     core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
+    model = core.read_model(graph.SerializeToString())
+    if unsigned:
+        use_unsigned(model)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.asarray(compiled({"image": image})["out"])
 
 
@@ -99,7 +109,8 @@ def test_rounding_weights_does_not_shift_the_mean_output() -> None:
     graph = helper.make_graph([node], "g", [image_info], [out_info], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     means = np.array([0.5, 1.0])
-    changed = quantised_graph(model, seen={"image": Activation(largest=1.0, channel_means=means)}, layers=["layer"])
+    activation = Activation(largest=1.0, channel_largest=np.ones(2), channel_means=means)
+    changed = quantised_graph(model, seen={"image": activation}, layers=["layer"])
     bias = next(item for item in changed.graph.initializer if item.name == "layer.weight.bias")
     # two of three weights became 0
     np.testing.assert_allclose(numpy_helper.to_array(bias), 1 + 2 * 0.4 / LEVELS * means, rtol=1e-6)
@@ -117,9 +128,12 @@ def simple(kind: str, name: str, *sources: str, **attributes: object) -> NodePro
 
 
 FIRST = [layer("a", "image"), simple("Relu", "feature", "a")]
+CLIPPED = [layer("a", "image"), simple("Clip", "feature", "a", "lowest", "highest")]
 POOLED = [*FIRST, simple("MaxPool", "pooled", "feature", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)]
 PARTS: dict[str, list[NodeProto]] = {
     "a rectifier between": [*FIRST, layer("out", "feature", size=3, stride=2)],
+    "a rectifier with an upper end between": [*CLIPPED, layer("out", "feature", size=3)],
+    "a depthwise layer behind one": [*CLIPPED, layer("b", "feature", size=3, group=CHANNELS), layer("out", "b")],
     "nothing between": [layer("a", "image"), layer("out", "a", size=3)],
     "a depthwise layer": [*FIRST, layer("b", "feature", size=3, group=CHANNELS), layer("out", "b")],
     "a concatenation": [
@@ -159,7 +173,8 @@ def network(nodes: Sequence[NodeProto], *, seed: int) -> onnx.ModelProto:
     """With random weights that keep the size of what passes."""
     random = np.random.default_rng(seed)
     channels = {"image": CHANNELS}
-    stored = []
+    ends = {"lowest": 0.0, "highest": 2.0}
+    stored = [numpy_helper.from_array(np.float32(value), name) for name, value in ends.items()]
     for node in nodes:
         read = [channels[name] for name in node.input if name in channels]
         channels[node.output[0]] = sum(read) if node.op_type == "Concat" else CHANNELS
@@ -195,6 +210,7 @@ def test_backends_compute_every_part_as_it_is_written(part: str, seed: int) -> N
     assert sqnr_db(run_by_onnx_runtime(model, image, plain=True), exact) > 28
     assert sqnr_db(exact, run_by_onnx_runtime(changed, image, plain=False)) > 40
     assert sqnr_db(exact, run_by_openvino(changed, image)) > LEAST_SQNR_DB
+    assert sqnr_db(exact, run_by_openvino(changed, image, unsigned=True)) > LEAST_SQNR_DB
 
 
 def test_a_layer_left_in_float32_reads_a_concatenation_through_its_pair() -> None:

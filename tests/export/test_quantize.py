@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from reason_export.activations import measure_activations
-from reason_export.golden import golden_bytes
+from reason_export.equalisation import equalise
+from reason_export.golden import golden_bytes, synthetic_images
 from reason_export.graph_parts import map_head
-from reason_export.qdq import LEVELS, SUMMED_LEVELS
+from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised_graph
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from tests.commands import Done, call
@@ -75,12 +76,17 @@ def test_weights_have_one_scale_an_output_channel(
         assert set(largest) <= {0, levels}  # the whole range of each channel is used; some channels are dead
 
 
-def test_quantised_weights_are_within_half_a_step(
-    precise_bundle: Path, int8: onnx.ModelProto, weights: dict[str, NDArray[np.generic]]
-) -> None:
-    full = onnx.load(precise_bundle / "model.onnx").graph
-    before = {item.name: numpy_helper.to_array(item) for item in full.initializer}
+def test_quantised_weights_are_within_half_a_step_of_equalised_ones(precise_bundle: Path) -> None:
+    source = onnx.load(precise_bundle / "model.onnx")
+    images = synthetic_images(open_bundle(precise_bundle).manifest.input)[:1]
+    seen = measure_activations(source, images, tensors=measured_tensors(source.graph))
+    layers = [node.name for node in source.graph.node if node.op_type in CONVOLUTIONS]
+    int8 = quantised_graph(source, seen=seen, layers=layers)
+    equalise(source.graph, seen=seen, layers=layers)  # in place; see test_equalisation.py
+    before = {item.name: numpy_helper.to_array(item) for item in source.graph.initializer}
+    weights = {item.name: numpy_helper.to_array(item) for item in int8.graph.initializer}
     made = makers(int8)
+    assert [node.name for node in quantised_layers(int8)] == layers
     for node in quantised_layers(int8):
         values, scales = (weights[name] for name in made[node.input[1]].input[:2])
         shape = [-1 if i == (node.op_type == "ConvTranspose") else 1 for i in range(values.ndim)]

@@ -1,0 +1,161 @@
+"""Channels scaled before rounding: what is computed stays, what is lost gets less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, numpy_helper
+
+from reason_export.activations import Activation, measure_activations
+from reason_export.equalisation import HEADROOM, equalise
+from reason_export.pointwise import merge_pointwise
+from reason_export.qdq import measured_tensors, quantised_graph
+from tests.export.test_qdq import (
+    CHANNELS,
+    CLIPPED,
+    FIRST,
+    layer,
+    network,
+    run_by_onnx_runtime,
+    simple,
+    sqnr_db,
+)
+
+IMAGE = np.random.default_rng(3).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+SUM = [layer("a", "image"), layer("b", "image"), simple("Add", "s", "a", "b")]
+BEHIND: dict[str, list[NodeProto]] = {
+    "depthwise": [*FIRST, layer("out", "feature", size=3, group=CHANNELS)],
+    "dense": [*FIRST, layer("out", "feature", size=3)],
+    "transposed": [*FIRST, layer("out", "feature", kind="ConvTranspose", size=2, stride=2)],
+    "behind a transposed one": [
+        layer("a", "image", kind="ConvTranspose", size=2, stride=2),
+        simple("Relu", "feature", "a"),
+        layer("out", "feature", size=3),
+    ],
+}
+
+
+def uneven(nodes: Sequence[NodeProto]) -> onnx.ModelProto:
+    """A network whose first layer makes channels of very different sizes, and whose second undoes it."""
+    model = network(nodes, seed=1)
+    sizes = np.float32(1.7) ** -np.arange(CHANNELS)
+    for item in model.graph.initializer:
+        value = numpy_helper.to_array(item)
+        if item.name in ("a.weight", "a.bias"):
+            transposed = next(node for node in nodes if node.name == "a").op_type == "ConvTranspose"
+            axis = 1 if transposed and value.ndim == 4 else 0
+            value = value * sizes.reshape([-1 if i == axis else 1 for i in range(value.ndim)])
+        elif item.name == "out.weight":
+            axis = 1 if value.shape[1] == CHANNELS and not nodes[-1].op_type == "ConvTranspose" else 0
+            value = value / sizes.reshape([-1 if i == axis else 1 for i in range(value.ndim)])
+        item.CopyFrom(numpy_helper.from_array(value.astype(np.float32), item.name))
+    return model
+
+
+@pytest.mark.parametrize("kind", BEHIND)
+def test_the_float_network_stays_what_it_was(kind: str) -> None:
+    model = uneven(BEHIND[kind])
+    expected = run_by_onnx_runtime(model, IMAGE, plain=True)
+    seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
+    equalise(model.graph, seen=seen, layers=["a", "out"])
+    onnx.checker.check_model(model)
+    found = run_by_onnx_runtime(model, IMAGE, plain=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_depthwise_layers_channels_fill_the_range_up_to_the_headroom() -> None:
+    model = uneven(BEHIND["depthwise"])
+    seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
+    told = equalise(model.graph, seen=seen, layers=["out"])["feature"]
+    now = measure_activations(model, IMAGE, tensors=["feature"])["feature"]
+    whole = seen["feature"].largest
+    assert told.largest == pytest.approx(whole)
+    np.testing.assert_allclose(now.channel_largest, told.channel_largest, rtol=1e-5)
+    np.testing.assert_allclose(now.channel_means, told.channel_means, rtol=1e-5)
+    assert now.channel_largest.max() == pytest.approx(whole, rel=1e-5)
+    assert now.channel_largest.min() == pytest.approx(whole / HEADROOM, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "gain_db"), [("depthwise", 18), ("dense", 6)])
+def test_rounding_then_loses_less(kind: str, gain_db: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = uneven(BEHIND[kind])
+    expected = run_by_onnx_runtime(model, IMAGE, plain=True)
+    seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
+
+    def lost() -> float:
+        changed = quantised_graph(model, seen=seen, layers=["out"])
+        return sqnr_db(expected, run_by_onnx_runtime(changed, IMAGE, plain=True))
+
+    equalised = lost()
+    monkeypatch.setattr("reason_export.equalisation.HEADROOM", np.inf)  # every channel has the tensor's range
+    assert equalised > lost() + gain_db
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [*FIRST, layer("out", "feature"), simple("Add", "sum", "feature", "out")],
+        [
+            layer("a", "image"),
+            layer("b", "image"),
+            simple("Add", "s", "a", "b"),
+            simple("Relu", "r", "s"),
+            layer("out", "r"),
+        ],
+        [layer("a", "image"), layer("out", "a")],
+    ],
+    ids=["read twice", "a sum before the rectifier", "no rectifier"],
+)
+def test_what_others_read_or_cannot_be_scaled_is_left_alone(nodes: list[NodeProto]) -> None:
+    model = network(nodes, seed=0)
+    before = model.SerializeToString()
+    seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
+    assert equalise(model.graph, seen=seen, layers=["a", "b", "out"]) == seen
+    assert model.SerializeToString() == before
+
+
+def test_a_silent_channel_is_not_blown_up() -> None:
+    model = network([*CLIPPED, layer("out", "feature", size=3, group=CHANNELS)], seed=0)
+    silent = Activation(largest=1.0, channel_largest=np.eye(CHANNELS)[0], channel_means=np.zeros(CHANNELS))
+    told = equalise(model.graph, seen={"feature": silent}, layers=["out"])["feature"]
+    assert told.channel_largest.tolist() == [1.0, *[0.0] * (CHANNELS - 1)]
+    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    assert np.abs(weights["a.1.equalised"]).max() <= 64 * np.abs(weights["a.weight"]).max()
+
+
+def test_two_linear_convolutions_become_one() -> None:
+    model = network([layer("a", "image"), layer("b", "a"), simple("Relu", "r", "b"), layer("out", "r", size=3)], seed=2)
+    merged = merge_pointwise(model)
+    onnx.checker.check_model(merged, full_check=True)
+    assert [node.name for node in merged.graph.node] == ["b", "r", "out"]
+    expected = run_by_onnx_runtime(model, IMAGE, plain=True)
+    found = run_by_onnx_runtime(merged, IMAGE, plain=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_three_linear_convolutions_become_one() -> None:
+    model = network([layer("a", "image"), layer("b", "a"), layer("out", "b")], seed=2)
+    merged = merge_pointwise(model)
+    assert [node.name for node in merged.graph.node] == ["out"]
+    expected = run_by_onnx_runtime(model, IMAGE, plain=True)
+    found = run_by_onnx_runtime(merged, IMAGE, plain=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [layer("a", "image", size=3), layer("out", "a")],
+        [layer("a", "image"), layer("out", "a", size=3)],
+        [layer("a", "image"), layer("out", "a", stride=2)],
+        [layer("a", "image", group=2), layer("out", "a")],
+        [layer("a", "image"), layer("b", "a"), simple("Add", "out", "a", "b")],
+        [*FIRST, layer("out", "feature")],
+    ],
+)
+def test_other_pairs_stay_two(nodes: list[NodeProto]) -> None:
+    model = network(nodes, seed=0)
+    assert [node.name for node in merge_pointwise(model).graph.node] == [node.name for node in nodes]
