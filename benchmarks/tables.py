@@ -415,6 +415,8 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "throughput": ("speed.json", throughput_table),
     "speed-amx": ("speed_amx.json", partial(speed_table, without="onnxruntime")),
     "throughput-amx": ("speed_amx.json", throughput_table),
+    "speed-amx-busy": ("speed_amx_busy.json", partial(speed_table, without="onnxruntime")),
+    "throughput-amx-busy": ("speed_amx_busy.json", throughput_table),
     "speed-gpu": ("speed_gpu.json", speed_table),
     "throughput-gpu": ("speed_gpu.json", throughput_table),
     "precision-gpu": ("precision_screw_gpu.json", precision_table),
