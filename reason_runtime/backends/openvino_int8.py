@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 LEVELS = 256
+LOWEST = -128
+"""Of a quantiser with a sign."""
 _ROUNDING = 1e-5
 """Relative, of scales in float32."""
 
@@ -38,7 +40,7 @@ def _make_unsigned(quantiser: ov.Node) -> bool:
     highest = _constant(quantiser, 2)
     source = _before_rectifier(quantiser.input_value(0), highest)
     scaling = _scaling(quantiser)
-    if source is None or scaling is None:
+    if _constant(quantiser, 3) != LOWEST or source is None or scaling is None:
         return False
     zero, top, whole = (np.float32(value) for value in (0, highest, LEVELS - 1))
     unsigned = opset13.convert(opset13.fake_quantize(source, zero, top, zero, whole, LEVELS), "u8")

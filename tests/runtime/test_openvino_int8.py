@@ -66,6 +66,12 @@ def test_it_is_closer_to_the_float_network_than_the_file(first: list[NodeProto])
     assert unsigned > signed + 1  # it would be 6, were weights not rounded and values not cut off
 
 
+def test_nothing_is_left_to_change_the_second_time() -> None:
+    _, graph = quantised([*FIRST, layer("out", "feature")])
+    model = read(graph)
+    assert [use_unsigned(model), use_unsigned(model)] == [1, 0]
+
+
 def test_values_of_both_signs_keep_theirs() -> None:
     _, graph = quantised([layer("a", "image"), layer("out", "a", size=3)])
     model = read(graph)
