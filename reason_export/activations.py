@@ -19,12 +19,15 @@ from reason_runtime.progress import counted
 class Activation:
     """Of one tensor (N, C, H, W), over all calibration images."""
 
-    largest: float
-    """Magnitude; percentiles and the search by entropy were tried and left the map no less noise."""
     channel_largest: NDArray[np.float64]
-    """(C,), of each channel."""
+    """(C,), magnitudes; percentiles and the search by entropy were tried and left the map no less noise."""
     channel_means: NDArray[np.float64]
     """(C,)"""
+
+    @property
+    def largest(self) -> float:
+        """Magnitude in all channels, above 0."""
+        return max(float(self.channel_largest.max()), float(np.finfo(np.float32).tiny))
 
 
 Activations = Mapping[str, Activation]
@@ -41,11 +44,7 @@ def measure_activations(model: ModelProto, images: NDArray[np.uint8], *, tensors
             largest[name] = np.maximum(largest.get(name, 0.0), np.abs(value).max(axis=(0, 2, 3)).astype(np.float64))
             sums[name] = sums.get(name, 0) + value.mean(axis=(0, 2, 3), dtype=np.float64)
     return {
-        name: Activation(
-            largest=max(float(largest[name].max()), float(np.finfo(np.float32).tiny)),
-            channel_largest=largest[name],
-            channel_means=total / len(images),
-        )
+        name: Activation(channel_largest=largest[name], channel_means=total / len(images))
         for name, total in sums.items()
     }
 

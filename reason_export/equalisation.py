@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from reason_export.activations import Activations
-from reason_export.graph_parts import CONVOLUTIONS, Wiring, convolutions, wiring
+from reason_export.graph_parts import CONVOLUTIONS, Wiring, along, convolutions, is_depthwise, output_axis, wiring
 
 HEADROOM = 1.25
 """Times the largest value of a channel on good images that still fits the range: a defect may go beyond them."""
@@ -44,9 +44,9 @@ def equalise(graph: GraphProto, *, seen: Activations, layers: Collection[str]) -
 
     def scale(node: NodeProto, index: int, factors: NDArray[np.float64], *, axis: int) -> None:
         value = numpy_helper.to_array(weights[node.input[index]])
-        shaped = factors.reshape([-1 if i == axis else 1 for i in range(value.ndim)])
+        scaled = value * along(axis, factors, dimensions=value.ndim)
         name = f"{node.name}.{index}.equalised"
-        weights[name] = numpy_helper.from_array((value * shaped).astype(np.float32), name)
+        weights[name] = numpy_helper.from_array(scaled.astype(np.float32), name)
         graph.initializer.append(weights[name])
         node.input[index] = name
 
@@ -58,12 +58,12 @@ def equalise(graph: GraphProto, *, seen: Activations, layers: Collection[str]) -
         found = seen[tensor]
         likely = np.clip(HEADROOM * found.channel_largest, found.largest / LARGEST_FACTOR, found.largest)
         factors = found.largest / likely
-        alone = reader.op_type == "Conv" and numpy_helper.to_array(weights[reader.input[1]]).shape[1] == 1
+        alone = is_depthwise(reader, numpy_helper.to_array(weights[reader.input[1]]))
         factors = factors if alone else np.sqrt(factors)
-        scale(maker, 1, factors, axis=0 if maker.op_type == "Conv" else 1)
+        scale(maker, 1, factors, axis=output_axis(maker))
         if len(maker.input) == 3:
             scale(maker, 2, factors, axis=0)
-        scale(reader, 1, 1 / factors, axis=0 if alone or reader.op_type == "ConvTranspose" else 1)
+        scale(reader, 1, 1 / factors, axis=0 if alone else 1 - output_axis(reader))
         changed[tensor] = dataclasses.replace(
             found, channel_means=found.channel_means * factors, channel_largest=found.channel_largest * factors
         )

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
@@ -43,6 +46,21 @@ def wiring(graph: GraphProto) -> Wiring:
 def convolutions(graph: GraphProto) -> list[NodeProto]:
     """Plain and transposed convolutions, in the order they run."""
     return [node for node in graph.node if node.op_type in CONVOLUTIONS]
+
+
+def output_axis(node: NodeProto) -> int:
+    """Of a convolution's weight: (out, in, ...), (in, out, ...) where transposed. The other one is its input's."""
+    return 0 if node.op_type == "Conv" else 1
+
+
+def is_depthwise(node: NodeProto, weight: NDArray[np.floating]) -> bool:
+    """Whether each output channel reads one channel alone."""
+    return node.op_type == "Conv" and weight.shape[1] == 1
+
+
+def along(axis: int, values: NDArray[np.floating], *, dimensions: int) -> NDArray[np.floating]:
+    """A value for each channel, (C,), in the shape that broadcasts along an axis."""
+    return values.reshape([-1 if i == axis else 1 for i in range(dimensions)])
 
 
 def before_network(graph: GraphProto) -> set[str]:

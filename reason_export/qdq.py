@@ -24,7 +24,16 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from reason_export.activations import Activations
 from reason_export.equalisation import equalise
-from reason_export.graph_parts import CONVOLUTIONS, Wiring, convolutions, map_head, wiring
+from reason_export.graph_parts import (
+    CONVOLUTIONS,
+    Wiring,
+    along,
+    convolutions,
+    is_depthwise,
+    map_head,
+    output_axis,
+    wiring,
+)
 
 LEVELS = 127
 """Of each sign: -128 is not used, so that scales are the same for both."""
@@ -35,7 +44,7 @@ products of an unsigned 8-bit activation and a weight in 16 bits, which saturate
 
 
 def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[str]) -> ModelProto:
-    """The graph with the named convolutions in int8.
+    """The graph with the named convolutions in int8, what they read equalised before.
 
     Args:
         model: float32.
@@ -159,12 +168,12 @@ class _Pairs:
         """Replace a convolution's weight by int8 values and their scales, and correct its bias."""
         name = node.input[1]
         weight = self.weights[name]
-        axis = 0 if node.op_type == "Conv" else 1  # (in, out, ...) where transposed
-        levels = LEVELS if axis == 0 and weight.shape[1] == 1 else SUMMED_LEVELS
+        axis = output_axis(node)
+        levels = LEVELS if is_depthwise(node, weight) else SUMMED_LEVELS
         rest = tuple(i for i in range(weight.ndim) if i != axis)
         largest = np.abs(weight).max(axis=rest)
         scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(levels)  # a dead channel stays 0
-        scales = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        scales = along(axis, scale, dimensions=weight.ndim)
         values = np.clip(np.round(weight / scales), -levels, levels).astype(np.int8)
         if axis == 0:
             self._correct_bias(node, values * scales - weight)

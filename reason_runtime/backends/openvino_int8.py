@@ -39,26 +39,26 @@ def _make_unsigned(quantiser: ov.Node) -> bool:
 
     highest = _constant(quantiser, 2)
     source = _before_rectifier(quantiser.input_value(0), highest)
-    scaling = _scaling(quantiser)
-    if _constant(quantiser, 3) != LOWEST or source is None or scaling is None:
+    chain = _chain(quantiser)
+    if _constant(quantiser, 3) != LOWEST or source is None or chain is None:
         return False
     zero, top, whole = (np.float32(value) for value in (0, highest, LEVELS - 1))
     unsigned = opset13.convert(opset13.fake_quantize(source, zero, top, zero, whole, LEVELS), "u8")
-    to_float = next(iter(scaling.input_value(0).get_node().input_value(0).get_node().inputs()))
-    to_float.replace_source_output(unsigned.output(0))
+    _, to_float, _, scaling = chain
+    to_float.input(0).replace_source_output(unsigned.output(0))
     scaling.input(1).replace_source_output(opset13.constant(np.float32(highest / (LEVELS - 1))).output(0))
     return True
 
 
-def _scaling(quantiser: ov.Node) -> ov.Node | None:
-    """The product that ends quantiser, int8, float, zero point; None where int8 values are read otherwise."""
-    node = quantiser
+def _chain(quantiser: ov.Node) -> list[ov.Node] | None:
+    """What follows: to int8, to float, zero point taken off, scaled; None where int8 values are read otherwise."""
+    chain = [quantiser]
     for kind in ("Convert", "Convert", "Subtract", "Multiply"):
-        readers = list(node.output(0).get_target_inputs())
+        readers = list(chain[-1].output(0).get_target_inputs())
         if len(readers) != 1 or readers[0].get_node().get_type_name() != kind:
             return None
-        node = readers[0].get_node()
-    return node
+        chain.append(readers[0].get_node())
+    return chain[1:]
 
 
 def _before_rectifier(value: ov.Output, highest: float) -> ov.Output | None:

@@ -44,7 +44,6 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     widths = {node.input[0]: _channels_read(node, shapes[node.input[1]]) for node in convolutions(model.graph)}
     seen = {
         name: Activation(
-            largest=LARGEST,
             channel_largest=np.full(widths.get(name, 1), LARGEST),
             channel_means=np.zeros(widths.get(name, 1)),
         )

@@ -119,7 +119,7 @@ def test_what_others_read_or_cannot_be_scaled_is_left_alone(nodes: list[NodeProt
 
 def test_a_silent_channel_is_not_blown_up() -> None:
     model = network([*CLIPPED, layer("out", "feature", size=3, group=CHANNELS)], seed=0)
-    silent = Activation(largest=1.0, channel_largest=np.eye(CHANNELS)[0], channel_means=np.zeros(CHANNELS))
+    silent = Activation(channel_largest=np.eye(CHANNELS)[0], channel_means=np.zeros(CHANNELS))
     told = equalise(model.graph, seen={"feature": silent}, layers=["out"])["feature"]
     assert told.channel_largest.tolist() == [1.0, *[0.0] * (CHANNELS - 1)]
     weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}

@@ -44,7 +44,6 @@ def seen(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, Activa
     feature = np.einsum("oi,nihw->nohw", weight, image)
     return {
         name: Activation(
-            largest=float(np.abs(value).max()),
             channel_largest=np.abs(value).max(axis=(0, 2, 3)).astype(np.float64),
             channel_means=value.mean(axis=(0, 2, 3), dtype=np.float64),
         )
@@ -109,7 +108,7 @@ def test_rounding_weights_does_not_shift_the_mean_output() -> None:
     graph = helper.make_graph([node], "g", [image_info], [out_info], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     means = np.array([0.5, 1.0])
-    activation = Activation(largest=1.0, channel_largest=np.ones(2), channel_means=means)
+    activation = Activation(channel_largest=np.ones(2), channel_means=means)
     changed = quantised_graph(model, seen={"image": activation}, layers=["layer"])
     bias = next(item for item in changed.graph.initializer if item.name == "layer.weight.bias")
     # two of three weights became 0

@@ -83,7 +83,7 @@ def test_values_of_both_signs_keep_theirs() -> None:
 def test_an_upper_end_inside_the_range_stays() -> None:
     model, _ = quantised([*CLIPPED, layer("out", "feature")])
     seen = dict(measure_activations(model, 10 * IMAGE, tensors=measured_tensors(model.graph)))
-    seen["feature"] = dataclasses.replace(seen["feature"], largest=4.0)  # the clip ends at 2
+    seen["feature"] = dataclasses.replace(seen["feature"], channel_largest=np.full(CHANNELS, 4.0))  # the clip ends at 2
     graph = quantised_graph(model, seen=seen, layers=["out"])
     assert use_unsigned(read(graph)) == 0
     exact = run_by_onnx_runtime(graph, 10 * IMAGE, plain=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from reason_train.datasets import load_dataset
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
-from reason_train.presets import Choices, resolve
+from reason_train.presets import Choices
 from reason_train.ranks import ALONE, Part, Ranks
 from reason_train.run import CHECKPOINT, LOG
 from reason_train.schedule import seeded
@@ -39,7 +38,7 @@ from reason_train.training_run import train
 from reason_train.whitening import measure_features
 from tests.pictures import good_parts, good_picture
 from tests.train.processes import run_together
-from tests.train.trainings import CPU, log_lines, model_tensors, small_choices, small_training
+from tests.train.trainings import CPU, log_lines, model_tensors, slow_config, small_choices, small_training
 
 TOLERANCE = 1e-4
 """Of the loss, in float32: sums over processes round in another order."""
@@ -108,9 +107,7 @@ def prepared(preset: str, data: Path, weights: Path | None) -> tuple[Config, Rea
     choices = Choices(
         preset=preset, teacher=teacher, image_size_px=64, steps=20, batch_size=4, learning_rate=RATE[preset], views=0
     )
-    config = resolve(choices, dataset="", bf16_is_fast=False)
-    training = dataclasses.replace(config.training, suppression_learning_rate=RATE[preset])
-    config = dataclasses.replace(config, training=training)
+    config = slow_config(choices)
     torch.manual_seed(1)
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher, weights=weights))
     paths = sorted((data / "train" / "good").iterdir())[: 9 if preset == "edge" else 10]

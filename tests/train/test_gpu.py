@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from reason_train.device import find_device
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
-from reason_train.presets import resolve
 from reason_train.run import CHECKPOINT
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import input_format, judge, load_run
@@ -25,7 +23,7 @@ from reason_train.training_run import train
 from tests.commands import call
 from tests.pictures import good_parts
 from tests.runtime.gpu import NEEDS_GPU
-from tests.train.trainings import CPU, log_lines, small_choices
+from tests.train.trainings import CPU, log_lines, slow_config, small_choices
 
 pytestmark = NEEDS_GPU
 STEPS = 20
@@ -51,9 +49,7 @@ def trained(data: Path, out: Path, device: torch.device, **changes: object) -> l
 def trained_slowly(data: Path, out: Path, device: torch.device, *, preset: Preset) -> list[dict[str, object]]:
     """Every part of the model at the preset's rate."""
     choices = small_choices(preset=preset, teacher="efficientnet_lite0", steps=STEPS, learning_rate=RATE[preset])
-    config = resolve(choices, dataset="", bf16_is_fast=False)
-    training = dataclasses.replace(config.training, suppression_learning_rate=RATE[preset])
-    config = dataclasses.replace(config, training=training)
+    config = slow_config(choices)
     torch.manual_seed(1)
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher))
     paths = [sample.path for sample in load_dataset(data).train][:9]  # no batch of one: its statistics are of 4 places

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from reason_train.config import Config
 from reason_train.datasets import load_dataset
-from reason_train.presets import Choices
+from reason_train.presets import Choices, resolve
 from reason_train.run import LOG, MODEL, read_tensors
 from reason_train.training_run import Finished, train
 
@@ -26,6 +28,13 @@ def small_training(data: Path, out: Path, **more: object) -> Finished:
     """`train` on the CPU; what is not one of its arguments is a choice."""
     options = {name: more.pop(name) for name in ("resume", "checkpoint_seconds", "report", "cache_mib") if name in more}
     return train(load_dataset(data), small_choices(**more), out=out, device=CPU, **options)  # type: ignore[arg-type]
+
+
+def slow_config(choices: Choices) -> Config:
+    """A configuration in which suppression layers, too, learn at the rate of `choices`."""
+    config = resolve(choices, dataset="", bf16_is_fast=False)
+    training = dataclasses.replace(config.training, suppression_learning_rate=config.training.learning_rate)
+    return dataclasses.replace(config, training=training)
 
 
 def model_tensors(run: Path) -> dict[str, Tensor]:
