@@ -142,6 +142,7 @@ def test_exporting_twice_gives_the_same_bytes(finished_run: Path, model_path: Pa
     assert export_graph(model, input_format=square_format(64)) == model_path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_published_model_gives_the_same_in_onnx_runtime() -> None:
     model = filled_model(MethodConfig(teacher="resnet18", image_size_px=96))
     images = photographs(96)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reason_runtime.bundle import open_bundle, update_bundle, write_bundle
-from reason_runtime.errors import BundleError
+from reason_runtime.bundle import Bundle, open_bundle, update_bundle, write_bundle
+from reason_runtime.errors import BundleError, ParityError
 from tests.runtime.bundles import expected_map, golden_bytes, grey_model, make_bundle, make_manifest
 from tests.runtime.test_atomic import refused_for_lack_of_room
 
@@ -115,6 +115,24 @@ def test_a_bundle_is_replaced_only_when_asked_and_anything_else_never(tmp_path: 
     with pytest.raises(BundleError, match="exists and is not a bundle"):
         write_bundle(tmp_path / "photos", manifest=renamed, files=files, overwrite=True)
     assert names(tmp_path) == ["bundle", "photos"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_bundle_that_is_not_accepted_leaves_what_was_there(tmp_path: Path, overwrite: bool) -> None:
+    old = make_bundle(tmp_path / "old")
+    files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
+
+    def refuse(draft: Bundle) -> None:
+        assert draft.manifest.name == "second"
+        raise ParityError("refused")
+
+    path = old.path if overwrite else tmp_path / "new"
+    with pytest.raises(ParityError, match="refused"):
+        write_bundle(
+            path, manifest=replace(old.manifest, name="second"), files=files, overwrite=overwrite, accept=refuse
+        )
+    assert names(tmp_path) == ["old"]
+    assert open_bundle(old.path) == old
 
 
 def test_a_bundle_needs_its_required_files_and_takes_no_others(tmp_path: Path) -> None:
