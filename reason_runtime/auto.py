@@ -43,8 +43,8 @@ def choose(
 ) -> AutoChoice:
     """Load every candidate, time them side by side on one image, and keep the fastest.
 
-    A candidate has a passed check of these very files, made on this kind of processor and GPU with this version of its
-    library, and a threshold, where the bundle has any.
+    A candidate has a passed check of these very files, made on this kind of processor and GPU with this version of the
+    runtime and of its library, and a threshold, where the bundle has any.
 
     Args:
         bundle: As opened.
@@ -66,8 +66,7 @@ def choose(
             threads=threads if runner_device(check.backend, check.provider) == "cpu" else None,
             provider=check.provider,
         )
-        same = (check.backend, "device", "float_layers")
-        if all(session.libraries.get(name) == check.libraries.get(name) for name in same):
+        if check.holds_for(session):
             sessions[f"{runner_name(check.backend, check.provider)} {check.precision}"] = session
     if not sessions:
         raise ConfigurationError(

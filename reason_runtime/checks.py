@@ -7,9 +7,10 @@ from pathlib import Path
 
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Backend, Precision, Provider, runner_name
-from reason_runtime.environment import processor
+from reason_runtime.environment import RUNTIME, processor, runtime_version
 from reason_runtime.errors import BundleError
 from reason_runtime.manifest import Threshold, read_threshold
+from reason_runtime.session import Session
 from reason_runtime.strict_json import Json, as_object, parse
 
 CHECKS = "checks"
@@ -26,6 +27,7 @@ class KnownCheck:
         passed: Whether every gate held.
         threshold: From this backend's own scores on this device; None where none was drawn.
         libraries: Versions by name, as the session gave them.
+        runtime: Version of this runtime that the check was made with; None where it was not installed.
     """
 
     backend: Backend
@@ -34,6 +36,16 @@ class KnownCheck:
     passed: bool
     threshold: Threshold | None
     libraries: dict[str, Json]
+    runtime: Json
+
+    def holds_for(self, session: Session) -> bool:
+        """Whether a session computes as the checked one did: the same version of runtime and library, on such a device.
+
+        Another version may run a layer in another precision.
+        """
+        same = (session.backend, "device", "float_layers")
+        libraries = all(session.libraries.get(name) == self.libraries.get(name) for name in same)
+        return libraries and self.runtime == runtime_version()
 
 
 def check_path(bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None) -> Path:
@@ -62,6 +74,7 @@ def known_check(
     try:
         environment = as_object(content["environment"], where=f"{path}: environment")
         session = as_object(environment["session"], where=f"{path}: environment.session")
+        runtime = as_object(environment["libraries"], where=f"{path}: environment.libraries")[RUNTIME]
         same = content["bundle_sha256"] == bundle.manifest.content_sha256 and environment["processor"] == processor()
         found = content.get("threshold")
         passed = content["passed"] is True
@@ -76,4 +89,5 @@ def known_check(
         passed=passed,
         threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),
         libraries=session,
+        runtime=runtime,
     )

@@ -210,6 +210,8 @@ def load(
 def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None = None) -> DecisionLimit:
     """The threshold given by hand, else this device's own, else the bundle's, else none with a hint how to get one.
 
+    This device's own is one drawn with this version of the runtime and of the library.
+
     Raises:
         ConfigurationError: The threshold is not finite.
         BundleError: The device's check is not as `reason-export check` writes it.
@@ -220,11 +222,14 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
         return DecisionLimit(value=threshold, source="given by hand")
     precision = session.precision
     check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
+    note = ""
     if check is not None and check.threshold is not None:
         own = check.threshold
-        return DecisionLimit(value=own.value, source=f"check of this device, {precision}: {own.source}")
+        if check.holds_for(session):
+            return DecisionLimit(value=own.value, source=f"check of this device, {precision}: {own.source}")
+        note = " (this device's own was drawn with another version: run its check again)"
     found = bundle.manifest.thresholds.get(precision)
     if found is not None:
-        return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}")
+        return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}{note}")
     how = _HOW_TO_CALIBRATE.get(precision, "")
-    return DecisionLimit(hint=f"no threshold for {precision} in the bundle: {how}give one with --threshold")
+    return DecisionLimit(hint=f"no threshold for {precision} in the bundle{note}: {how}give one with --threshold")

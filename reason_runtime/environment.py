@@ -10,7 +10,9 @@ from pathlib import Path
 from reason_runtime.session import Session
 from reason_runtime.strict_json import Json
 
-_LIBRARIES = ("reason-edge", "numpy", "pillow", "opencv-python-headless")
+RUNTIME = "reason-edge"
+"""This distribution."""
+_LIBRARIES = (RUNTIME, "numpy", "pillow", "opencv-python-headless")
 _INSTRUCTION_SETS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
     *("asimddp", "i8mm", "bf16", "sve"),  # Arm's
@@ -56,6 +58,11 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     flags = (facts.get("flags") or facts.get("features") or "").split()
     sets = [name for name in _INSTRUCTION_SETS if name in flags]
     return " ".join([facts.get("model name") or platform.machine(), *sets])
+
+
+def runtime_version() -> str | None:
+    """Of this distribution; None where it runs without being installed."""
+    return _version(RUNTIME)
 
 
 def _version(distribution: str) -> str | None:

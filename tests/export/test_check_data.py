@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 
 from reason_export.accuracy import Accuracy, Figure
@@ -122,6 +123,13 @@ def test_a_threshold_of_this_device_goes_before_the_bundles(bundle: Path, good_p
     after = json.loads(call("reason-run", "predict", bundle, image, *arguments, "--json").output)
     assert after["threshold_source"] == (
         "check of this device, int8: 20 held-out good images, openvino int8 on this device"
+    )
+    path = bundle / "checks" / "openvino_int8.json"
+    path.write_text(path.read_text().replace(f'"openvino": "{openvino.__version__}"', '"openvino": "2020.1"'))
+    stale = json.loads(call("reason-run", "predict", bundle, image, *arguments, "--json").output)
+    assert stale["threshold"] == before["threshold"]
+    assert stale["threshold_source"] == (
+        f"{before['threshold_source']} (this device's own was drawn with another version: run its check again)"
     )
 
 

@@ -172,7 +172,7 @@ def test_auto_leaves_out_what_did_not_pass_on_these_files(changes: dict[str, obj
     assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
 
 
-def test_auto_leaves_out_checks_of_another_processor_or_library(checked: Path) -> None:
+def test_auto_leaves_out_checks_of_another_processor_library_or_runtime(checked: Path) -> None:
     path = checked / "checks" / "openvino_int8.json"
     environment = json.loads(path.read_text())["environment"]
     change(path, environment={**environment, "processor": "another"})
@@ -180,6 +180,8 @@ def test_auto_leaves_out_checks_of_another_processor_or_library(checked: Path) -
     for changed in ({"openvino": "2020.1"}, {"float_layers": "fp64"}):
         change(path, environment={**environment, "session": {**environment["session"], **changed}})
         assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+    change(path, environment={**environment, "libraries": {**environment["libraries"], "reason-edge": "0.0.1"}})
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
 
 
 def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
