@@ -108,7 +108,8 @@ class OpenVinoSession:
                 maps[done] = request.get_tensor(OUTPUTS[0]).data[0]
                 scores[done] = request.get_tensor(OUTPUTS[1]).data[0]
             if i < len(images):
-                request.start_async({INPUT: np.ascontiguousarray(images[i : i + 1])})
+                request.get_tensor(INPUT).data[:] = images[i : i + 1]
+                request.start_async()
                 waiting[lane] = i
         return Outputs(anomaly_map=maps, score=scores)
 
