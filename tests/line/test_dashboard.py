@@ -9,6 +9,7 @@ import urllib.request
 from html import unescape
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.browser import needs_browser, run_browser
@@ -20,6 +21,7 @@ WATCH_MS = 4000  # of the page's own time
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_browser_sees_decisions_arrive_the_latest_reject_and_a_fault(tmp_path: Path) -> None:
     bundle = line_bundle(tmp_path / "line").path
     address = f"http://127.0.0.1:{(port := free_port())}"

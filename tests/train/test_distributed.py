@@ -218,6 +218,7 @@ def torchrun(data: Path, out: Path, *more: object) -> tuple[subprocess.Completed
     return done, time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_torchrun_trains_and_says_so_once(data: Path, tmp_path: Path) -> None:
     done, _ = torchrun(data, tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
@@ -226,6 +227,7 @@ def test_torchrun_trains_and_says_so_once(data: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / LOG).read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_all(data: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(data, tmp_path / "broken"))
     path = broken / "train" / "good" / "003.png"

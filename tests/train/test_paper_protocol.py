@@ -127,6 +127,7 @@ def test_a_stopped_training_chooses_the_same_epoch(step: int, data: Path, chosen
     assert protocol(tmp_path / "run") == protocol(chosen)
 
 
+@pytest.mark.slow
 def test_every_output_says_so(chosen: Path, data: Path, tmp_path: Path) -> None:
     note = described_protocol(chosen, read_run(chosen).config)
     assert note is not None
