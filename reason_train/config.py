@@ -40,6 +40,8 @@ class MethodConfig:
     """Frozen ImageNet network."""
     method: Method = "reason"
     """`reason` has latent noise and, by `suppression_layers`, suppression; `rd4ad` has neither (RD4AD, CVPR 2022)."""
+    students: int = 1
+    """Students, each with its bottleneck, that rebuild the same features; what they rebuild is added up."""
     suppression_layers: bool = True
     """Whether `reason` has its suppression layers (ASL), as published."""
     image_size_px: int = 256
@@ -106,6 +108,7 @@ class MethodConfig:
             self.crop_from_px is None or self.crop_from_px >= self.image_size_px,
             f"crop from {self.crop_from_px} px is smaller than the image size {self.image_size_px} px",
         )
+        _require(1 <= self.students <= 8, f"{self.students} students are not between 1 and 8")
         _require(0 <= self.easy_share < 1, f"easy share {self.easy_share} is not in [0, 1)")
         _require(
             0 <= self.suppression_weight <= 1e6, f"suppression weight {self.suppression_weight} is negative or huge"

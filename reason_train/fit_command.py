@@ -32,6 +32,7 @@ def fit(
     image_size: options.ImageSize = None,
     crop_from: options.CropFrom = None,
     tile: options.Tile = None,
+    students: options.Students = None,
     suppression_layers: options.SuppressionLayers = None,
     suppression_target: options.Target = None,
     suppression_weight: options.SuppressionWeight = None,
@@ -62,7 +63,7 @@ def fit(
     choices = Choices(
         teacher=teacher or (PAPER_TEACHER if preset == "paper" else EDGE_TEACHER), preset=preset, method=method,
         image_size_px=image_size, crop_from_px=crop_from, tile_px=tile,
-        suppression_layers=suppression_layers, views=views,
+        students=students, suppression_layers=suppression_layers, views=views,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,
         bf16=bf16, seed=seed, roi=parse_roi(roi) if roi is not None else None, paper_protocol=paper_protocol,

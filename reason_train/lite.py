@@ -2,7 +2,7 @@
 
 Design. A Lite block ends in a linear 1x1 convolution, so its features are signed; a student that ends in ReLU, as the
 ResNet one does, cannot point where they point. Each scale therefore leaves the student through a linear 1x1 head.
-The embedding is 224 channels at half the resolution of the coarser scale (8 x 8 for 256-pixel images): narrow enough
+The embedding is 160 channels at half the resolution of the coarser scale (8 x 8 for 256-pixel images): narrow enough
 to lose what was never seen, wide enough to keep the place and turn of a part. Residual blocks of plain 3x3
 convolutions replace the teacher's depthwise ones: on CPUs and GPUs alike they do more work per byte moved.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from reason_train.bottleneck import initialise_convolutions
 
-FUSED, EMBEDDING, COARSE, FINE = 128, 224, 128, 64
+FUSED, EMBEDDING, COARSE, FINE = 128, 160, 128, 64
 """Channels of each fused scale, of the embedding, and of the student's two stages."""
 
 
@@ -62,7 +62,7 @@ class LiteBottleneck(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Suppressed features (N, C1, H/8, W/8), (N, C2, H/16, W/16) to (N, 224, H/32, W/32)."""
+        """Suppressed features (N, C1, H/8, W/8), (N, C2, H/16, W/16) to (N, 160, H/32, W/32)."""
         fused = torch.cat([self.fine(features[0]), self.coarse(features[1])], dim=1)  # (N, 256, H/16, W/16)
         embedding: Tensor = self.embed(fused)
         return embedding
@@ -81,6 +81,6 @@ class LiteStudent(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, embedding: Tensor) -> list[Tensor]:
-        """(N, 224, H/32, W/32) to rebuilt features (N, C1, H/8, W/8), (N, C2, H/16, W/16)."""
+        """(N, 160, H/32, W/32) to rebuilt features (N, C1, H/8, W/8), (N, C2, H/16, W/16)."""
         coarse = self.coarse(embedding)  # (N, 128, H/16, W/16)
         return [self.fine_head(self.fine(coarse)), self.coarse_head(coarse)]

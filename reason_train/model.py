@@ -17,8 +17,8 @@ from reason_train.student import ResNetStudent, UpBasicBlock, UpBottleneck
 from reason_train.suppression import Suppression
 from reason_train.teacher import Teacher, build_teacher, normalise
 
-Reconstruct = Callable[[Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
-"""Teacher features as the trained parts are given them, to suppressed and to rebuilt features."""
+Reconstruct = Callable[[Sequence[Tensor]], tuple[list[Tensor], list[list[Tensor]]]]
+"""Teacher features as the trained parts are given them, to suppressed features and to what each student rebuilt."""
 
 
 class ReasonModel(nn.Module):
@@ -27,7 +27,11 @@ class ReasonModel(nn.Module):
     `features` runs the frozen teacher, `rebuild` the trained rest, `forward` both and the map head. With whitening,
     teacher features go through one fixed 1x1 convolution per scale (`whiten_k`), measured before training.
 
+    Several students, each with a bottleneck of its own, learn the same features from other initial weights. What is
+    compared with the teacher is their sum, whose cosine is that of their mean: on good parts errors then partly cancel.
+
     Source: REASON, IEEE TCSVT 2025.
+    Departure: More than one student is this project's; `--preset paper` has one.
     """
 
     def __init__(self, method: MethodConfig, *, teacher: Teacher) -> None:
@@ -36,6 +40,8 @@ class ReasonModel(nn.Module):
         channels = teacher.shape.channels
         self.suppression = Suppression(channels) if method.has_suppression else None
         self.bottleneck, self.student = _trained_parts(method.teacher, channels)
+        further = [nn.ModuleList(_trained_parts(method.teacher, channels)) for _ in range(method.students - 1)]
+        self.further = nn.ModuleList(further)
         if method.whitening is not None:
             for k, width in enumerate(channels):
                 self.register_buffer(f"whiten_{k}", torch.eye(width).view(width, width, 1, 1))
@@ -86,15 +92,26 @@ class ReasonModel(nn.Module):
         suppressed: list[Tensor] = self.suppression(features)
         return suppressed
 
+    def rebuilding_parts(self) -> list[nn.Module]:
+        """Bottleneck and student, and those of every further student."""
+        return [self.bottleneck, self.student, *self.further]
+
+    def rebuild_each(self, suppressed: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Suppressed features to each student's, through its embedding."""
+        pairs = [(self.bottleneck, self.student), *self.further]
+        return [student(bottleneck(suppressed)) for bottleneck, student in pairs]
+
     def rebuild(self, suppressed: Sequence[Tensor]) -> list[Tensor]:
-        """Suppressed features to the student's, through the embedding."""
-        rebuilt: list[Tensor] = self.student(self.bottleneck(suppressed))
+        """Suppressed features to the sum of the students'."""
+        rebuilt, *further = self.rebuild_each(suppressed)
+        for more in further:
+            rebuilt = [total + feature for total, feature in zip(rebuilt, more, strict=True)]
         return rebuilt
 
-    def reconstruct(self, seen: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Everything that is trained: teacher features to suppressed and to rebuilt features."""
+    def reconstruct(self, seen: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Everything that is trained: teacher features to suppressed features and to what each student rebuilt."""
         suppressed = self.suppress(seen)
-        return suppressed, self.rebuild(suppressed)
+        return suppressed, self.rebuild_each(suppressed)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (N, H, W, C) images to the float32 map (N, S, S) and score (N,), raw units."""

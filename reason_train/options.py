@@ -62,6 +62,10 @@ Tile = Annotated[
     int | None,
     typer.Option(metavar="PX", help="Train on tiles of this side, for webs.", show_default="whole pictures, resized"),
 ]
+Students = Annotated[
+    int | None,
+    typer.Option(min=1, help="Students that rebuild together: two find more, one is faster.", show_default=_PRESET),
+]
 SuppressionLayers = Annotated[
     bool | None,
     typer.Option("--suppression-layers/--no-suppression-layers", help="Put them into `reason`.", show_default=_PRESET),

@@ -35,6 +35,7 @@ class Choices:
     image_size_px: int | None = None
     crop_from_px: int | None = None
     tile_px: int | None = None
+    students: int | None = None
     suppression_layers: bool | None = None
     suppression_target: SuppressionTarget | None = None
     suppression_weight: float | None = None
@@ -149,6 +150,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
     """This project's settings for small teachers, the same for every data set; `docs/accuracy.md` says why."""
     method = MethodConfig(
         teacher=choices.teacher,
+        students=2 if choices.teacher.startswith("efficientnet_lite") else 1,
         suppression_layers=False,
         noise_at="features",
         noise_std=2.0,

@@ -113,15 +113,14 @@ class Ranks:
 
 
 class _TrainedParts(nn.Module):
-    """A model's suppression, bottleneck and student, without its teacher."""
+    """A model's suppression, bottlenecks and students, without its teacher."""
 
     def __init__(self, model: ReasonModel) -> None:
         super().__init__()
-        parts = (model.suppression, model.bottleneck, model.student)
-        self.parts = nn.ModuleList([part for part in parts if part is not None])
+        self.parts = nn.ModuleList(filter(None, [model.suppression, *model.rebuilding_parts()]))
         self._reconstruct = model.reconstruct  # a function, so the model does not become a part of this module
 
-    def forward(self, seen: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, seen: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
         return self._reconstruct(seen)
 
 

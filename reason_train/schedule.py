@@ -79,9 +79,9 @@ def batch_order(training: TrainingConfig, *, step: int, images: int) -> Sequence
 
 
 def make_optimizer(model: ReasonModel, training: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over bottleneck and student, and over the suppression layers with their own learning rate."""
+    """Adam or AdamW over bottlenecks and students, and over the suppression layers with their own learning rate."""
     groups: list[dict[str, object]] = [
-        {"params": [*model.bottleneck.parameters(), *model.student.parameters()], "lr": training.learning_rate},
+        {"params": [p for part in model.rebuilding_parts() for p in part.parameters()], "lr": training.learning_rate},
         {
             "params": list(model.suppression.parameters()) if model.suppression else [],
             "lr": training.suppression_learning_rate,

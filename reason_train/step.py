@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from reason_train.config import Config
+from reason_train.config import Config, MethodConfig
 from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
 from reason_train.model import ReasonModel, Reconstruct
 from reason_train.ranks import ALONE, Part
@@ -85,32 +85,42 @@ def training_losses(
         reconstruct: In place of the model's own, where several processes train it together.
 
     Returns:
-        Means over these samples. Mining's limit is that of the whole batch, everything else is a mean over samples.
+        Means over these samples and over students. Mining's limit is that of the whole batch, everything else is a
+        mean over samples.
 
     Source: REASON, IEEE TCSVT 2025.
     """
     method, clean = config.method, view.clean
     with torch.autocast(clean[0].device.type, torch.bfloat16, enabled=config.training.bf16):
-        suppressed, rebuilt = (reconstruct or model.reconstruct)(view.seen)
-    mined = rebuilt
-    if method.easy_share > 0:
-        share = method.easy_share * min(1.0, progress / MINING_RAMP)
-        mined = [
+        suppressed, students = (reconstruct or model.reconstruct)(view.seen)
+    easy_share = method.easy_share * min(1.0, progress / MINING_RAMP)
+    distillation = _mean(_distillation(rebuilt, view, method, easy_share=easy_share) for rebuilt in students)
+    if model.suppression is None:
+        return Losses(total=distillation, distillation=distillation, suppression=torch.zeros_like(distillation))
+    targets = [clean] if method.suppression_target == "teacher" else students
+    suppression = _mean(global_cosine_loss(targets=target, rebuilt=suppressed) for target in targets)
+    total = distillation + method.suppression_weight * suppression
+    return Losses(total=total, distillation=distillation, suppression=suppression)
+
+
+def _distillation(rebuilt: Sequence[Tensor], view: TeacherView, method: MethodConfig, *, easy_share: float) -> Tensor:
+    """One student's L_KD: of whole features, and of blocks."""
+    clean = view.clean
+    if easy_share > 0:
+        rebuilt = [
             mine_hard_positions(
                 teacher=t,
                 student=g,
-                easy_share=share,
+                easy_share=easy_share,
                 easy_below=method.easy_below,
                 easy_gradient=method.easy_gradient,
                 gather=view.part.gather,
             )
             for t, g in zip(clean, rebuilt, strict=True)
         ]
-    distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, mined, strict=True)]
-    distillation = global_cosine_loss(targets=clean, rebuilt=mined) + method.block_weight * block_loss(distances)
-    if model.suppression is None:
-        return Losses(total=distillation, distillation=distillation, suppression=torch.zeros_like(distillation))
-    targets = clean if method.suppression_target == "teacher" else rebuilt
-    suppression = global_cosine_loss(targets=targets, rebuilt=suppressed)
-    total = distillation + method.suppression_weight * suppression
-    return Losses(total=total, distillation=distillation, suppression=suppression)
+    distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, rebuilt, strict=True)]
+    return global_cosine_loss(targets=clean, rebuilt=rebuilt) + method.block_weight * block_loss(distances)
+
+
+def _mean(losses: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).mean()
