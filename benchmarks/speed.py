@@ -1,13 +1,13 @@
 """Every backend and precision side by side, against PyTorch fp32 in the same run.
 
-    python benchmarks/speed.py BUNDLE --out benchmarks/results/speed.json
-    python benchmarks/speed.py BUNDLE --device cuda --out benchmarks/results/speed_gpu.json
+    python benchmarks/speed.py BUNDLE... --out benchmarks/results/speed.json
+    python benchmarks/speed.py BUNDLE... --device cuda --out benchmarks/results/speed_gpu.json
 
-BUNDLE is a trained one with its int8 file, and on a GPU its fp16 file; engines are built into it. Its network runs in
-PyTorch with made-up weights of the same shapes. The ResNets have made-up weights everywhere, with all convolutions in
-int8 but those that the map head reads: their speed is measured, their accuracy is not. All of them take turns in one
-process, so that a busy moment meets all of them; of each turn the first call is not counted. The network is timed from
-a batch of one image in memory to map and score in memory, on a GPU with both copies.
+Each BUNDLE is a trained one with its int8 file, and on a GPU its fp16 file; engines are built into it. Its network
+runs in PyTorch with made-up weights of the same shapes. The ResNets have made-up weights everywhere, all convolutions
+in int8 but those that the map head reads: their speed is measured, their accuracy is not. All of them take turns in
+one process, so that a busy moment meets all of them; of each turn the first call is not counted. The network is timed
+from a batch of one image in memory to map and score in memory, on a GPU with both copies.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ BATCHES: dict[Device, tuple[int, ...]] = {"cpu": (1, 4), "cuda": (1, 4, 16)}
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Trained, with its int8 file.")],
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Trained, with their int8 files.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
     seconds: Annotated[float, typer.Option(min=1, help="Of turns, for each network.")] = 30.0,
     resnets: Annotated[bool, typer.Option("--resnets/--no-resnets", help="Also the ResNet teachers.")] = True,
@@ -84,24 +84,27 @@ def main(
     """Measure all networks, print a line for each row, write all of it."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # compiled models of made-up networks are of no use later
-        found = _measured(bundle, seconds=seconds, teachers=RESNETS if resnets else (), device=device)
+        found = _measured(bundles, seconds=seconds, teachers=RESNETS if resnets else (), device=device)
     where = "" if device == "cpu" else f" --device {device}"
-    found["command"] = f"python benchmarks/speed.py BUNDLE{where} --out benchmarks/results/{out.name}"
+    named = " ".join(["BUNDLE"] * len(bundles))
+    found["command"] = f"python benchmarks/speed.py {named}{where} --out benchmarks/results/{out.name}"
     found["measured"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _measured(bundle: Path, *, seconds: float, teachers: Sequence[TeacherName], device: Device) -> dict[str, object]:
-    edge = open_bundle(bundle)
-    method = edge.manifest.method
-    settings = {**method.settings, "teacher": method.teacher}
-    for name, value in settings.items():
-        settings[name] = tuple(value) if isinstance(value, list) else value
-    networks = [_network(edge, MethodConfig(**settings), seconds=seconds, trained=True, device=device)]
+def _measured(
+    bundles: Sequence[Path], *, seconds: float, teachers: Sequence[TeacherName], device: Device
+) -> dict[str, object]:
+    edges = [open_bundle(bundle) for bundle in bundles]
+    networks = [_network(edge, _method(edge), seconds=seconds, trained=True, device=device) for edge in edges]
     found = {
         "networks": networks,
-        "overhead_ms": _overhead_ms(bundle, device=device),
-        "throughput": [_throughput(edge, backend, precision, device=device) for backend, precision in _offline(device)],
+        "overhead_ms": _overhead_ms(bundles[0], device=device),
+        "throughput": [
+            _throughput(edge, backend, precision, device=device)
+            for edge in edges
+            for backend, precision in _offline(device)
+        ],
     }
     for teacher in teachers:
         with tempfile.TemporaryDirectory() as folder:
@@ -109,13 +112,26 @@ def _measured(bundle: Path, *, seconds: float, teachers: Sequence[TeacherName], 
             networks.append(
                 _network(made, MethodConfig(teacher=teacher), seconds=seconds, trained=False, device=device)
             )
-    sessions = [open_session(edge, device=device)]
-    sessions += [open_session(edge, backend="openvino")] if device == "cpu" else []
+    sessions = [open_session(edges[0], device=device)]
+    sessions += [open_session(edges[0], backend="openvino")] if device == "cpu" else []
     libraries = {"torch": torch.__version__, "torch_threads": str(torch.get_num_threads())}
     found["environment"] = fingerprint(sessions[0]) | {
         "session": libraries | {name: value for session in sessions for name, value in session.libraries.items()}
     }
     return found
+
+
+def _method(bundle: Bundle) -> MethodConfig:
+    """What a bundle says it was trained with."""
+    method = bundle.manifest.method
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in method.settings.items()}
+    return MethodConfig(**{**settings, "teacher": method.teacher})
+
+
+def _title(method: MethodConfig) -> str:
+    """A network's name in tables."""
+    students = {1: "one student", 2: "two students"}.get(method.students, f"{method.students} students")
+    return f"{method.teacher}, {students}" if method.teacher.startswith("efficientnet") else method.teacher
 
 
 def _offline(device: Device) -> list[tuple[Backend, Precision]]:
@@ -187,7 +203,7 @@ def _network(
             }
         )
         print(
-            f"{method.teacher} {backend} {precision}: p50 {p50:.2f} ms, {rows[-1]['times_pytorch']:.2f} x", flush=True
+            f"{_title(method)} {backend} {precision}: p50 {p50:.2f} ms, {rows[-1]['times_pytorch']:.2f} x", flush=True
         )
     ways = {
         each: measure_roofline(bundle, precision=each, threads=None)
@@ -195,6 +211,7 @@ def _network(
         if device == "cpu" and _can(each)
     }
     return {
+        "network": _title(method),
         "teacher": method.teacher,
         "trained": trained,
         "input_px": [form.height_px, form.width_px],
@@ -238,7 +255,7 @@ def _overhead_ms(bundle: Path, *, device: Device) -> float:
 
 
 def _throughput(bundle: Bundle, backend: Backend, precision: Precision, *, device: Device) -> dict[str, object]:
-    named = {"backend": backend, "precision": precision}
+    named = {"network": _title(_method(bundle)), "backend": backend, "precision": precision}
     if device == "cpu" and not _can(precision):
         return named | {"not_run": f"this processor has no {precision} for OpenVINO"}
     try:
@@ -253,8 +270,8 @@ def _throughput(bundle: Bundle, backend: Backend, precision: Precision, *, devic
         )
     except BackendError as error:
         return named | {"not_run": str(error).replace(f"{bundle.path}", "BUNDLE")}
-    print(f"throughput, {backend} {precision}: {found.fps:.1f} FPS", flush=True)
-    return {name: value for name, value in dataclasses.asdict(found).items() if name != "environment"}
+    print(f"throughput, {named['network']} {backend} {precision}: {found.fps:.1f} FPS", flush=True)
+    return named | {name: value for name, value in dataclasses.asdict(found).items() if name != "environment"}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Annotated
 
 import typer
@@ -21,10 +21,15 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LEAST_PARTS = 300  # that a p99 is taken from
-METHODS = {"{}_reason": "default (`reason`)", "{}_rd4ad": "`--method rd4ad`"}
+METHODS = {
+    "{}_reason": "default (`reason`)",
+    "{}_one_student": "`--students 1`",
+    "{}_rd4ad": "`--method rd4ad`",
+}
 EARLIER = {
     "screw_reason": ("today",),
-    "earlier/screw_equal_scales": ("scales made equal",),
+    "earlier/screw_one_student": ("one student with a wider embedding",),
+    "earlier/screw_equal_scales": ("and scales made equal",),
     "earlier/screw_any_mining": ("and hard mining of any position",),
     "earlier/screw_new_views": ("and new views in every round",),
     "earlier/screw_reason": ("and features whitened by a power of 0.5",),
@@ -110,7 +115,7 @@ def _run_cells(runs: Sequence[dict]) -> list[str]:
     """What `RUN_TITLES` names."""
     if not runs:
         return ["not run here", *[""] * (len(RUN_TITLES) - 1)]
-    seconds = f"{mean(run['fit']['seconds'] for run in runs):.0f}"
+    seconds = f"{median(run['fit']['seconds'] for run in runs):.0f}"
     return [str(len(runs)), *_detection([run["evaluation"] for run in runs]), seconds]
 
 
@@ -259,11 +264,16 @@ def speed_table(found: dict, *, without: str = "") -> str:
             way = network["rooflines"].get(row["precision"])
             share = "" if way is None else f"{way['bound_ms'] / row['p50_ms']:.0%}"
             own = (row["backend"], row["precision"], f"{row['p50_ms']:.1f}", f"{row['p90_ms']:.1f}")
-            rows.append((network["teacher"], *own, f"x {row['times_pytorch']:.2f}", share))
+            rows.append((_network_title(network), *own, f"x {row['times_pytorch']:.2f}", share))
         for name, why in network["not_run"].items():
             if (reason := _not_run(why)) is not None:
-                rows.append((network["teacher"], *name.split(), f"not run here: {reason}", "", "", ""))
+                rows.append((_network_title(network), *name.split(), f"not run here: {reason}", "", "", ""))
     return _table(rows)
+
+
+def _network_title(found: dict) -> str:
+    """Result files of before there were two students name the teacher alone."""
+    return found.get("network", found.get("teacher", "efficientnet_lite0"))
 
 
 def _not_run(why: str) -> str | None:
@@ -274,14 +284,15 @@ def _not_run(why: str) -> str | None:
 
 
 def throughput_table(found: dict) -> str:
-    """Images per second of the edge network when all are at hand."""
-    rows: list[Sequence[str]] = [("precision", "images per second", "batch", "streams")]
+    """Images per second of the edge networks when all are at hand."""
+    rows: list[Sequence[str]] = [("network", "precision", "images per second", "batch", "streams")]
     for row in found["throughput"]:
         if "not_run" in row:
             if _not_run(row["not_run"]) is not None:
-                rows.append((row["precision"], "not run here", "", ""))
+                rows.append((_network_title(row), row["precision"], "not run here", "", ""))
         else:
-            rows.append((row["precision"], f"{row['fps']:.1f}", str(row["batch"]), str(row["streams"] or "none")))
+            way = (str(row["batch"]), str(row["streams"] or "none"))
+            rows.append((_network_title(row), row["precision"], f"{row['fps']:.1f}", *way))
     return _table(rows)
 
 

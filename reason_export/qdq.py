@@ -5,6 +5,7 @@
 | at a convolution's input, one pair a tensor, however many read it | the convolution runs on int8 |
 | on its weight, an int8 constant with one scale an output channel, and a DequantizeLinear | the same |
 | on the shortcut of a residual sum, not on its other side | TensorRT and OpenVINO fuse convolution, sum and rectifier |
+| nowhere on a sum that the map head alone reads, as that of two students | the head stays float32 |
 | within a concatenation: int8 in, of its output's scale, and int8 out | OpenVINO computes wrong values otherwise |
 | for every reader of an int8 convolution's output that has a pair | OpenVINO computes wrong values otherwise |
 | before a max-pooling, with the scale of its output | it pools int8 values |
@@ -61,9 +62,9 @@ def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[
         if node.name in layers:
             pairs.quantise_weight(node)
             node.input[0] = pairs.of(node.input[0])
-    wires = wiring(changed.graph)
+    sums, wires = _residual_sums(model.graph), wiring(changed.graph)
     for node in changed.graph.node:
-        if node.op_type == "Add":
+        if node.name in sums:
             _quantise_shortcut(node, wires, pairs, layers)
     for node in changed.graph.node:
         if node.op_type == "MaxPool" and node.output[0] in pairs.made:
@@ -77,9 +78,9 @@ def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[
 
 def measured_tensors(graph: GraphProto) -> list[str]:
     """Tensors that may get a Q/DQ pair, so that their range must be known."""
-    wires = wiring(graph)
+    wires, sums = wiring(graph), _residual_sums(graph)
     names = [node.input[0] for node in convolutions(graph)]
-    names += [found for node in graph.node if node.op_type == "Add" if (found := _shortcut(node, wires)) is not None]
+    names += [found for node in graph.node if node.name in sums and (found := _shortcut(node, wires)) is not None]
     return list(dict.fromkeys(names))
 
 
@@ -91,6 +92,13 @@ def read_by_head_and_network(graph: GraphProto) -> set[str]:
     wires, head = wiring(graph), map_head(graph)
     readers = {node.name: {reader.name for reader in wires.after(node)} for node in convolutions(graph)}
     return {name for name, names in readers.items() if names & head and names - head}
+
+
+def _residual_sums(graph: GraphProto) -> set[str]:
+    """Names of the sums within the network: not of those that nothing but the map head reads."""
+    wires, head = wiring(graph), map_head(graph)
+    sums = [node for node in graph.node if node.op_type == "Add" and node.name not in head]
+    return {node.name for node in sums if any(reader.name not in head for reader in wires.after(node))}
 
 
 def _shortcut(node: NodeProto, wires: Wiring) -> str | None:

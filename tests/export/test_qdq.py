@@ -157,6 +157,13 @@ PARTS: dict[str, list[NodeProto]] = {
         simple("Relu", "positive", "sum"),
         layer("out", "positive"),
     ],
+    "a sum of two layers that the map head reads": [
+        *FIRST,
+        layer("b", "feature"),
+        layer("c", "feature"),
+        simple("Add", "sum", "b", "c"),
+        simple("Abs", "out", "sum"),
+    ],
     "a max-pooling": [*POOLED, layer("out", "pooled")],
     "a residual sum behind a max-pooling": [
         *POOLED,
@@ -210,6 +217,17 @@ def test_backends_compute_every_part_as_it_is_written(part: str, seed: int) -> N
     assert sqnr_db(exact, run_by_onnx_runtime(changed, image, plain=False)) > 40
     assert sqnr_db(exact, run_by_openvino(changed, image)) > LEAST_SQNR_DB
     assert sqnr_db(exact, run_by_openvino(changed, image, unsigned=True)) > LEAST_SQNR_DB
+
+
+def test_what_the_map_head_reads_is_not_rounded() -> None:
+    # two students' features are added up and go straight into the cosine
+    model = network(PARTS["a sum of two layers that the map head reads"], seed=0)
+    assert measured_tensors(model.graph) == ["image", "feature"]
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    changed = quantised_graph(model, seen=seen, layers=["a", "b", "c"])
+    total = next(node for node in changed.graph.node if node.op_type == "Add")
+    assert list(total.input) == ["b", "c"]
 
 
 def test_a_layer_left_in_float32_reads_a_concatenation_through_its_pair() -> None:

@@ -105,17 +105,18 @@ def test_the_map_head_is_never_quantised(int8: onnx.ModelProto) -> None:
 
 
 def test_residual_sums_take_their_shortcut_quantised_and_their_main_side_plain(int8: onnx.ModelProto) -> None:
-    made = makers(int8)
+    made, head = makers(int8), map_head(int8.graph)
     quantised = {node.name for node in quantised_layers(int8)}
-    sums = [
-        node
-        for node in int8.graph.node
-        if node.op_type == "Add" and any(made[name].name in quantised for name in node.input if name in made)
-    ]
-    assert len(sums) >= 4
-    for node in sums:
-        assert sorted(made[name].op_type in CONVOLUTIONS for name in node.input) == [False, True]
-        assert "DequantizeLinear" in {made[name].op_type for name in node.input}
+    inside, of_students = [], []
+    for node in int8.graph.node:
+        if node.op_type == "Add" and any(made[name].name in quantised for name in node.input if name in made):
+            readers = {reader.name for reader in int8.graph.node if node.output[0] in reader.input}
+            (of_students if readers <= head else inside).append([made[name].op_type for name in node.input])
+    assert len(inside) >= 4
+    for kinds in inside:
+        assert sorted(kind in CONVOLUTIONS for kind in kinds) == [False, True]
+        assert "DequantizeLinear" in kinds
+    assert of_students == [["Conv", "Conv"]] * 2  # a sum a scale, which the head reads as it is
 
 
 def test_a_concatenation_joins_int8_values_of_one_scale(int8: onnx.ModelProto) -> None:

@@ -47,7 +47,8 @@ RATE = {"edge": 1e-5, "paper": 1e-6}
 the presets' own it does not (edge 5e-4, ResNet18 at 64 pixels 1e-2): Adam divides by the gradient's size, so that
 rounding decides where a gradient is next to nothing, and mining gives a position all of its gradient or a tenth. What
 so small a step would hide, the gradients' test shows."""
-SLOW = {"learning_rate": RATE["edge"], "held_out_share": 0.2, "steps": 20, "batch_size": 4}
+SLOW = {"learning_rate": RATE["edge"], "held_out_share": 0.2, "batch_size": 4, "suppression_layers": False}
+"""Suppression layers have a learning rate of their own, a hundred times as high."""
 
 
 class Stopped(Exception):
@@ -147,7 +148,7 @@ def first_gradients(ranks: Ranks, preset: str, data: Path, weights: Path | None,
     else:
         with torch.no_grad():
             whole = view_features(model.features(images), config, noise=noise, part=ALONE.part(len(images)))
-    for module in filter(None, (model.suppression, model.bottleneck, model.student)):
+    for module in filter(None, (model.suppression, *model.rebuilding_parts())):
         module.double()
     reconstruct, part = ranks.reconstruct(model.train()), ranks.part(len(order))
     clean, seen = ([scale[part.start : part.stop].double() for scale in scales] for scales in (whole.clean, whole.seen))

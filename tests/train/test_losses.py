@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from reason_runtime.errors import ConfigurationError
 from reason_train.config import Config, MethodConfig, SuppressionTarget, TrainingConfig
 from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions, variety
+from reason_train.model import ReasonModel, build_model
 from reason_train.ranks import ALONE
-from reason_train.step import training_losses, view_features, view_images
+from reason_train.step import TeacherView, training_losses, view_features, view_images
 from tests.filled_model import filled_model
 from tests.golden_weights import GOLDEN, features
 
@@ -242,3 +245,66 @@ def test_without_suppression_layers_the_loss_is_distillation_alone() -> None:
     assert all(seen is clean for seen, clean in zip(view.seen, view.clean, strict=True))
     assert float(losses.total) == float(losses.distillation)
     assert float(losses.suppression) == 0
+
+
+def two_students(**changes: object) -> tuple[Config, ReasonModel]:
+    method = MethodConfig(teacher="efficientnet_lite0", image_size_px=64, students=2, **changes)  # type: ignore[arg-type]
+    torch.manual_seed(5)
+    return Config(preset="edge", method=method, training=TrainingConfig(epochs=1)), build_model(method).eval()
+
+
+def random_view(model: ReasonModel, config: Config) -> TeacherView:
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    noise, part = torch.Generator().manual_seed(2), ALONE.part(2)
+    with torch.no_grad():
+        return view_features(model.features(images), config, noise=noise, part=part)
+
+
+@pytest.mark.parametrize("target", ["teacher", "student"])
+@torch.no_grad()
+def test_two_students_are_two_networks_whose_losses_are_averaged(target: SuppressionTarget) -> None:
+    config, model = two_students(suppression_target=target, easy_share=0.5, easy_gradient=0.1)
+    view = random_view(model, config)
+    both = training_losses(model, view, config, progress=0.5)
+    pairs = [(model.bottleneck, model.student), model.further[0]]
+    alone = ReasonModel(dataclasses.replace(config.method, students=1), teacher=model.teacher).eval()
+    alone.load_state_dict(model.state_dict(), strict=False)
+    parts = []
+    for bottleneck, student in pairs:  # each in the place of the one student of an ordinary model
+        alone.bottleneck.load_state_dict(bottleneck.state_dict())
+        alone.student.load_state_dict(student.state_dict())
+        parts.append(training_losses(alone, view, config, progress=0.5))
+    assert float(parts[0].distillation) != float(parts[1].distillation)
+    for name in ("total", "distillation", "suppression"):
+        mean = (getattr(parts[0], name) + getattr(parts[1], name)) / 2
+        torch.testing.assert_close(getattr(both, name), mean)
+
+
+@torch.no_grad()
+def test_what_two_students_rebuild_is_added_up() -> None:
+    config, model = two_students()
+    suppressed = model.suppress(random_view(model, config).seen)
+    one, other = (
+        student(bottleneck(suppressed)) for bottleneck, student in [(model.bottleneck, model.student), model.further[0]]
+    )
+    for total, first, second in zip(model.rebuild(suppressed), one, other, strict=True):
+        assert not torch.equal(first, second)  # they start from other weights
+        torch.testing.assert_close(total, first + second)
+
+
+def test_a_students_gradient_does_not_depend_on_the_other() -> None:
+    config, model = two_students(suppression_layers=False)
+    view = random_view(model, config)
+    name = model.student.get_submodule("fine_head").weight
+    found = torch.autograd.grad(training_losses(model, view, config, progress=0.5).total, name)[0]
+    for weight in model.further.parameters():
+        weight.data.mul_(-0.5)
+    again = torch.autograd.grad(training_losses(model, view, config, progress=0.5).total, name)[0]
+    torch.testing.assert_close(again, found)
+    assert found.abs().sum() > 0
+
+
+@pytest.mark.parametrize("students", [0, 9])
+def test_the_number_of_students_has_bounds(students: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"{students} students are not between 1 and 8"):
+        MethodConfig(teacher="efficientnet_lite0", students=students)

@@ -23,6 +23,7 @@ def test_paper_is_the_published_method_exactly() -> None:
     assert dataclasses.asdict(config.method) == {
         "teacher": "wide_resnet50_2",
         "method": "reason",
+        "students": 1,
         "suppression_layers": True,
         "image_size_px": 256,
         "crop_from_px": None,
@@ -113,6 +114,14 @@ def test_lite_teachers_start_from_edge_in_bf16_where_it_is_fast(teacher: Teacher
     assert f"teacher {teacher} in place of wide_resnet50_2" in config.departures
     chosen = resolve(Choices(teacher=teacher, bf16=not fast), dataset="screw", bf16_is_fast=fast)
     assert chosen.training.bf16 is not fast
+
+
+@pytest.mark.parametrize("teacher", [*LITE, *RESNETS])
+def test_edge_has_two_students_where_they_are_small(teacher: TeacherName) -> None:
+    config = resolve(Choices(teacher=teacher, preset="edge"), dataset="screw", bf16_is_fast=True)
+    assert config.method.students == (2 if teacher in LITE else 1)
+    chosen = resolve(Choices(teacher=teacher, preset="edge", students=3), dataset="screw", bf16_is_fast=True)
+    assert chosen.method.students == 3
 
 
 @pytest.mark.parametrize("teacher", RESNETS)

@@ -110,7 +110,7 @@ def test_a_teacher_is_frozen_in_evaluation_mode_also_while_training(name: Teache
     model = build_model(MethodConfig(teacher=name, image_size_px=64)).train()
     assert not any(module.training for module in model.teacher.modules())
     assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
-    trained = [model.suppression, model.bottleneck, model.student]
+    trained = [model.suppression, *model.rebuilding_parts()]
     assert all(module.training for part in trained for module in part.modules())
     assert all(parameter.requires_grad for part in trained for parameter in part.parameters())
 
