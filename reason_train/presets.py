@@ -163,7 +163,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
     )
     training = TrainingConfig(
         epochs=40,
-        least_steps=800,
+        least_steps=600,
         most_steps=3200,
         views=3,
         warmup_steps=50,
