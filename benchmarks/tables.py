@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Annotated
 
 import typer
@@ -52,7 +52,7 @@ LARGER = {
 """Result files of larger teachers and inputs, after those of the default that they were trained with."""
 PART_SETS = ("alien, painted", "screw, painted", "screw, choosing half", "bulb", "wheel", "clock", "pizza", "mixer")
 """The choosing sets that show one part each; the others are surfaces."""
-RUN_TITLES = ("runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s")
+RUN_TITLES = ("runs", "image AUROC", "pixel AUROC", "AUPRO", "training, s, fastest")
 
 
 def main(
@@ -115,7 +115,7 @@ def _run_cells(runs: Sequence[dict]) -> list[str]:
     """What `RUN_TITLES` names."""
     if not runs:
         return ["not run here", *[""] * (len(RUN_TITLES) - 1)]
-    seconds = f"{median(run['fit']['seconds'] for run in runs):.0f}"
+    seconds = f"{min(run['fit']['seconds'] for run in runs):.0f}"
     return [str(len(runs)), *_detection([run["evaluation"] for run in runs]), seconds]
 
 
@@ -397,10 +397,13 @@ def _told(value: object) -> str:
 
 
 def _spread(values: Iterable[float | None]) -> str:
+    """Mean and range; of five values or more also the mean's standard error."""
     known = [value for value in values if value is not None]
     if not known:
         return "no masks"
     text = f"{mean(known):.4f}"
+    if len(known) >= 5:
+        text += f" +- {stdev(known) / len(known) ** 0.5:.4f}"
     return text if min(known) == max(known) else f"{text} ({min(known):.4f} - {max(known):.4f})"
 
 
