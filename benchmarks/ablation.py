@@ -50,6 +50,7 @@ MEMORY = "nearest of 20000 teacher patches"
 
 VARIANTS: dict[str, Change] = {
     "default": ({}, {}),
+    "one student": ({"students": 1}, {}),
     "score: maximum, as published": ({"score_exponent": None}, {}),
     "score: exponent 8": ({"score_exponent": 8.0}, {}),
     "score: exponent 28": ({"score_exponent": 28.0}, {}),
