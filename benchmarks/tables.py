@@ -29,6 +29,7 @@ METHODS = {
 EARLIER = {
     "screw_reason": ("today",),
     "earlier/screw_one_student": ("one student with a wider embedding",),
+    "earlier/screw_one_student_rd4ad": ("the same, `--method rd4ad`",),
     "earlier/screw_equal_scales": ("and scales made equal",),
     "earlier/screw_any_mining": ("and hard mining of any position",),
     "earlier/screw_new_views": ("and new views in every round",),
