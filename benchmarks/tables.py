@@ -30,7 +30,7 @@ EARLIER = {
     "screw_reason": ("today",),
     "earlier/screw_one_student": ("one student with a wider embedding",),
     "earlier/screw_one_student_rd4ad": ("the same, `--method rd4ad`",),
-    "earlier/screw_equal_scales": ("and scales made equal",),
+    "earlier/screw_equal_scales": ("one such student, scales made equal",),
     "earlier/screw_any_mining": ("and hard mining of any position",),
     "earlier/screw_new_views": ("and new views in every round",),
     "earlier/screw_reason": ("and features whitened by a power of 0.5",),
