@@ -46,9 +46,10 @@ from reason_runtime.manifest import Manifest, MethodSettings, TrainingProvenance
 from reason_runtime.roofline import measure_roofline
 from reason_runtime.session import open_session
 from reason_runtime.throughput import measure_throughput
-from reason_train.config import MethodConfig, TeacherName
+from reason_train.config import MethodConfig, TeacherName, is_lite
 from reason_train.device import find_device
 from reason_train.model import build_model
+from reason_train.run import read_settings
 from reason_train.trained import input_format
 
 RESNETS: tuple[TeacherName, ...] = ("resnet18", "wide_resnet50_2")
@@ -124,14 +125,13 @@ def _measured(
 def _method(bundle: Bundle) -> MethodConfig:
     """What a bundle says it was trained with."""
     method = bundle.manifest.method
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in method.settings.items()}
-    return MethodConfig(**{**settings, "teacher": method.teacher})
+    return read_settings(MethodConfig, {**method.settings, "teacher": method.teacher})
 
 
 def _title(method: MethodConfig) -> str:
     """A network's name in tables."""
     students = {1: "one student", 2: "two students"}.get(method.students, f"{method.students} students")
-    return f"{method.teacher}, {students}" if method.teacher.startswith("efficientnet") else method.teacher
+    return f"{method.teacher}, {students}" if is_lite(method.teacher) else method.teacher
 
 
 def _offline(device: Device) -> list[tuple[Backend, Precision]]:

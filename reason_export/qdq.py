@@ -97,7 +97,7 @@ def read_by_head_and_network(graph: GraphProto) -> set[str]:
 def _residual_sums(graph: GraphProto) -> set[str]:
     """Names of the sums within the network: not of those that nothing but the map head reads."""
     wires, head = wiring(graph), map_head(graph)
-    sums = [node for node in graph.node if node.op_type == "Add" and node.name not in head]
+    sums = (node for node in graph.node if node.op_type == "Add")
     return {node.name for node in sums if any(reader.name not in head for reader in wires.after(node))}
 
 

@@ -27,6 +27,11 @@ PAPER_PROTOCOL_NOTE = (
 """What every output of such a run says."""
 
 
+def is_lite(teacher: TeacherName) -> bool:
+    """Whether a teacher is a small one, with the small bottleneck and student of `lite.py`."""
+    return teacher.startswith("efficientnet_lite")
+
+
 def _require(holds: bool, what: str) -> None:
     if not holds:
         raise ConfigurationError(what)

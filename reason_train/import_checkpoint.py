@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reason_runtime.atomic import make_folder
 from reason_runtime.errors import ConfigurationError, ReasonError, RunError
-from reason_train.config import TeacherName
+from reason_train.config import TeacherName, is_lite
 from reason_train.model import ReasonModel
 from reason_train.preparation import forget_unstarted
 from reason_train.presets import Choices, resolve
@@ -33,7 +33,7 @@ def import_checkpoint(checkpoint: Path, *, teacher: TeacherName, out: Path, teac
         RunError: Not such a checkpoint, tensors of another network, or `out` is not empty.
         ConfigurationError: The teacher is one that no published checkpoint has.
     """
-    if teacher.startswith("efficientnet_lite"):
+    if is_lite(teacher):
         raise ConfigurationError(
             f"{teacher}: published checkpoints have ResNet teachers; name the one it was trained with"
         )

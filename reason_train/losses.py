@@ -74,7 +74,7 @@ def mine_hard_positions(
     teacher: Tensor,
     student: Tensor,
     easy_share: float,
-    easy_below: float | None,
+    easy_limit: Tensor | None,
     easy_gradient: float,
     gather: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Tensor:
@@ -89,7 +89,8 @@ def mine_hard_positions(
         teacher: (N, C, H, W) features of one scale.
         student: Same shape.
         easy_share: Share of positions, by distance within the batch, that may count as easy; 0 changes nothing.
-        easy_below: Share of the batch's mean `variety` that the distance of an easy position is below; None: any.
+        easy_limit: What the distance of an easy position is below, a scalar: a share of the batch's mean `variety`, of
+            the teacher alone, so the same for every student; None: any.
         easy_gradient: Factor on their gradient.
         gather: (N, ...) values of these samples to those of the whole batch, where several processes share it.
 
@@ -99,8 +100,8 @@ def mine_hard_positions(
     with torch.no_grad():
         distance = cosine_distance(teacher=teacher, student=student)
         limit = gather(distance).flatten().quantile(easy_share)
-        if easy_below is not None:
-            limit = torch.minimum(limit, easy_below * gather(variety(teacher)).mean())
+        if easy_limit is not None:
+            limit = torch.minimum(limit, easy_limit)
         factor = torch.where(distance >= limit, 1.0, easy_gradient).unsqueeze(1).to(student.dtype)
     return student.detach() + factor * (student - student.detach())  # the difference is 0, so the value is exact
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reason_train.anomaly_map import MapHead
 from reason_train.bottleneck import ResNetBottleneck
-from reason_train.config import MethodConfig, TeacherName
+from reason_train.config import MethodConfig, TeacherName, is_lite
 from reason_train.lite import LiteBottleneck, LiteStudent
 from reason_train.student import ResNetStudent, UpBasicBlock, UpBottleneck
 from reason_train.suppression import Suppression
@@ -103,10 +104,7 @@ class ReasonModel(nn.Module):
 
     def rebuild(self, suppressed: Sequence[Tensor]) -> list[Tensor]:
         """Suppressed features to the sum of the students'."""
-        rebuilt, *further = self.rebuild_each(suppressed)
-        for more in further:
-            rebuilt = [total + feature for total, feature in zip(rebuilt, more, strict=True)]
-        return rebuilt
+        return [reduce(torch.add, scale) for scale in zip(*self.rebuild_each(suppressed), strict=True)]
 
     def reconstruct(self, seen: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Everything that is trained: teacher features to suppressed features and to what each student rebuilt."""
@@ -121,7 +119,7 @@ class ReasonModel(nn.Module):
 
 
 def _trained_parts(teacher: TeacherName, channels: Sequence[int]) -> tuple[nn.Module, nn.Module]:
-    if teacher.startswith("efficientnet_lite"):
+    if is_lite(teacher):
         return LiteBottleneck(channels), LiteStudent(channels)
     width = 128 if teacher == "wide_resnet50_2" else 64
     if teacher == "resnet18":

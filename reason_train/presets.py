@@ -16,6 +16,7 @@ from reason_train.config import (
     SuppressionTarget,
     TeacherName,
     TrainingConfig,
+    is_lite,
 )
 
 Settings = TypeVar("Settings", bound=MethodConfig | TrainingConfig)
@@ -66,8 +67,7 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
     Raises:
         ConfigurationError: A setting is out of its range, or two of them conflict.
     """
-    edge = choices.teacher.startswith("efficientnet_lite")
-    preset: Preset = choices.preset or ("edge" if edge else "paper")
+    preset: Preset = choices.preset or ("edge" if is_lite(choices.teacher) else "paper")
     _check_conflicts(choices, preset=preset)
     method, training = (_edge if preset == "edge" else _paper)(choices, dataset=dataset)
     method = _changed(method, _given(choices, MethodConfig) | _tiled(choices))
@@ -150,7 +150,7 @@ def _edge(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConf
     """This project's settings for small teachers, the same for every data set; `docs/accuracy.md` says why."""
     method = MethodConfig(
         teacher=choices.teacher,
-        students=2 if choices.teacher.startswith("efficientnet_lite") else 1,
+        students=2 if is_lite(choices.teacher) else 1,
         suppression_layers=False,
         noise_at="features",
         noise_std=2.0,

@@ -20,7 +20,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -117,8 +117,8 @@ def read_run(folder: Path) -> Run:
         return Run(
             config=Config(
                 preset=config["preset"],
-                method=_read(MethodConfig, config["method"]),
-                training=_read(TrainingConfig, config["training"]),
+                method=read_settings(MethodConfig, config["method"]),
+                training=read_settings(TrainingConfig, config["training"]),
                 departures=tuple(config["departures"]),
                 paper_protocol=config.get("paper_protocol", False),
             ),
@@ -130,7 +130,8 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{path}: is not a run description of this version ({error}); train again") from error
 
 
-def _read(kind: type[T], values: dict[str, object]) -> T:
+def read_settings(kind: type[T], values: Mapping[str, object]) -> T:
+    """Settings from JSON, which has lists in place of tuples."""
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from reason_train.config import Config, MethodConfig
-from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions
+from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions, variety
 from reason_train.model import ReasonModel, Reconstruct
 from reason_train.ranks import ALONE, Part
 from reason_train.synthesis import synthesise, synthesise_in_features
@@ -94,7 +94,10 @@ def training_losses(
     with torch.autocast(clean[0].device.type, torch.bfloat16, enabled=config.training.bf16):
         suppressed, students = (reconstruct or model.reconstruct)(view.seen)
     easy_share = method.easy_share * min(1.0, progress / MINING_RAMP)
-    distillation = _mean(_distillation(rebuilt, view, method, easy_share=easy_share) for rebuilt in students)
+    limits = _easy_limits(view, method) if easy_share > 0 else []
+    distillation = _mean(
+        _distillation(rebuilt, view, method, easy_share=easy_share, limits=limits) for rebuilt in students
+    )
     if model.suppression is None:
         return Losses(total=distillation, distillation=distillation, suppression=torch.zeros_like(distillation))
     targets = [clean] if method.suppression_target == "teacher" else students
@@ -103,8 +106,23 @@ def training_losses(
     return Losses(total=total, distillation=distillation, suppression=suppression)
 
 
-def _distillation(rebuilt: Sequence[Tensor], view: TeacherView, method: MethodConfig, *, easy_share: float) -> Tensor:
-    """One student's L_KD: of whole features, and of blocks."""
+@torch.no_grad()
+def _easy_limits(view: TeacherView, method: MethodConfig) -> list[Tensor | None]:
+    """Per scale, what an easy position's distance is below; see `mine_hard_positions`."""
+    if method.easy_below is None:
+        return [None] * len(view.clean)
+    return [method.easy_below * view.part.gather(variety(feature)).mean() for feature in view.clean]
+
+
+def _distillation(
+    rebuilt: Sequence[Tensor],
+    view: TeacherView,
+    method: MethodConfig,
+    *,
+    easy_share: float,
+    limits: Sequence[Tensor | None],
+) -> Tensor:
+    """One student's L_KD, of whole features and of blocks; `limits` only where positions are mined."""
     clean = view.clean
     if easy_share > 0:
         rebuilt = [
@@ -112,11 +130,11 @@ def _distillation(rebuilt: Sequence[Tensor], view: TeacherView, method: MethodCo
                 teacher=t,
                 student=g,
                 easy_share=easy_share,
-                easy_below=method.easy_below,
+                easy_limit=limit,
                 easy_gradient=method.easy_gradient,
                 gather=view.part.gather,
             )
-            for t, g in zip(clean, rebuilt, strict=True)
+            for t, g, limit in zip(clean, rebuilt, limits, strict=True)
         ]
     distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, rebuilt, strict=True)]
     return global_cosine_loss(targets=clean, rebuilt=rebuilt) + method.block_weight * block_loss(distances)

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reason_train.config import TeacherName
+from reason_train.config import TeacherName, is_lite
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_MEAN, LITE_STD = 127 / 255, 128 / 255  # inputs of the Lite networks are (x - 127) / 128, x in 0..255
@@ -113,7 +113,7 @@ Teacher = ResNetTeacher | LiteTeacher
 
 def build_teacher(name: TeacherName) -> Teacher:
     """The architecture of a teacher without trained weights, frozen, in evaluation mode."""
-    teacher = LiteTeacher(name) if name.startswith("efficientnet_lite") else ResNetTeacher(name)
+    teacher = LiteTeacher(name) if is_lite(name) else ResNetTeacher(name)
     return teacher.eval().requires_grad_(False)
 
 

@@ -127,8 +127,9 @@ def hard_and_easy() -> tuple[Tensor, Tensor]:
 
 def mined_gradient(teacher: Tensor, student: Tensor, *, easy_share: float, easy_below: float | None) -> Tensor:
     """Of the sum of distances, with a tenth of it at easy positions."""
+    limit = None if easy_below is None else easy_below * variety(teacher).mean()
     mined = mine_hard_positions(
-        teacher=teacher, student=student, easy_share=easy_share, easy_below=easy_below, easy_gradient=0.1
+        teacher=teacher, student=student, easy_share=easy_share, easy_limit=limit, easy_gradient=0.1
     )
     return torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
 
@@ -143,7 +144,7 @@ def test_mining_keeps_every_value() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         student = torch.randn((2, 16, 8, 8), generator=random).to(dtype)
         mined = mine_hard_positions(
-            teacher=teacher, student=student, easy_share=0.9, easy_below=None, easy_gradient=0.1
+            teacher=teacher, student=student, easy_share=0.9, easy_limit=None, easy_gradient=0.1
         )
         assert torch.equal(mined, student)
 
