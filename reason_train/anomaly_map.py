@@ -43,7 +43,7 @@ def map_matrix(size_px: int, side: int, *, sigma_px: float = BLUR_SIGMA_PX) -> N
 def head_distance(teacher: Tensor, student: Tensor) -> Tensor:
     """(N, C, h, w) features of one scale to their (N, h, w) distance 1 - cos, float32; 1 where either is zero.
 
-    `losses.cosine_distance` up to rounding, written out: these are the operators of the exported graph.
+    `losses.Comparison.distance` up to rounding, written out: these are the operators of the exported graph.
     """
     teacher, student = teacher.float(), student.float()
     norms = (teacher.square().sum(1) * student.square().sum(1)).sqrt().clamp_min(SMALLEST_NORM)

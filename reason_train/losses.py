@@ -1,50 +1,86 @@
-"""The training loss: knowledge distillation over scales, and suppression of latent anomalies."""
+"""The training loss: knowledge distillation over scales, and suppression of latent anomalies.
+
+Every term depends on features through three numbers a position: both lengths and the inner product. They are taken
+once (`compare`), and the terms work on them, which is small beside the features.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import vector_norm
 
 BLOCK_SHARE = 0.0625
 """Side of a block as a share of the shorter side of the map."""
+SMALLEST_NORM = 1e-8
 
 
-def cosine_distance(*, teacher: Tensor, student: Tensor) -> Tensor:
-    """How far the student is from the teacher at each position, 0 = same direction, 2 = opposite.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Features of one scale against their target; each (N, h, w), float32 whatever the features are.
+
+    In half precision 1 - cos cannot resolve below 5e-4.
+    """
+
+    product: Tensor
+    """Inner product of both."""
+    target: Tensor
+    """Length of the target."""
+    rebuilt: Tensor
+    """Length of what is to equal it."""
+
+    def distance(self) -> Tensor:
+        """(N, h, w) 1 - cos at each position: 0 same direction, 1 where either is zero, 2 opposite.
+
+        Source: REASON, IEEE TCSVT 2025; RD4AD, arXiv:2201.10703, eq. 1.
+        """
+        return _one_minus_cosine(self.product, self.target, self.rebuilt)
+
+    def global_distance(self) -> Tensor:
+        """(N,) 1 - cos between whole flattened features, which weighs positions by their lengths."""
+        positions = (1, 2)
+        return _one_minus_cosine(
+            self.product.sum(positions),
+            vector_norm(self.target, dim=positions),
+            vector_norm(self.rebuilt, dim=positions),
+        )
+
+
+def _one_minus_cosine(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return 1 - product / (one.clamp_min(SMALLEST_NORM) * other.clamp_min(SMALLEST_NORM))
+
+
+def compare(*, target: Tensor, rebuilt: Tensor) -> Comparison:
+    """What the losses need of two features.
 
     Args:
-        teacher: (N, C, H, W) features of one scale.
-        student: Same shape.
-
-    Returns:
-        (N, H, W), float32 whatever the inputs are: in half precision 1 - cos cannot resolve below 5e-4.
+        target: (N, C, h, w) of one scale.
+        rebuilt: Same shape.
 
     Raises:
         ValueError: The shapes differ.
-
-    Source: REASON, IEEE TCSVT 2025; RD4AD, arXiv:2201.10703, eq. 1.
     """
-    if teacher.shape != student.shape:
-        raise ValueError(f"teacher features are {tuple(teacher.shape)}, student features {tuple(student.shape)}")
-    return 1 - F.cosine_similarity(teacher.float(), student.float(), dim=1)
+    if target.shape != rebuilt.shape:
+        raise ValueError(f"features of {tuple(target.shape)} cannot be compared with those of {tuple(rebuilt.shape)}")
+    target, rebuilt = target.float(), rebuilt.float()
+    return Comparison(
+        product=(target * rebuilt).sum(1), target=vector_norm(target, dim=1), rebuilt=vector_norm(rebuilt, dim=1)
+    )
 
 
-def global_cosine_loss(*, targets: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> Tensor:
+def global_cosine_loss(scales: Sequence[Comparison]) -> Tensor:
     """Sum over scales of the batch mean of 1 - cos between whole flattened features; a scalar, 0 or more.
 
-    The flattened form weighs positions by the length of their features. It serves as L_KD's first term (teacher
-    against student) and as the suppression loss (its target against the suppressed features).
+    It serves as L_KD's first term (teacher against student) and as the suppression loss (its target against the
+    suppressed features).
 
     Source: REASON, IEEE TCSVT 2025; RD4AD's published code.
     """
-    losses = [
-        (1 - F.cosine_similarity(target.float().flatten(1), feature.float().flatten(1), dim=1)).mean()
-        for target, feature in zip(targets, rebuilt, strict=True)
-    ]
-    return torch.stack(losses).sum()
+    return torch.stack([scale.global_distance().mean() for scale in scales]).sum()
 
 
 def block_loss(distances: Sequence[Tensor], *, block_share: float = BLOCK_SHARE) -> Tensor:
@@ -54,7 +90,7 @@ def block_loss(distances: Sequence[Tensor], *, block_share: float = BLOCK_SHARE)
     smaller. Small scales have as many blocks as large ones, so none is drowned.
 
     Args:
-        distances: Per scale (N, h, w), as `cosine_distance` gives them.
+        distances: Per scale (N, h, w), as `Comparison.distance` gives them.
         block_share: Side of a block over the shorter side of its map.
 
     Source: REASON, IEEE TCSVT 2025, block-wise distillation.
@@ -70,15 +106,14 @@ def block_loss(distances: Sequence[Tensor], *, block_share: float = BLOCK_SHARE)
 
 
 def mine_hard_positions(
+    scale: Comparison,
     *,
-    teacher: Tensor,
-    student: Tensor,
     easy_share: float,
     easy_limit: Tensor | None,
     easy_gradient: float,
     gather: Callable[[Tensor], Tensor] = lambda values: values,
-) -> Tensor:
-    """The student's features unchanged in value, with the gradient of the easiest positions scaled down.
+) -> Comparison:
+    """The same in value, with the gradient of the easiest positions scaled down.
 
     Background that is already rebuilt then no longer steers the student. Being among the easiest is not enough: in a
     random texture, of which the student has learnt no more than the mean, the hardest tenth of positions is noise, and
@@ -86,8 +121,7 @@ def mine_hard_positions(
     against how much the images vary.
 
     Args:
-        teacher: (N, C, H, W) features of one scale.
-        student: Same shape.
+        scale: The student's features against the teacher's.
         easy_share: Share of positions, by distance within the batch, that may count as easy; 0 changes nothing.
         easy_limit: What the distance of an easy position is below, a scalar: a share of the batch's mean `variety`, of
             the teacher alone, so the same for every student; None: any.
@@ -98,12 +132,16 @@ def mine_hard_positions(
     Departure: Not in REASON; `--preset paper` does not use it.
     """
     with torch.no_grad():
-        distance = cosine_distance(teacher=teacher, student=student)
+        distance = scale.distance()
         limit = gather(distance).flatten().quantile(easy_share)
         if easy_limit is not None:
             limit = torch.minimum(limit, easy_limit)
-        factor = torch.where(distance >= limit, 1.0, easy_gradient).unsqueeze(1).to(student.dtype)
-    return student.detach() + factor * (student - student.detach())  # the difference is 0, so the value is exact
+        factor = torch.where(distance >= limit, 1.0, easy_gradient)
+
+    def scaled(value: Tensor) -> Tensor:
+        return value.detach() + factor * (value - value.detach())  # the difference is 0, so the value is exact
+
+    return replace(scale, product=scaled(scale.product), rebuilt=scaled(scale.rebuilt))
 
 
 def variety(features: Tensor) -> Tensor:
@@ -113,4 +151,4 @@ def variety(features: Tensor) -> Tensor:
         features: (N, C, H, W) of one scale.
     """
     elsewhere = torch.roll(features, (features.shape[2] // 2, features.shape[3] // 2), (2, 3))
-    return cosine_distance(teacher=features, student=elsewhere).mean((1, 2))
+    return compare(target=features, rebuilt=elsewhere).distance().mean((1, 2))

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from reason_train.config import Config, MethodConfig
-from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions, variety
+from reason_train.losses import Comparison, block_loss, compare, global_cosine_loss, mine_hard_positions, variety
 from reason_train.model import ReasonModel, Reconstruct
 from reason_train.ranks import ALONE, Part
 from reason_train.synthesis import synthesise, synthesise_in_features
@@ -101,7 +101,7 @@ def training_losses(
     if model.suppression is None:
         return Losses(total=distillation, distillation=distillation, suppression=torch.zeros_like(distillation))
     targets = [clean] if method.suppression_target == "teacher" else students
-    suppression = _mean(global_cosine_loss(targets=target, rebuilt=suppressed) for target in targets)
+    suppression = _mean(global_cosine_loss(_compare(target, suppressed)) for target in targets)
     total = distillation + method.suppression_weight * suppression
     return Losses(total=total, distillation=distillation, suppression=suppression)
 
@@ -123,21 +123,24 @@ def _distillation(
     limits: Sequence[Tensor | None],
 ) -> Tensor:
     """One student's L_KD, of whole features and of blocks; `limits` only where positions are mined."""
-    clean = view.clean
+    scales = _compare(view.clean, rebuilt)
     if easy_share > 0:
-        rebuilt = [
+        scales = [
             mine_hard_positions(
-                teacher=t,
-                student=g,
+                scale,
                 easy_share=easy_share,
                 easy_limit=limit,
                 easy_gradient=method.easy_gradient,
                 gather=view.part.gather,
             )
-            for t, g, limit in zip(clean, rebuilt, limits, strict=True)
+            for scale, limit in zip(scales, limits, strict=True)
         ]
-    distances = [cosine_distance(teacher=t, student=g) for t, g in zip(clean, rebuilt, strict=True)]
-    return global_cosine_loss(targets=clean, rebuilt=rebuilt) + method.block_weight * block_loss(distances)
+    blocks = block_loss([scale.distance() for scale in scales])
+    return global_cosine_loss(scales) + method.block_weight * blocks
+
+
+def _compare(targets: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> list[Comparison]:
+    return [compare(target=target, rebuilt=feature) for target, feature in zip(targets, rebuilt, strict=True)]
 
 
 def _mean(losses: Iterable[Tensor]) -> Tensor:

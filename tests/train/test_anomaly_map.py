@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
 from reason_train.anomaly_map import MapHead, generalised_mean, head_distance, interpolation_matrix, map_matrix
-from reason_train.losses import cosine_distance
+from reason_train.losses import compare
 
 RESNET_256, RESNET_224, LITE_256 = (64, 32, 16), (56, 28, 14), (32, 16)
 SIDES = [(256, RESNET_256), (224, RESNET_224), (256, LITE_256), (64, (8, 4))]
@@ -110,7 +110,7 @@ def test_the_distance_by_hand() -> None:
 
 def test_the_map_shows_the_distance_that_is_trained() -> None:
     for t, g in zip(*pair(LITE_256), strict=True):
-        torch.testing.assert_close(head_distance(t, g), cosine_distance(teacher=t, student=g), atol=1e-6, rtol=0)
+        torch.testing.assert_close(head_distance(t, g), compare(target=t, rebuilt=g).distance(), atol=1e-6, rtol=0)
 
 
 def test_how_long_the_students_features_are_does_not_matter() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from reason_runtime.errors import ConfigurationError
 from reason_train.config import Config, MethodConfig, SuppressionTarget, TrainingConfig
-from reason_train.losses import block_loss, cosine_distance, global_cosine_loss, mine_hard_positions, variety
+from reason_train.losses import Comparison, block_loss, compare, global_cosine_loss, mine_hard_positions, variety
 from reason_train.model import ReasonModel, build_model
 from reason_train.ranks import ALONE
 from reason_train.step import TeacherView, training_losses, view_features, view_images
@@ -25,8 +26,20 @@ def golden_features() -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     return teacher, student, suppressed
 
 
-def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-    return [cosine_distance(teacher=t, student=g) for t, g in zip(teacher, student, strict=True)]
+def compare_scales(targets: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> list[Comparison]:
+    return [compare(target=t, rebuilt=g) for t, g in zip(targets, rebuilt, strict=True)]
+
+
+def distances(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+    return [scale.distance() for scale in compare_scales(teacher, student)]
+
+
+def cosine_distance(*, teacher: Tensor, student: Tensor) -> Tensor:
+    return compare(target=teacher, rebuilt=student).distance()
+
+
+def global_loss(*, targets: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> Tensor:
+    return global_cosine_loss(compare_scales(targets, rebuilt))
 
 
 def slow_block_loss(scales: list[Tensor], *, share: float) -> float:
@@ -44,12 +57,12 @@ def test_every_term_has_the_reference_value() -> None:
     teacher, student, suppressed = golden_features()
     maps = distances(teacher, student)
     ours = {
-        "global_cosine": global_cosine_loss(targets=teacher, rebuilt=student),
+        "global_cosine": global_loss(targets=teacher, rebuilt=student),
         "block_0625": block_loss(maps),
         "block_125": block_loss(maps, block_share=0.125),
         "block_20": block_loss(maps, block_share=0.2),
-        "suppression_to_student": global_cosine_loss(targets=student, rebuilt=suppressed),
-        "suppression_to_teacher": global_cosine_loss(targets=teacher, rebuilt=suppressed),
+        "suppression_to_student": global_loss(targets=student, rebuilt=suppressed),
+        "suppression_to_teacher": global_loss(targets=teacher, rebuilt=suppressed),
     }
     golden = np.load(GOLDEN / "losses_seed1.npz")
     assert {name: pytest.approx(float(golden[name]), abs=TOLERANCE) for name in ours} == {
@@ -101,7 +114,7 @@ def test_distance_is_float32_whatever_comes_in(dtype: torch.dtype) -> None:
 
 
 def test_features_of_different_shapes_have_no_distance() -> None:
-    with pytest.raises(ValueError, match=r"teacher features are \(1, 8, 4, 4\), student features \(1, 8, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"features of \(1, 8, 4, 4\) cannot be compared with those of \(1, 8, 2, 2\)"):
         cosine_distance(teacher=torch.ones(1, 8, 4, 4), student=torch.ones(1, 8, 2, 2))
 
 
@@ -109,7 +122,7 @@ def test_global_loss_is_a_sum_over_scales_of_batch_means_by_hand() -> None:
     first = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(2, 1, 1, 2)  # two samples of one scale
     turned = torch.tensor([[0.0, 5.0], [0.0, 1.0]]).view(2, 1, 1, 2)  # at a right angle, and in the same direction
     second = torch.tensor([[1.0], [1.0]]).view(2, 1, 1, 1)
-    assert float(global_cosine_loss(targets=[first, second], rebuilt=[turned, -second])) == pytest.approx(0.5 + 2.0)
+    assert float(global_loss(targets=[first, second], rebuilt=[turned, -second])) == pytest.approx(0.5 + 2.0)
 
 
 def hard_and_easy() -> tuple[Tensor, Tensor]:
@@ -128,10 +141,9 @@ def hard_and_easy() -> tuple[Tensor, Tensor]:
 def mined_gradient(teacher: Tensor, student: Tensor, *, easy_share: float, easy_below: float | None) -> Tensor:
     """Of the sum of distances, with a tenth of it at easy positions."""
     limit = None if easy_below is None else easy_below * variety(teacher).mean()
-    mined = mine_hard_positions(
-        teacher=teacher, student=student, easy_share=easy_share, easy_limit=limit, easy_gradient=0.1
-    )
-    return torch.autograd.grad(cosine_distance(teacher=teacher, student=mined).sum(), student)[0]
+    scale = compare(target=teacher, rebuilt=student)
+    mined = mine_hard_positions(scale, easy_share=easy_share, easy_limit=limit, easy_gradient=0.1)
+    return torch.autograd.grad(mined.distance().sum(), student)[0]
 
 
 def plain_gradient(teacher: Tensor, student: Tensor) -> Tensor:
@@ -142,11 +154,10 @@ def test_mining_keeps_every_value() -> None:
     random = torch.Generator().manual_seed(6)
     teacher = torch.randn((2, 16, 8, 8), generator=random)
     for dtype in (torch.float32, torch.bfloat16):
-        student = torch.randn((2, 16, 8, 8), generator=random).to(dtype)
-        mined = mine_hard_positions(
-            teacher=teacher, student=student, easy_share=0.9, easy_limit=None, easy_gradient=0.1
-        )
-        assert torch.equal(mined, student)
+        scale = compare(target=teacher, rebuilt=torch.randn((2, 16, 8, 8), generator=random).to(dtype))
+        mined = mine_hard_positions(scale, easy_share=0.9, easy_limit=None, easy_gradient=0.1)
+        assert torch.equal(mined.distance(), scale.distance())
+        assert torch.equal(mined.global_distance(), scale.global_distance())
 
 
 @pytest.mark.parametrize(
@@ -160,6 +171,45 @@ def test_mining_scales_the_gradient_of_the_easy_share_that_is_below_the_limit(
     gradient = mined_gradient(teacher, student, easy_share=0.7, easy_below=easy_below)
     factor = torch.tensor([0.1] * easy + [1.0] * (10 - easy))
     torch.testing.assert_close(gradient, plain_gradient(teacher, student) * factor, atol=1e-7, rtol=1e-5)
+
+
+def test_mining_scales_the_gradient_of_whole_features_as_if_it_had_scaled_the_students() -> None:
+    random = torch.Generator().manual_seed(9)
+    teacher = torch.randn((2, 16, 8, 8), generator=random)
+    student = torch.randn((2, 16, 8, 8), generator=random).requires_grad_()
+    scale = compare(target=teacher, rebuilt=student)
+    mined = mine_hard_positions(scale, easy_share=0.6, easy_limit=None, easy_gradient=0.1)
+    found = torch.autograd.grad(mined.global_distance().sum(), student)[0]
+    plain = torch.autograd.grad(global_loss(targets=[teacher], rebuilt=[student]) * 2, student)[0]  # a mean over two
+    easy = scale.distance() < scale.distance().flatten().quantile(0.6)
+    torch.testing.assert_close(found, plain * torch.where(easy, 0.1, 1.0).unsqueeze(1), atol=1e-8, rtol=1e-4)
+
+
+@pytest.mark.parametrize("zero", ["target", "rebuilt", "both"])
+def test_a_zero_feature_is_at_distance_1_and_has_no_gradient_that_is_not_finite(zero: str) -> None:
+    target, rebuilt = torch.ones(1, 8, 2, 2), torch.ones(1, 8, 2, 2)
+    if zero != "rebuilt":
+        target[..., 0] = 0
+    if zero != "target":
+        rebuilt[..., 0] = 0
+    rebuilt.requires_grad_()
+    scale = compare(target=target, rebuilt=rebuilt)
+    torch.testing.assert_close(scale.distance(), torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]))
+    (scale.distance().sum() + scale.global_distance().sum()).backward()
+    assert rebuilt.grad is not None
+    assert torch.isfinite(rebuilt.grad).all()
+
+
+def test_the_gradient_is_that_of_torchs_own_cosine_similarity() -> None:
+    random = torch.Generator().manual_seed(10)
+    target = torch.randn((2, 16, 6, 6), generator=random)
+    rebuilt = torch.randn((2, 16, 6, 6), generator=random).requires_grad_()
+    scale = compare(target=target, rebuilt=rebuilt)
+    found = torch.autograd.grad(scale.distance().square().sum() + scale.global_distance().square().sum(), rebuilt)[0]
+    apart = 1 - torch.cosine_similarity(target, rebuilt, dim=1)
+    whole = 1 - torch.cosine_similarity(target.flatten(1), rebuilt.flatten(1), dim=1)
+    wanted = torch.autograd.grad(apart.square().sum() + whole.square().sum(), rebuilt)[0]
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
 
 
 def test_an_easy_share_of_none_changes_no_gradient() -> None:
@@ -191,9 +241,9 @@ def test_variety_is_the_mean_distance_of_places_half_an_image_apart() -> None:
 def test_the_golden_total_is_the_sum_that_the_method_describes(lam: str) -> None:
     teacher, student, suppressed = golden_features()
     total = (
-        global_cosine_loss(targets=teacher, rebuilt=student)
+        global_loss(targets=teacher, rebuilt=student)
         + 0.2 * block_loss(distances(teacher, student))
-        + {"001": 0.01, "02": 0.2}[lam] * global_cosine_loss(targets=student, rebuilt=suppressed)
+        + {"001": 0.01, "02": 0.2}[lam] * global_loss(targets=student, rebuilt=suppressed)
     )
     golden = np.load(GOLDEN / "losses_seed1.npz")
     assert float(total) == pytest.approx(float(golden[f"total_lam_{lam}"]), abs=TOLERANCE)
@@ -209,10 +259,10 @@ def test_training_adds_up_the_terms_with_the_configured_weights_and_target(targe
     view = view_images(model, images, config, noise=torch.Generator().manual_seed(2))
     suppressed = model.suppress(view.seen)
     student = model.rebuild(suppressed)
-    distillation = global_cosine_loss(targets=view.clean, rebuilt=student)
-    distillation = distillation + 0.2 * block_loss(distances(list(view.clean), student))
+    distillation = global_loss(targets=view.clean, rebuilt=student)
+    distillation = distillation + 0.2 * block_loss(distances(view.clean, student))
     wanted = view.clean if target == "teacher" else student
-    suppression = global_cosine_loss(targets=wanted, rebuilt=suppressed)
+    suppression = global_loss(targets=wanted, rebuilt=suppressed)
     losses = training_losses(model, view, config, progress=0.5)
     torch.testing.assert_close(losses.distillation, distillation)
     torch.testing.assert_close(losses.suppression, suppression)
