@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from reason_train.anomaly_map import SMALLEST_NORM
+
 BLOCK_SHARE = 0.0625
 """Side of a block as a share of the shorter side of the map."""
-SMALLEST_NORM = 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
