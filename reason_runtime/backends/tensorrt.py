@@ -1,12 +1,11 @@
 """TensorRT and TensorRT-RTX: the bundle's engine for this machine, run on the first GPU.
 
 Engines are built by `reason-export engine`. One session class serves both libraries and any number of threads: they
-share the engine, each has its own lane.
+share the engine, and each call has a lane to itself.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,9 +48,10 @@ class TensorRtSession:
     Attributes:
         engine: The file.
         largest_batch: Images in one run, at most.
-        new_lane: Makes what one thread runs on.
+        new_lane: Makes what one call at a time runs on.
         kept: Objects of the library that must live as long as the engine.
-        lanes: Each thread's own.
+        idle: Lanes that no call is using. One that was warmed up by the thread that loaded the engine serves the next
+            thread too: making a lane can take seconds, in which TensorRT-RTX compiles kernels.
     """
 
     backend: Builder
@@ -63,7 +63,7 @@ class TensorRtSession:
     largest_batch: int
     new_lane: Callable[[], Lane]
     kept: tuple[object, ...]
-    lanes: threading.local = field(default_factory=threading.local)
+    idle: list[Lane] = field(default_factory=list)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See `Session.run`."""
@@ -73,10 +73,13 @@ class TensorRtSession:
                 f"{self.engine}: takes {self.largest_batch} images in one run, not {len(images)}; "
                 f"build it with --largest-batch {len(images)}"
             )
-        lane: Lane | None = getattr(self.lanes, "lane", None)
-        if lane is None:
-            lane = self.lanes.lane = self.new_lane()
-        return lane.run(images)
+        try:
+            lane = self.idle.pop()
+        except IndexError:
+            lane = self.new_lane()
+        found = lane.run(images)
+        self.idle.append(lane)  # one that failed is not used again
+        return found
 
 
 def open_session(

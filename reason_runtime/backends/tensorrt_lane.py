@@ -1,4 +1,4 @@
-"""What one thread runs an engine on: an execution context, a stream, and buffers for the largest batch.
+"""What one call at a time runs an engine on: an execution context, a stream, and buffers for the largest batch.
 
 Nothing here runs without an NVIDIA GPU; what can be decided without one is decided in `tensorrt.py` and
 `engine_store.py`.
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """Runs batches of one thread. Memory is allocated once; a run copies in, computes and copies out on one stream.
+    """Runs one batch at a time, on any thread.
+
+    Memory is allocated once; a run copies in, computes and copies out on one stream.
 
     With CUDA graphs, TensorRT-RTX records by itself. For TensorRT a run is recorded once for each batch size, after one
     run in the open, which settles what depends on the shape; each recording has a context of its own, since another
@@ -131,7 +133,7 @@ def _new_context(trt: ModuleType, engine: tensorrt.ICudaEngine, *, cuda_graph: b
 
 
 def _free(cuda: Cuda, stream: int, device: dict[str, int], pinned: dict[str, int], graphs: dict[int, int]) -> None:
-    """Give everything back when a lane is gone; its thread may have ended, so whichever runs this binds first."""
+    """Give everything back when a lane is gone; whichever thread runs this binds first."""
     cuda.bind()
     for graph in graphs.values():
         cuda.call("cuGraphExecDestroy", graph)

@@ -9,19 +9,25 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from reason_export.engine import build_engine
 from reason_export.engine_choices import EngineChoices
 from reason_runtime.backends import cuda
+from reason_runtime.backends.tensorrt import TensorRtSession
 from reason_runtime.backends.tensorrt_library import compute_capability_words, require_rtx_gpu
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import BUILDERS, Builder
 from reason_runtime.engine_facts import Gpu
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError
-from reason_runtime.session import open_session
+from reason_runtime.session import Outputs, open_session
 from tests.commands import call
 from tests.runtime.bundles import make_bundle
 
@@ -171,3 +177,72 @@ def test_tensorrt_rtx_names_what_it_builds_for_oldest_first() -> None:
     assert found["8.6"] == "SM86"
     assert found["12.0"] == "SM120"
     assert list(found) == sorted(found, key=float)
+
+
+class TellsWhoUsesIt:
+    """In place of a lane, which needs a GPU: answers with its number, and fails where two calls use it at once."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.busy = number, threading.Lock()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        if images.all():
+            raise BackendError("white")
+        assert self.busy.acquire(blocking=False)
+        time.sleep(0.002)
+        self.busy.release()
+        return Outputs(np.zeros((len(images), 8, 8), np.float32), np.full(len(images), self.number, np.float32))
+
+
+def session_of(bundle: Bundle, made: list[TellsWhoUsesIt]) -> TensorRtSession:
+    def new_lane() -> TellsWhoUsesIt:
+        made.append(TellsWhoUsesIt(len(made)))
+        return made[-1]
+
+    return TensorRtSession(
+        backend="tensorrt",
+        precision="fp32",
+        libraries={},
+        manifest=bundle.manifest,
+        engine=bundle.path / "engine",
+        largest_batch=2,
+        new_lane=new_lane,  # type: ignore[arg-type]
+        kept=(),
+    )
+
+
+def images_for(bundle: Bundle, count: int = 1, *, value: int = 0) -> NDArray[np.uint8]:
+    form = bundle.manifest.input
+    return np.full((count, form.height_px, form.width_px, form.channels), value, np.uint8)
+
+
+def test_another_thread_finds_the_lane_that_loading_warmed_up(bundle: Bundle) -> None:
+    made: list[TellsWhoUsesIt] = []
+    session, images = session_of(bundle, made), images_for(bundle)
+    session.run(images)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(session.run, images).result().score == [0]
+    assert len(made) == 1
+
+
+def test_calls_at_the_same_time_have_a_lane_each_and_no_more_are_made(bundle: Bundle) -> None:
+    made: list[TellsWhoUsesIt] = []
+    session, images = session_of(bundle, made), images_for(bundle)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: session.run(images), range(200)))
+    assert 2 <= len(made) <= 4
+
+
+def test_a_lane_that_failed_is_not_used_again(bundle: Bundle) -> None:
+    made: list[TellsWhoUsesIt] = []
+    session = session_of(bundle, made)
+    with pytest.raises(BackendError, match="white"):
+        session.run(images_for(bundle, value=255))
+    assert session.run(images_for(bundle)).score == [1]
+
+
+def test_a_batch_that_is_too_large_reaches_no_lane(bundle: Bundle) -> None:
+    made: list[TellsWhoUsesIt] = []
+    with pytest.raises(BackendError, match="takes 2 images in one run, not 3; build it with --largest-batch 3"):
+        session_of(bundle, made).run(images_for(bundle, 3))
+    assert not made
