@@ -24,7 +24,6 @@ from reason_runtime.options import (
 )
 
 if TYPE_CHECKING:
-    from reason_runtime.detector import Detector
     from reason_runtime.predict import Judgement
 
 app = new_app("Inspect images with an exported bundle. Needs no PyTorch.")
@@ -67,7 +66,8 @@ def predict(
         cuda_graph=cuda_graph,
         threshold=threshold,
     )
-    _hint(detector)
+    for remark in detector.remarks:
+        print(remark, file=sys.stderr)
     writer = MapWriter(detector, folder=save_maps, sources=images, scale=map_scale) if save_maps else None
     failed = 0
     for item in counted(found, total=len(found), what="images"):
@@ -111,8 +111,10 @@ def inspect(
     ] = None,
     backend: AnyBackendOption = "onnxruntime",
     precision: AnyPrecisionOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     threshold: ThresholdOption = None,
 ) -> None:
     """Judge what cameras see, until files end or SIGTERM. Anything late or broken is UNKNOWN, which is a reject."""
@@ -132,7 +134,14 @@ def inspect(
     inspect_station(
         Station(
             model=ModelPlan(
-                bundle=bundle, backend=backend, precision=precision, device=device, threads=threads, threshold=threshold
+                bundle=bundle,
+                backend=backend,
+                precision=precision,
+                device=device,
+                provider=provider,
+                threads=threads,
+                cuda_graph=cuda_graph,
+                threshold=threshold,
             ),
             cameras=tuple(CameraPlan(name=name, source=uri) for name, uri in zip(names, source, strict=True)),
             sinks=tuple(sink or ()),
@@ -171,13 +180,6 @@ def _readable(judgement: Judgement) -> str:
     compared = "" if result.threshold is None else f" {'<' if result.decision == 'OK' else '>='} {result.threshold:.4g}"
     score = judgement.failure or f"score {result.score:.4g}{compared}"
     return f"{judgement.decision:7}  {score}  {result.latency_ms:.1f} ms  {judgement.path}"
-
-
-def _hint(detector: Detector) -> None:
-    if detector.choice is not None:
-        print(detector.choice.describe(), file=sys.stderr)
-    if detector.limit.hint is not None:
-        print(f"every decision is UNKNOWN: {detector.limit.hint}", file=sys.stderr)
 
 
 def _finish(failed: int, *, of: int) -> None:

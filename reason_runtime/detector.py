@@ -102,6 +102,12 @@ class Detector:
         self.choice = choice
         self.tile_px = tile_px_of(bundle.manifest)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be known before the first decision: what `auto` chose; that there is no threshold."""
+        told = [] if self.choice is None else [self.choice.describe()]
+        return told if self.limit.hint is None else [*told, f"every decision is UNKNOWN: {self.limit.hint}"]
+
     def __call__(self, image: Pixels) -> Result:
         """Judge one image of any size; by a bundle trained on tiles at native resolution, tile by tile.
 

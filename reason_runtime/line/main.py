@@ -24,9 +24,8 @@ def inspect_station(station: Station) -> None:
         ReasonError: The station cannot run.
     """
     line = LineRun(station, tell=_say)
-    hint = line.model.detector.limit.hint
-    if hint is not None:
-        print(f"every decision is UNKNOWN: {hint}", file=sys.stderr)
+    for remark in line.model.detector.remarks:
+        print(remark, file=sys.stderr)
     if line.is_live and station.journal is None:
         print("without --journal, parts in flight at a power cut or a kill get no answer", file=sys.stderr)
     before = {

@@ -206,7 +206,7 @@ class Pipeline:
         """
         with self._lock:
             self._previous, self._model = self._model, model
-        self._desk.health.note("bundle", f"judging with bundle {model.content} from now on")
+        self._tell(f"judging with bundle {model.content} from now on", model)
 
     def swap_back(self) -> bool:
         """Judge with the model before the last swap; False where there was none."""
@@ -214,9 +214,12 @@ class Pipeline:
             if self._previous is None:
                 return False
             self._previous, self._model = self._model, self._previous
-            content = self._model.content
-        self._desk.health.note("bundle", f"back to bundle {content}")
+            model = self._model
+        self._tell(f"back to bundle {model.content}", model)
         return True
+
+    def _tell(self, text: str, model: LineModel) -> None:
+        self._desk.health.note("bundle", "; ".join([text, *model.detector.remarks]))
 
     @property
     def threads(self) -> list[threading.Thread]:

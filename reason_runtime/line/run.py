@@ -158,7 +158,9 @@ class LineRun:
             backend=plan.backend,
             precision=plan.precision,
             device=plan.device,
+            provider=plan.provider,
             threads=plan.threads,
+            cuda_graph=plan.cuda_graph,
             threshold=plan.threshold,
         )
         model = LineModel(detector, web=self._station.web, batch=self._station.batch)

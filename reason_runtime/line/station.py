@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reason_runtime.choices import BackendChoice, BackPressure, Device, Precision
+from reason_runtime.choices import BackendChoice, BackPressure, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.web.judge import WebSettings
 
@@ -33,7 +33,9 @@ class ModelPlan:
     backend: BackendChoice = "onnxruntime"
     precision: Precision | None = None
     device: Device | None = None
+    provider: Provider | None = None
     threads: int | None = None
+    cuda_graph: bool = False
     threshold: float | None = None
 
 

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 from reason_runtime.atomic import reason
-from reason_runtime.choices import BACKEND_CHOICES, DEVICES, PRECISIONS
+from reason_runtime.choices import BACKEND_CHOICES, DEVICES, PRECISIONS, PROVIDERS
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
 from reason_runtime.line.table import Table
@@ -55,7 +55,9 @@ def read_station(path: Path) -> Station:
             backend=table.choice("backend", "onnxruntime", BACKEND_CHOICES),
             precision=table.optional_choice("precision", PRECISIONS),
             device=table.optional_choice("device", DEVICES),
+            provider=table.optional_choice("provider", PROVIDERS),
             threads=table.optional_integer("threads", low=1),
+            cuda_graph=table.boolean("cuda_graph", False),
             threshold=table.optional_number("threshold"),
         ),
         cameras=tuple(_camera(item) for item in table.tables("camera")),

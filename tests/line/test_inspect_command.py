@@ -16,6 +16,7 @@ from PIL import Image
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.station import CameraPlan, ModelPlan
 from reason_runtime.line.station_file import read_station
+from tests.commands import call
 from tests.line.models import HANG, line_bundle, part
 from tests.line.ports import free_port
 
@@ -260,10 +261,36 @@ def test_wrong_options_are_one_line(bundle: Path, arguments: list[str], status: 
     assert (re.search(r"^error: ", log, re.M) is not None) == (status == 1)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--backend", "tensorrt"],
+        ["--backend", "tensorrt_rtx", "--precision", "bf16"],
+        ["--backend", "auto"],
+        ["--backend", "auto", "--device", "cuda"],
+        ["--provider", "cuda", "--backend", "openvino"],
+        ["--cuda-graph"],
+        ["--device", "cuda", "--backend", "openvino"],
+        ["--precision", "int8"],
+    ],
+)
+def test_the_line_opens_a_model_as_other_commands_do(bundle: Path, tmp_path: Path, options: list[str]) -> None:
+    # what is refused everywhere, whether there is a GPU or not, and with the same words
+    picture = tmp_path / "part.png"
+    Image.fromarray(part(130)).save(picture)
+    process = start(bundle, "--source", tmp_path, *options)
+    _, log = process.communicate(timeout=30)
+    predicted = call("reason-run", "predict", bundle, picture, *options)
+    assert (process.returncode, predicted.status) == (1, 1)
+    assert log.strip() == predicted.error
+
+
 STATION = """
 bundle = "b"
-backend = "openvino"
+backend = "tensorrt"
 precision = "int8"
+device = "cuda"
+cuda_graph = true
 deadline_ms = 200
 back_pressure = "drop-oldest"
 journal = "/var/lib/j"
@@ -282,7 +309,9 @@ def test_a_station_file_says_everything(tmp_path: Path) -> None:
     path = tmp_path / "station.toml"
     path.write_text(STATION)
     station = read_station(path)
-    assert station.model == ModelPlan(bundle=Path("b"), backend="openvino", precision="int8")
+    assert station.model == ModelPlan(
+        bundle=Path("b"), backend="tensorrt", precision="int8", device="cuda", cuda_graph=True
+    )
     assert station.cameras == (CameraPlan(name="top", source="opencv:0", stall_s=2.5),)
     assert (station.deadline_ms, station.back_pressure, station.journal) == (200, "drop-oldest", Path("/var/lib/j"))
     assert station.web is not None
@@ -308,7 +337,7 @@ def test_the_example_station_file_is_valid_and_knows_every_key(tmp_path: Path) -
         ("deadline_ms", "deadline", r"station.toml: deadline: unknown key; expected bundle, backend"),
         ("stall_s", "stall", r"station.toml: camera\[0\]\.stall: unknown key; expected name, source, stall_s"),
         ("lanes", "lane", r"station.toml: web\.lane: unknown key"),
-        ('"openvino"', '"openvin"', r"station.toml: backend: found 'openvin', expected one of auto, onnxruntime"),
+        ('"tensorrt"', '"tensort"', r"station.toml: backend: found 'tensort', expected one of auto, onnxruntime"),
         ("lanes = 3", "lanes = 0", r"station.toml: web\.lanes: found '0', expected a whole number, 1 or more"),
         ("stall_s = 2.5", 'stall_s = "2"', r"camera\[0\]\.stall_s: found '2', expected a number"),
         ('bundle = "b"', "", r"station.toml: bundle: missing key"),
