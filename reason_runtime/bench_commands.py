@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,10 @@ from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     AnyBackendOption,
     AnyPrecisionOption,
-    BackendOption,
     BundleArgument,
     CudaGraphOption,
     DeviceOption,
     JsonOption,
-    PrecisionOption,
     ProviderOption,
     ThreadsOption,
     ThresholdOption,
@@ -26,6 +25,7 @@ from reason_runtime.options import (
 
 if TYPE_CHECKING:
     from reason_runtime.bench import Latency
+    from reason_runtime.detector import Detector
     from reason_runtime.pipeline_bench import Pipeline
     from reason_runtime.strict_json import Json
     from reason_runtime.throughput import Throughput
@@ -69,6 +69,7 @@ def latency(
         provider=provider,
         cuda_graph=cuda_graph,
     )
+    _tell_choice(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
     found = measure_latency(detector, plan=plan)
     opened, session = detector.bundle, detector.session
@@ -77,10 +78,17 @@ def latency(
         "input_from": opened.manifest.input.resize_filter,
     }
     if whole:
-        cold = measure_cold_start(
-            bundle, backend=session.backend, precision=session.precision, device=device, threads=threads
-        )
         on_cpu = runner_device(session.backend, session.provider) == "cpu"
+        cold = measure_cold_start(
+            bundle,
+            {
+                "backend": session.backend,
+                "precision": session.precision,
+                "provider": session.provider,
+                "threads": threads if on_cpu else None,
+                "cuda_graph": cuda_graph,
+            },
+        )
         roofline = measure_roofline(opened, precision=session.precision, threads=threads) if on_cpu else None
         facts |= {
             "cold_start": dataclasses.asdict(cold),
@@ -102,10 +110,12 @@ def latency(
 @app.command()
 def throughput(
     bundle: BundleArgument,
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "fp32",
+    backend: AnyBackendOption = "onnxruntime",
+    precision: AnyPrecisionOption = None,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size to try.", show_default="1, 2, 4, 8")
     ] = None,
@@ -116,22 +126,36 @@ def throughput(
 ) -> None:
     """Images per second when all are at hand: batch sizes and, with OpenVINO, streams searched."""
     from reason_runtime.bench import LatencyPlan
-    from reason_runtime.bundle import open_bundle
+    from reason_runtime.choices import runner_device
+    from reason_runtime.detector import load
     from reason_runtime.throughput import measure_throughput
 
-    found = measure_throughput(
-        open_bundle(bundle),
+    detector = load(
+        bundle,
         backend=backend,
         precision=precision,
         device=device,
         threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+    )
+    _tell_choice(detector)
+    session = detector.session
+    found = measure_throughput(
+        detector.bundle,
+        backend=session.backend,
+        precision=session.precision,
+        provider=session.provider,
+        threads=threads if runner_device(session.backend, session.provider) == "cpu" else None,
+        cuda_graph=cuda_graph,
         batches=batch or (1, 2, 4, 8),
         plan=LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds),
     )
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return
-    print(f"{found.fps:.1f} FPS with batch {found.batch}, streams {found.streams or 'none'}")
+    setting = f"batch {found.batch}, streams {found.streams or 'none'}"
+    print(f"{found.fps:.1f} FPS with {found.backend} {found.precision}, {setting}")
     for tried in found.tried:
         print(f"  batch {tried['batch']}, streams {tried['streams'] or 'none'}: {tried['fps']:.1f} FPS")
     _print_machine(found)
@@ -143,7 +167,9 @@ def pipeline(
     backend: AnyBackendOption = "onnxruntime",
     precision: AnyPrecisionOption = None,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     frame_size: Annotated[tuple[int, int], typer.Option(metavar="H W", help="Of a made-up camera frame.")] = (
         2048,
         2448,
@@ -162,7 +188,16 @@ def pipeline(
     from reason_runtime.detector import load
     from reason_runtime.pipeline_bench import measure_pipeline
 
-    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads)
+    detector = load(
+        bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+    )
+    _tell_choice(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
     found = measure_pipeline(detector, frame_px=frame_size, mono=mono, image=image, plan=plan)
     if as_json:
@@ -184,7 +219,9 @@ def accuracy(
     backend: AnyBackendOption = "onnxruntime",
     precision: AnyPrecisionOption = None,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
     threads: ThreadsOption = None,
+    cuda_graph: CudaGraphOption = False,
     threshold: ThresholdOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -192,7 +229,17 @@ def accuracy(
     from reason_runtime.detection_bench import measure_detection
     from reason_runtime.detector import load
 
-    detector = load(bundle, backend=backend, precision=precision, device=device, threads=threads, threshold=threshold)
+    detector = load(
+        bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        provider=provider,
+        cuda_graph=cuda_graph,
+        threshold=threshold,
+    )
+    _tell_choice(detector)
     found = measure_detection(detector, data)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
@@ -222,6 +269,11 @@ def compare(
 def main() -> None:
     """Entry point of `reason-bench`."""
     run(app)
+
+
+def _tell_choice(detector: Detector) -> None:
+    if detector.choice is not None:
+        print(detector.choice.describe(), file=sys.stderr)
 
 
 def _print_times(found: Latency | Pipeline) -> None:

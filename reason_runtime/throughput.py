@@ -9,7 +9,7 @@ import numpy as np
 
 from reason_runtime.bench import LatencyPlan, Times, pattern, time_calls
 from reason_runtime.bundle import Bundle
-from reason_runtime.choices import Backend, Device, Precision
+from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.detector import DecisionLimit, Detector
 from reason_runtime.environment import fingerprint, usable_cores
 from reason_runtime.session import Session, open_session
@@ -70,8 +70,10 @@ def measure_throughput(
     *,
     backend: Backend,
     precision: Precision,
-    device: Device | None,
+    device: Device | None = None,
+    provider: Provider | None = None,
     threads: int | None,
+    cuda_graph: bool = False,
     batches: Sequence[int],
     plan: LatencyPlan,
 ) -> Throughput:
@@ -84,7 +86,14 @@ def measure_throughput(
     best: tuple[Setting, Times, Session] | None = None
     for setting in settings(backend, batches, cores=threads or usable_cores()):
         session = open_session(
-            bundle, backend=backend, precision=precision, device=device, threads=threads, streams=setting.streams
+            bundle,
+            backend=backend,
+            precision=precision,
+            device=device,
+            provider=provider,
+            threads=threads,
+            cuda_graph=cuda_graph,
+            streams=setting.streams,
         )
         count = setting.batch if setting.streams is None else IMAGES_PER_STREAM * setting.streams
         image = pattern(Detector(bundle=bundle, session=session, limit=DecisionLimit()))

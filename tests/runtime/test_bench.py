@@ -148,7 +148,21 @@ def test_frames_are_read_from_a_file_and_a_broken_one_is_named(bundle: Path, tmp
 
 def test_a_fresh_process_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="a fresh process failed: .*nowhere"):
-        measure_cold_start(tmp_path / "nowhere", backend="onnxruntime", precision="fp32", device=None, threads=None)
+        measure_cold_start(tmp_path / "nowhere", {})
+
+
+def test_a_fresh_process_loads_with_the_options_given(bundle: Path) -> None:
+    with pytest.raises(BackendError, match="a fresh process failed: .*runs on cpu, not cuda"):
+        measure_cold_start(bundle, {"backend": "openvino", "device": "cuda"})
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system does not tell a process's memory")
+def test_peak_memory_is_not_that_of_the_process_that_asks(bundle: Path) -> None:
+    ballast = np.ones(2**27)  # 1 GiB, written to: resident
+    del ballast
+    peak = measure_cold_start(bundle, {}).peak_memory_mib
+    assert peak is not None
+    assert 50 < peak < 1024
 
 
 def test_the_stages_add_up(bundle: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from reason_runtime.session import open_session
 from tests.commands import call
 from tests.runtime.processor import BF16, HAS_BF16, NEEDS_BF16
 
+FEW = ("--warm-up", 1, "--minimum-count", 5, "--minimum-seconds", 0)
 NETWORK = {"Convolution", "Deconvolution"}
 
 
@@ -152,6 +154,31 @@ def test_auto_takes_the_fastest_that_passed_and_says_so(checked: Path, good_pict
     done = call("reason-run", "predict", checked, next(good_pictures.iterdir()), "--backend", "auto", "--json")
     assert "auto chose o" in done.log
     assert json.loads(done.output)["decision"] in ("OK", "NG")
+
+
+@pytest.mark.parametrize(
+    ("command", "subcommand", "options"),
+    [
+        ("reason-run", "inspect", ("--source", "PICTURES")),
+        ("reason-bench", "accuracy", ("--data", "PICTURES")),
+        ("reason-bench", "latency", FEW),
+        ("reason-bench", "throughput", ("--batch", 1, "--threads", 1, *FEW)),
+        ("reason-bench", "pipeline", ("--frame-size", 40, 60, *FEW)),
+    ],
+)
+def test_every_command_takes_auto_and_says_what_it_chose(
+    command: str, subcommand: str, options: tuple[object, ...], checked: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    for kind in ("good", "scratch"):
+        shutil.copytree(good_pictures, pictures / kind)
+    given = [pictures if item == "PICTURES" else item for item in options]
+    done = call(command, subcommand, checked, "--backend", "auto", *given)
+    assert done.status == 0, done.log
+    chosen = re.search(r"auto chose (onnxruntime fp32|openvino int8); median of one image: ", done.log)
+    assert chosen, done.log
+    if command == "reason-bench":
+        assert chosen[1] in done.output
 
 
 def test_auto_keeps_to_the_device_and_never_takes_a_cpu_check_for_a_gpu(checked: Path) -> None:
