@@ -24,6 +24,7 @@ import typer
 from choosing import choosing_sets
 from nearest_neighbour import judge_by_memory
 
+from reason_runtime.entry import run_script
 from reason_train.config import Config, MethodConfig, TrainingConfig
 from reason_train.datasets import DataSet, Sample, read_masks
 from reason_train.device import DeviceName, find_device, multiplies_bf16
@@ -205,4 +206,4 @@ def _configured(title: str, *, seed: int, steps: int, device: torch.device) -> C
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

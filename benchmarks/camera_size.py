@@ -18,6 +18,7 @@ import typer
 
 from reason_runtime import load
 from reason_runtime.choices import Backend
+from reason_runtime.entry import run_script
 from reason_runtime.environment import fingerprint
 
 BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
@@ -64,4 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -19,6 +19,7 @@ import torch
 import typer
 from scipy import stats
 
+from reason_runtime.entry import run_script
 from reason_train.calibrate import unseen
 from reason_train.calibration import threshold_for
 from reason_train.datasets import load_dataset
@@ -69,4 +70,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -20,6 +20,7 @@ import typer
 from reason_runtime.backends.openvino import compile_model
 from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.choices import Precision
+from reason_runtime.entry import run_script
 from reason_runtime.environment import fingerprint
 from reason_runtime.session import open_session
 
@@ -72,4 +73,4 @@ def _by_kind(bundle: Bundle, precision: Precision, runs: int) -> dict[str, objec
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

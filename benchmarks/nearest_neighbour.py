@@ -23,6 +23,7 @@ import typer
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from reason_runtime.entry import run_script
 from reason_train.config import MethodConfig, TeacherName
 from reason_train.datasets import Sample, load_dataset, read_masks, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
@@ -131,4 +132,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -23,6 +23,7 @@ from reason_export.check import check_bundle
 from reason_export.labelled import LabelledImages
 from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.choices import Backend, Device, Precision
+from reason_runtime.entry import run_script
 from reason_runtime.errors import BackendError, BundleError
 
 RUNS: dict[Device, tuple[tuple[Backend, Precision], ...]] = {
@@ -85,4 +86,4 @@ def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision, d
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

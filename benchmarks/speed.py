@@ -40,6 +40,7 @@ from reason_runtime.bench import LatencyPlan, measure_latency
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, open_bundle, write_bundle
 from reason_runtime.choices import BUILDERS, Backend, Device, Precision
 from reason_runtime.detector import load
+from reason_runtime.entry import run_script
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BackendError
 from reason_runtime.manifest import Manifest, MethodSettings, TrainingProvenance
@@ -275,4 +276,4 @@ def _throughput(bundle: Bundle, backend: Backend, precision: Precision, *, devic
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

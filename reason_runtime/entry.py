@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -21,6 +22,13 @@ def new_app(about: str) -> typer.Typer:
         pass
 
     return app
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Run a script that is one command; it ends as commands do."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(main)
+    run(app)
 
 
 def run(app: typer.Typer) -> None:

@@ -18,6 +18,8 @@ from typing import Annotated
 
 import typer
 
+from reason_runtime.entry import run_script
+
 PEER = """
 import json, sys
 import numpy as np, openvino
@@ -100,4 +102,4 @@ def _run(arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)
