@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from reason_runtime.bundle import open_bundle
 from reason_runtime.entry import run_script
 
 PEER = """
@@ -60,12 +61,15 @@ def main(
     }
     facts = [fact for fact in facts if fact["name"] not in not_run]
     precisions = ["fp32", *(["bf16"] if "BF16" in capabilities else [])]
+    method = open_bundle(bundle).manifest.method
+    ours = f"bundle {method.teacher}, students: {method.settings['students']}"
     rows: dict[tuple[str, str], list[float]] = {}
     environment = None
     for _ in range(rounds):
         for precision in [*precisions, "int8"]:
             done = _latency(bundle, precision, seconds)
-            rows.setdefault((f"bundle {bundle.name}", precision), []).append(done["p50_ms"])
+            rows.setdefault((ours, precision), []).append(done["p50_ms"])
+            print(f"{ours} {precision}: {done['p50_ms']:.1f} ms", flush=True)
             environment = done["environment"]
         for fact in facts:
             for precision in precisions:
