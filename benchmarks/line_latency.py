@@ -6,8 +6,9 @@
 A simulated camera gives parts at 0.8 of the rate that the model can follow. *The model's own latency* is that of
 `Detector.__call__` in a closed loop, one image after the other, in the same process and on the same machine, right
 before and after the line ran; all its calls together give its p50 and p99. `ratio_p99` is the line's p99 from grab
-to published answer over the model's own p99. Also checks the formula of docs/latency-budget.md: the share of parts
-judged at a load of 1.5.
+to published answer over the model's own p99. `paced` is the model alone once more, resting before each call as it does
+on the line at that load: processors that rested can be slower. Also checks the formula of docs/latency-budget.md: the
+share of parts judged at a load of 1.5.
 
 How quiet the machine was is part of the result: `waited_for_a_core_ms` is the time in which a thread of the line was
 ready and another program, or another thread of the line, had the core (Linux' schedstat), per part.
@@ -59,13 +60,15 @@ def make_bundle(folder: Path) -> Path:
     return folder / "bundle"
 
 
-def own_latency_ms(detector: Detector, *, seconds: float) -> list[float]:
-    """Every call of a closed loop."""
+def own_latency_ms(detector: Detector, *, seconds: float, rest_s: float = 0.0) -> list[float]:
+    """Every call of a closed loop, or of one with a rest before each."""
     image, durations = pattern(detector), []
     for _ in range(10):
         detector(image)
     until_s = time.perf_counter() + seconds
     while time.perf_counter() < until_s or len(durations) < 100:
+        if rest_s:
+            time.sleep(rest_s)
         started_s = time.perf_counter()
         detector(image)
         durations.append(1000 * (time.perf_counter() - started_s))
@@ -108,7 +111,7 @@ def mean_ms(histogram: Histogram) -> float:
 
 
 def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
-    """Everything; the model alone before and after takes a sixth of the time each, the overload a sixth too."""
+    """Everything; the model alone takes a sixth of the time before and two after, the overload a sixth too."""
     detector = load(
         model.bundle, backend=model.backend, precision=model.precision, threads=model.threads, threshold=1.0
     )
@@ -122,10 +125,12 @@ def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
         calm = run_line(model, Path(folder), period_s=period_s, seconds=seconds / 2)
         watch.join()
     after = own_latency_ms(detector, seconds=seconds / 6)
+    paced = own_latency_ms(detector, seconds=seconds / 6, rest_s=period_s * (1 - LOAD))
     with tempfile.TemporaryDirectory() as folder:
         rush = run_line(model, Path(folder), period_s=period_s * LOAD / OVERLOAD, seconds=seconds / 6)
     p50_ms, p99_ms = np.percentile(calm.metrics.latest_ms, (50, 99))
     own_p50_ms, own_p99_ms = np.percentile(before + after, (50, 99))
+    paced_p50_ms, paced_p99_ms = np.percentile(paced, (50, 99))
     judged = rush.metrics.decisions.get(("top", "OK"), 0) + rush.metrics.decisions.get(("top", "NG"), 0)
     parts = sum(calm.metrics.frames.values())
     return {
@@ -134,6 +139,8 @@ def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
         "model_p50_ms": float(own_p50_ms),
         "model_p99_ms": float(own_p99_ms),
         "model_p50_ms_before_and_after": [float(np.median(before)), float(np.median(after))],
+        "paced_p50_ms": float(paced_p50_ms),
+        "paced_p99_ms": float(paced_p99_ms),
         "grab_to_answer_p50_ms": float(p50_ms),
         "grab_to_answer_p99_ms": float(p99_ms),
         "ratio_p50": float(p50_ms / own_p50_ms),

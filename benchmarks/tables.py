@@ -339,9 +339,11 @@ def line_latency_table(found: dict) -> str:
     """From grab to answer against the model alone, and where the time went."""
     where, session = found["environment"], found["environment"]["session"]
     model, line = ([found[f"{key}_{share}_ms"] for share in ("p50", "p99")] for key in ("model", "grab_to_answer"))
+    paced = [found[f"paced_{share}_ms"] for share in ("p50", "p99") if f"paced_{share}_ms" in found]
     rows = [
         ("", "p50", "p99"),
         ("the model alone, closed loop, same process", *(f"{value:.1f} ms" for value in model)),
+        *([("the same, resting before each call as on the line", *(f"{v:.1f} ms" for v in paced))] if paced else []),
         ("grab to published answer at 80 % load", *(f"{value:.1f} ms" for value in line)),
         ("ratio", f"{found['ratio_p50']:.2f}", f"{found['ratio_p99']:.2f}"),
     ]
@@ -432,14 +434,19 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "throughput-amx": ("speed_amx.json", throughput_table),
     "speed-amx-busy": ("speed_amx_busy.json", partial(speed_table, without="onnxruntime")),
     "throughput-amx-busy": ("speed_amx_busy.json", throughput_table),
+    "speed-avx2": ("speed_avx2.json", speed_table),
+    "throughput-avx2": ("speed_avx2.json", throughput_table),
     "speed-gpu": ("speed_gpu.json", speed_table),
     "throughput-gpu": ("speed_gpu.json", throughput_table),
+    "precision-avx2": ("precision_screw_avx2.json", precision_table),
     "precision-gpu": ("precision_screw_gpu.json", precision_table),
     "ablation-gpu": ("ablation_gpu.json", paired_table),
     "layers": ("layers.json", layers_table),
     "camera_size": ("camera_size.json", camera_size_table),
     "peers": ("peers.json", peers_table),
+    "peers-avx2": ("peers_avx2.json", peers_table),
     "line-latency": ("line_latency.json", line_latency_table),
+    "line-latency-avx2": ("line_latency_avx2.json", line_latency_table),
     "soak": ("soak.json", soak_table),
 }
 """By name in the pages: the result file, and what makes a table of it."""

@@ -28,7 +28,9 @@ class LatencyPlan:
     Attributes:
         warm_up: Calls that are not counted.
         minimum_count: Counted calls at least.
-        minimum_s: Seconds of counted calls at least.
+        minimum_s: Seconds from the first counted call to the end of the last at least.
+        pause_ms: Rest before each call, as a line has between two parts: processors that rested can be slower. It is part
+            of no duration.
 
     Raises:
         ConfigurationError: A negative number, or no counted call.
@@ -37,12 +39,15 @@ class LatencyPlan:
     warm_up: int = 10
     minimum_count: int = 100
     minimum_s: float = 5.0
+    pause_ms: float = 0.0
 
     def __post_init__(self) -> None:
         if self.warm_up < 0 or self.minimum_count < 1 or not 0 <= self.minimum_s < float("inf"):
             raise ConfigurationError(
                 "a measurement needs 0 or more warm-up calls, 1 or more counted calls, 0 s or more"
             )
+        if not 0 <= self.pause_ms < float("inf"):
+            raise ConfigurationError(f"a pause of {self.pause_ms} ms is no time to wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ class Times:
         p90_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         max_ms: The slowest call.
-        fps: Calls per second of the loop.
+        fps: Calls in a second of calls; pauses are none.
     """
 
     count: int
@@ -68,7 +73,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """What was measured: a closed loop (the next image starts when the last is judged), batch 1.
+    """What was measured: the next image starts when the last is judged, or a pause later; batch 1.
 
     Attributes:
         count: See `Times`, also for the next five.
@@ -76,7 +81,8 @@ class Latency:
         p90_ms: Of a call.
         p99_ms: Of a call.
         max_ms: Of a call.
-        fps: Calls per second.
+        fps: Calls in a second of calls.
+        pause_ms: Before each call.
         backend: The inference library.
         precision: Of the model.
         input_px: Height and width of the image: the graph's, or that before its crop, so that nothing is resized.
@@ -92,6 +98,7 @@ class Latency:
     p99_ms: float
     max_ms: float
     fps: float
+    pause_ms: float
     backend: Backend
     precision: Precision
     input_px: list[int]
@@ -140,6 +147,7 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
         times = time_calls(lambda: detector(image), plan=plan)
     return Latency(
         **asdict(times),
+        pause_ms=plan.pause_ms,
         backend=session.backend,
         precision=session.precision,
         input_px=list(image.shape[:2]),
@@ -157,20 +165,27 @@ def pattern(detector: Detector) -> NDArray[np.uint8]:
 
 
 def time_calls(call: Callable[[], object], *, plan: LatencyPlan) -> Times:
-    """Time a call again and again, each starting when the last has returned."""
+    """Time a call again and again, each starting when the last has returned, or a pause later."""
     for _ in range(plan.warm_up):
         call()
     durations_ns: list[int] = []
-    started_ns = last_ns = time.perf_counter_ns()
-    while len(durations_ns) < plan.minimum_count or last_ns - started_ns < plan.minimum_s * 1e9:
+    first_ns = ended_ns = time.perf_counter_ns()
+    while len(durations_ns) < plan.minimum_count or ended_ns - first_ns < plan.minimum_s * 1e9:
+        rest(plan)
+        started_ns = time.perf_counter_ns()
         call()
-        now_ns = time.perf_counter_ns()
-        durations_ns.append(now_ns - last_ns)
-        last_ns = now_ns
-    return times_of(durations_ns, elapsed_ns=last_ns - started_ns)
+        ended_ns = time.perf_counter_ns()
+        durations_ns.append(ended_ns - started_ns)
+    return times_of(durations_ns)
 
 
-def times_of(durations_ns: Sequence[int], *, elapsed_ns: int) -> Times:
+def rest(plan: LatencyPlan) -> None:
+    """The pause before a call."""
+    if plan.pause_ms:
+        time.sleep(plan.pause_ms / 1000)
+
+
+def times_of(durations_ns: Sequence[int]) -> Times:
     """Percentiles of durations."""
     p50_ms, p90_ms, p99_ms = np.percentile(np.array(durations_ns) / 1e6, (50, 90, 99), method="inverted_cdf")
     return Times(
@@ -179,5 +194,5 @@ def times_of(durations_ns: Sequence[int], *, elapsed_ns: int) -> Times:
         p90_ms=float(p90_ms),
         p99_ms=float(p99_ms),
         max_ms=max(durations_ns) / 1e6,
-        fps=len(durations_ns) * 1e9 / elapsed_ns,
+        fps=1e9 / float(np.mean(durations_ns)),
     )

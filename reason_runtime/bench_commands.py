@@ -34,6 +34,7 @@ app = new_app("Measure a bundle on this machine.")
 WarmUpOption = Annotated[int, typer.Option(min=0, help="Calls that are not counted.")]
 CountOption = Annotated[int, typer.Option(min=1, help="Counted calls, at least.")]
 SecondsOption = Annotated[float, typer.Option(min=0, help="Seconds of counted calls, at least.")]
+PauseOption = Annotated[float, typer.Option(min=0, help="Rest before each call, as between two parts on a line.")]
 
 
 @app.command()
@@ -48,6 +49,7 @@ def latency(
     warm_up: WarmUpOption = 10,
     minimum_count: CountOption = 100,
     minimum_seconds: SecondsOption = 5.0,
+    pause_ms: PauseOption = 0.0,
     whole: Annotated[
         bool, typer.Option("--whole", help="Also cold start, peak memory and the roofline; takes a minute.")
     ] = False,
@@ -70,7 +72,7 @@ def latency(
         cuda_graph=cuda_graph,
     )
     _tell_choice(detector)
-    plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
+    plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds, pause_ms=pause_ms)
     found = measure_latency(detector, plan=plan)
     opened, session = detector.bundle, detector.session
     facts: dict[str, Json] = {
@@ -181,6 +183,7 @@ def pipeline(
     warm_up: WarmUpOption = 3,
     minimum_count: CountOption = 30,
     minimum_seconds: SecondsOption = 5.0,
+    pause_ms: PauseOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Time from a camera frame to the decision, stage by stage: grab, resize, infer, decide."""
@@ -198,7 +201,7 @@ def pipeline(
         cuda_graph=cuda_graph,
     )
     _tell_choice(detector)
-    plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
+    plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds, pause_ms=pause_ms)
     found = measure_pipeline(detector, frame_px=frame_size, mono=mono, image=image, plan=plan)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
@@ -277,9 +280,10 @@ def _tell_choice(detector: Detector) -> None:
 
 
 def _print_times(found: Latency | Pipeline) -> None:
+    pause = f"  after {found.pause_ms:g} ms of rest each" if found.pause_ms else f"  {found.fps:.1f} FPS"
     print(
-        f"p50 {found.p50_ms:.2f} ms  p90 {found.p90_ms:.2f} ms  p99 {found.p99_ms:.2f} ms  max {found.max_ms:.2f} ms  "
-        f"{found.fps:.1f} FPS"
+        f"p50 {found.p50_ms:.2f} ms  p90 {found.p90_ms:.2f} ms  p99 {found.p99_ms:.2f} ms  max {found.max_ms:.2f} ms"
+        f"{pause}"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.bench import LatencyPlan, times_of
+from reason_runtime.bench import LatencyPlan, rest, times_of
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
@@ -23,7 +23,7 @@ STAGES = ("grab", "resize", "infer", "decide")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """A closed loop over frames.
+    """Frames one after the other: the next is grabbed when the last is judged, or a pause later.
 
     Attributes:
         count: Frames.
@@ -31,7 +31,8 @@ class Pipeline:
         p90_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         max_ms: See `p50_ms`.
-        fps: Frames per second.
+        fps: Frames in a second, pauses left out.
+        pause_ms: Before each frame.
         stages: p50 and the rest of each stage. `grab`: a copy out of the driver's buffer, or reading and decoding a
             file; `resize`: conversion and resize; `infer`: the backend; `decide`: threshold and finiteness.
         frame_px: Height and width of the frames.
@@ -47,6 +48,7 @@ class Pipeline:
     p99_ms: float
     max_ms: float
     fps: float
+    pause_ms: float
     stages: dict[str, dict[str, Json]]
     frame_px: list[int]
     frame_channels: int
@@ -85,6 +87,7 @@ def measure_pipeline(
     while True:
         if len(marks) == plan.warm_up:
             started_ns = time.perf_counter_ns()
+        rest(plan)
         at = [time.perf_counter_ns()]
         frame = buffer.copy() if image is None else read_image(image, input_format=form)
         at.append(time.perf_counter_ns())
@@ -99,10 +102,10 @@ def measure_pipeline(
         if counted >= plan.minimum_count and at[-1] - started_ns >= plan.minimum_s * 1e9:
             break
     table = np.diff(np.array(marks[plan.warm_up :]), axis=1)
-    elapsed_ns = marks[-1][-1] - started_ns
     return Pipeline(
-        **asdict(times_of(table.sum(1).tolist(), elapsed_ns=elapsed_ns)),
-        stages={name: asdict(times_of(table[:, i].tolist(), elapsed_ns=elapsed_ns)) for i, name in enumerate(STAGES)},
+        **asdict(times_of(table.sum(1).tolist())),
+        pause_ms=plan.pause_ms,
+        stages={name: asdict(times_of(table[:, i].tolist())) for i, name in enumerate(STAGES)},
         frame_px=list(frame.shape[:2]),
         frame_channels=1 if frame.ndim == 2 or is_one_channel(frame) else frame.shape[2],
         backend=detector.session.backend,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_every_speed_has_its_keys_and_its_environment(command: str, backend: str
 
 
 def test_percentiles_are_times_that_were_seen() -> None:
-    times = times_of([int(1e6 * i) for i in range(1, 101)], elapsed_ns=int(5.05e9))
+    times = times_of([int(1e6 * i) for i in range(1, 101)])
     assert (times.p50_ms, times.p90_ms, times.p99_ms, times.max_ms) == (50, 90, 99, 100)
     assert times.fps == pytest.approx(100 / 5.05)
 
@@ -62,10 +63,32 @@ def test_percentiles_are_times_that_were_seen() -> None:
 def test_both_minima_are_met(minimum_count: int, minimum_s: float) -> None:
     calls: list[int] = []
     plan = LatencyPlan(warm_up=3, minimum_count=minimum_count, minimum_s=minimum_s)
+    started_s = time.perf_counter()
     times = time_calls(lambda: calls.append(1), plan=plan)
+    assert time.perf_counter() - started_s >= minimum_s
     assert len(calls) == times.count + 3
     assert times.count >= minimum_count
-    assert times.count / times.fps >= minimum_s
+
+
+def test_a_pause_goes_before_each_call_and_is_no_part_of_it() -> None:
+    called_s: list[float] = []
+
+    def call() -> None:
+        time.sleep(0.002)
+        called_s.append(time.monotonic())
+
+    times = time_calls(call, plan=LatencyPlan(warm_up=0, minimum_count=5, minimum_s=0.0, pause_ms=50))
+    assert times.count == len(called_s) == 5
+    assert np.diff(called_s).min() >= 0.052
+    assert 2 <= times.p50_ms < 50
+
+
+@pytest.mark.parametrize("command", ["latency", "pipeline"])
+def test_a_result_says_how_long_it_rested(command: str, bundle: Path) -> None:
+    more = ("--frame-size", 48, 64) if command == "pipeline" else ()
+    found = json.loads(call("reason-bench", command, bundle, *SHORT, *more, "--pause-ms", 3, "--json").output)
+    assert found["pause_ms"] == 3
+    assert "after 3 ms of rest each" in call("reason-bench", command, bundle, *SHORT, *more, "--pause-ms", 3).output
 
 
 def test_what_is_outside_the_backend_is_told_apart(exported_bundle: Path) -> None:
