@@ -29,8 +29,8 @@ class LatencyPlan:
         warm_up: Calls that are not counted.
         minimum_count: Counted calls at least.
         minimum_s: Seconds from the first counted call to the end of the last at least.
-        pause_ms: Rest before each call, as a line has between two parts: processors that rested can be slower. It is part
-            of no duration.
+        pause_ms: Rest before each call, as a line has between two parts: processors that rested can be slower. No
+            duration holds any of it.
 
     Raises:
         ConfigurationError: A negative number, or no counted call.
