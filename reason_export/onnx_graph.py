@@ -13,7 +13,7 @@ from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
 
 OPSET = 18
-"""Read by TensorRT 10.3 and later, OpenVINO 2024 and later and ONNX Runtime 1.14 and later."""
+"""Read by TensorRT 10.3 and later, OpenVINO 2025 and later and ONNX Runtime 1.14 and later."""
 INPUT, MAP, SCORE = "image", "anomaly_map", "score"
 MAX_BATCH = 1024
 

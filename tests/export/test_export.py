@@ -93,7 +93,7 @@ def test_no_held_out_image_is_rejected_on_the_line(exported_bundle: Path, finish
 def test_a_run_without_calibration_gives_a_bundle_without_threshold(tmp_path: Path) -> None:
     data, run = good_parts(tmp_path / "stripes", images=3), tmp_path / "run"
     sizes = ("--image-size", 64, "--crop-from", 80, "--steps", 1, "--batch-size", 2, "--device", "cpu", "--held-out", 0)
-    assert call("reason-train", "fit", "--data", data, "--out", run, *sizes).status == 0
+    assert call("reason-train", "fit", "--data", data, "--out", run, *sizes, "--students", 1).status == 0
     done = export(run, tmp_path / "bundle")
     assert done.status == 0, done.log
     bundle = open_bundle(tmp_path / "bundle")
@@ -113,11 +113,12 @@ def test_golden_images_are_held_out_ones_with_torchs_outputs(exported_bundle: Pa
     np.testing.assert_allclose(golden.score, score, rtol=1e-5)
 
 
-def test_golden_images_and_rate_can_be_chosen(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+def test_golden_images_and_rate_can_be_chosen(small_run: Path, parts: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
     for i in range(MOST_IMAGES + 2):
         save(tmp_path / "chosen" / f"{i:02}.png", good_picture(i, size_px=80))
-    assert call("reason-train", "calibrate", run_copy, "--data", parts, "--false-reject-rate", 0.9).status == 0
-    done = export(run_copy, tmp_path / "bundle", "--golden", tmp_path / "chosen", "--json")
+    assert call("reason-train", "calibrate", run, "--data", parts, "--false-reject-rate", 0.9).status == 0
+    done = export(run, tmp_path / "bundle", "--golden", tmp_path / "chosen", "--json")
     facts = json.loads(done.output)
     assert (facts["bundle"], facts["check"]["passed"], facts["check"]["images"]) == (str(tmp_path / "bundle"), True, 16)
     assert facts["size_mib"] > 1
@@ -131,10 +132,10 @@ def test_golden_images_and_rate_can_be_chosen(run_copy: Path, parts: Path, tmp_p
 
 
 def test_a_bundle_is_replaced_on_request_and_can_leave_without_photographs(
-    exported_bundle: Path, finished_run: Path, tmp_path: Path
+    exported_bundle: Path, small_run: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
-    done = export(finished_run, out, "--no-images", "--overwrite")
+    done = export(small_run, out, "--no-images", "--overwrite")
     assert "on 4 synthetic patterns: passed" in done.output
     bundle = open_bundle(out)
     assert bundle.golden().synthetic.all()
@@ -143,12 +144,12 @@ def test_a_bundle_is_replaced_on_request_and_can_leave_without_photographs(
 
 
 def test_a_bundle_that_fails_its_check_is_never_put_in_place(
-    exported_bundle: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported_bundle: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = dataclasses.replace(TOLERANCES["fp32"], map_difference=-1.0)  # which no map can meet
     monkeypatch.setitem(TOLERANCES, "fp32", strict)
     out = Path(shutil.copytree(exported_bundle, tmp_path / "old"))
-    done = export(finished_run, out, "--no-images", "--overwrite")
+    done = export(small_run, out, "--no-images", "--overwrite")
     assert f"{out}: not written, fp32 fails its check: map differs by" in done.error
     assert done.output == ""
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
@@ -168,8 +169,8 @@ def test_synthetic_images_are_patterns_that_never_change(channels: int) -> None:
     np.testing.assert_array_equal(images, synthetic_images(square_format(64, channels=1 if channels == 1 else 3)))
 
 
-def test_a_mono_bundle_judges_mono_images(finished_run: Path, tmp_path: Path) -> None:
-    done = export(finished_run, tmp_path / "bundle", "--channels", 1, "--white-level", 4095)
+def test_a_mono_bundle_judges_mono_images(small_run: Path, tmp_path: Path) -> None:
+    done = export(small_run, tmp_path / "bundle", "--channels", 1, "--white-level", 4095)
     assert done.status == 0, done.log
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.golden().images.shape == (2, 64, 64, 1)
@@ -178,7 +179,7 @@ def test_a_mono_bundle_judges_mono_images(finished_run: Path, tmp_path: Path) ->
     twelve_bit = np.round(skimage.data.camera() * (4095 / 255)).astype(np.uint16)
     form = square_format(64, channels=1)
     prepared = resize_image(as_image(skimage.data.camera(), input_format=form), input_format=form)
-    _, score = torch_outputs(finished_run, prepared[None].repeat(3, axis=3))
+    _, score = torch_outputs(small_run, prepared[None].repeat(3, axis=3))
     assert detector(skimage.data.camera()).score == pytest.approx(float(score[0]), rel=1e-3)
     assert detector(twelve_bit).score == detector(skimage.data.camera()).score  # 12 bits hold all of the 8
 

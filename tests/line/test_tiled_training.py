@@ -27,7 +27,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
-    options = ("--tile", TILE_PX, "--steps", 40, "--batch-size", 8, "--views", 0, "--device", "cpu", "--json")
+    sizes = ("--tile", TILE_PX, "--steps", 40, "--batch-size", 8, "--views", 0, "--students", 1)
+    options = (*sizes, "--device", "cpu", "--json")
     done = call("reason-train", "fit", "--data", data, "--out", out, *options)
     assert done.status == 0, done.log
     facts = json.loads(done.output)

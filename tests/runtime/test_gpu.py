@@ -5,6 +5,7 @@ TensorRT-RTX, TensorRT and onnxruntime-gpu are tested where they are installed; 
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ from reason_runtime.engine_store import engines
 from reason_runtime.errors import BackendError
 from reason_runtime.session import open_session
 from reason_train.config import MethodConfig
+from tests.commands import call
 from tests.export.engine_bundles import engine_bundle
 from tests.runtime.gpu import NEEDS_GPU
 
@@ -160,3 +162,21 @@ def test_the_parity_gate_and_auto_on_the_gpu(exported_bundle: Path, tmp_path: Pa
     choice = choose(bundle, device="cuda")
     assert set(choice.median_ms) <= {"onnxruntime-cuda fp32", "onnxruntime-cuda fp16"}
     assert choice.session.provider == "cuda"
+
+
+@pytest.mark.parametrize(
+    "options", [("--backend", "tensorrt", "--cuda-graph"), ("--backend", "tensorrt_rtx"), ("--device", "cuda")]
+)
+def test_the_line_judges_on_the_gpu(
+    exported_bundle: Path, good_pictures: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    bundle = shutil.copytree(exported_bundle, tmp_path / "bundle")
+    for builder in BUILDERS:
+        if builder in options:
+            build(open_bundle(bundle), builder)
+    results = tmp_path / "results.jsonl"
+    done = call("reason-run", "inspect", bundle, *options, "--source", good_pictures, "--sink", f"jsonl:{results}")
+    assert done.status == 0, done.log
+    lines = [line for line in map(json.loads, results.read_text().splitlines()) if line["kind"] == "result"]
+    assert len(lines) == len(list(good_pictures.iterdir()))
+    assert {line["decision"] for line in lines} <= {"OK", "NG"}

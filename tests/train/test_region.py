@@ -14,7 +14,7 @@ from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import square_format
 from reason_train.region import counted_region, parse_roi
 from tests.commands import call
-from tests.conftest import TRAINING
+from tests.conftest import SIZES
 
 
 def test_a_rectangle_counts_inside_and_not_outside() -> None:
@@ -60,7 +60,7 @@ def test_a_rectangle_that_is_none_is_refused(text: str) -> None:
 
 def test_training_with_a_region_exports_a_graph_whose_map_is_zero_outside(parts: Path, tmp_path: Path) -> None:
     run, bundle = tmp_path / "run", tmp_path / "bundle"
-    fitted = call("reason-train", "fit", "--data", parts, "--out", run, *TRAINING, "--roi", "0,0,0.5,1")
+    fitted = call("reason-train", "fit", "--data", parts, "--out", run, *SIZES, "--students", 1, "--roi", "0,0,0.5,1")
     assert fitted.status == 0, fitted.log
     exported = call("reason-export", "onnx", run, "--out", bundle)
     assert exported.status == 0, exported.log
