@@ -261,10 +261,7 @@ def _throughput(bundle: Bundle, backend: Backend, precision: Precision, *, devic
         return named | {"not_run": f"this processor has no {precision} for OpenVINO"}
     try:
         found = measure_throughput(
-            bundle,
-            backend=backend,
-            precision=precision,
-            device=device,
+            load(bundle.path, backend=backend, precision=precision, device=device),
             threads=None,
             batches=BATCHES[device],
             plan=LatencyPlan(warm_up=1, minimum_count=3, minimum_s=2.0),

@@ -128,7 +128,6 @@ def throughput(
 ) -> None:
     """Images per second when all are at hand: batch sizes and, with OpenVINO, streams searched."""
     from reason_runtime.bench import LatencyPlan
-    from reason_runtime.choices import runner_device
     from reason_runtime.detector import load
     from reason_runtime.throughput import measure_throughput
 
@@ -142,13 +141,9 @@ def throughput(
         cuda_graph=cuda_graph,
     )
     _tell_choice(detector)
-    session = detector.session
     found = measure_throughput(
-        detector.bundle,
-        backend=session.backend,
-        precision=session.precision,
-        provider=session.provider,
-        threads=threads if runner_device(session.backend, session.provider) == "cpu" else None,
+        detector,
+        threads=threads,
         cuda_graph=cuda_graph,
         batches=batch or (1, 2, 4, 8),
         plan=LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds),

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from reason_runtime.bench import LatencyPlan, Times, pattern, time_calls
-from reason_runtime.bundle import Bundle
-from reason_runtime.choices import Backend, Device, Precision, Provider
-from reason_runtime.detector import DecisionLimit, Detector
+from reason_runtime.choices import Backend, Precision, runner_device
+from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint, usable_cores
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
@@ -66,39 +65,40 @@ class Throughput:
 
 
 def measure_throughput(
-    bundle: Bundle,
-    *,
-    backend: Backend,
-    precision: Precision,
-    device: Device | None = None,
-    provider: Provider | None = None,
-    threads: int | None,
-    cuda_graph: bool = False,
-    batches: Sequence[int],
-    plan: LatencyPlan,
+    detector: Detector, *, threads: int | None, cuda_graph: bool = False, batches: Sequence[int], plan: LatencyPlan
 ) -> Throughput:
     """Run every setting for a while and keep the fastest.
+
+    Args:
+        detector: Loaded; its session runs the first setting, and the others have one each like it.
+        threads: That it was loaded with, as the next.
+        cuda_graph: See `threads`.
+        batches: Sizes to try.
+        plan: How long each.
 
     Raises:
         BackendError: The inference library failed.
     """
+    bundle, first = detector.bundle, detector.session
+    backend, form = first.backend, bundle.manifest.input
+    on_cpu = runner_device(backend, first.provider) == "cpu"
+    image = pattern(detector)[: form.height_px, : form.width_px]
     tried: list[Setting] = []
     best: tuple[Setting, Times, Session] | None = None
     for setting in settings(backend, batches, cores=threads or usable_cores()):
-        session = open_session(
-            bundle,
-            backend=backend,
-            precision=precision,
-            device=device,
-            provider=provider,
-            threads=threads,
-            cuda_graph=cuda_graph,
-            streams=setting.streams,
-        )
+        session = first
+        if tried:
+            session = open_session(
+                bundle,
+                backend=backend,
+                precision=first.precision,
+                provider=first.provider,
+                threads=threads if on_cpu else None,
+                cuda_graph=cuda_graph,
+                streams=setting.streams,
+            )
         count = setting.batch if setting.streams is None else IMAGES_PER_STREAM * setting.streams
-        image = pattern(Detector(bundle=bundle, session=session, limit=DecisionLimit()))
-        form = bundle.manifest.input
-        images = np.repeat(image[None, : form.height_px, : form.width_px], count, axis=0)
+        images = np.repeat(image[None], count, axis=0)
         times = time_calls(lambda session=session, images=images: session.run(images), plan=plan)  # type: ignore[misc]
         found = Setting(batch=setting.batch, streams=setting.streams, fps=times.fps * count)
         tried.append(found)
@@ -116,7 +116,7 @@ def measure_throughput(
         max_ms=times.max_ms,
         tried=[asdict(each) for each in tried],
         backend=backend,
-        precision=precision,
+        precision=first.precision,
         environment=fingerprint(session),
     )
 

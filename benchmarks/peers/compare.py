@@ -62,7 +62,7 @@ def main(
     facts = [fact for fact in facts if fact["name"] not in not_run]
     precisions = ["fp32", *(["bf16"] if "BF16" in capabilities else [])]
     method = open_bundle(bundle).manifest.method
-    ours = f"bundle {method.teacher}, students: {method.settings['students']}"
+    ours = f"bundle {method.teacher}, students: {method.settings.get('students', 1)}"
     rows: dict[tuple[str, str], list[float]] = {}
     environment = None
     for _ in range(rounds):
