@@ -25,7 +25,8 @@ class AutoChoice:
 
     Attributes:
         session: The chosen one, loaded.
-        median_ms: Of one image, by the candidate's name, such as `openvino int8` or `onnxruntime-cuda fp16`.
+        median_ms: Of one image, by the candidate's name, such as `openvino int8` or `onnxruntime-cuda fp16`; empty
+            where nothing was timed.
     """
 
     session: Session
@@ -33,13 +34,20 @@ class AutoChoice:
 
     def describe(self) -> str:
         """In one line, the fastest first."""
+        if not self.median_ms:
+            return f"auto stays with {_name(self.session)}"
         ordered = sorted(self.median_ms.items(), key=lambda item: item[1])
         tried = ", ".join(f"{name} {found:.1f} ms" for name, found in ordered)
         return f"auto chose {ordered[0][0]}; median of one image: {tried}"
 
 
 def choose(
-    bundle: Bundle, *, precision: Precision | None = None, device: Device | None = None, threads: int | None = None
+    bundle: Bundle,
+    *,
+    precision: Precision | None = None,
+    device: Device | None = None,
+    threads: int | None = None,
+    like: Session | None = None,
 ) -> AutoChoice:
     """Load every candidate, time them side by side on one image, and keep the fastest.
 
@@ -51,14 +59,17 @@ def choose(
         precision: Only this one; None: whichever is fastest.
         device: Where it runs; None: anywhere.
         threads: Of the library, on CPU.
+        like: What judges beside this search. A candidate that runs as it does is taken at once, since timing several
+            would take the processor from it.
 
     Raises:
         ConfigurationError: No check passed; says how to make one.
         BundleError: A check is not as `reason-export check` writes it.
         BackendError: A candidate that passed its check does not load.
     """
-    sessions = {}
-    for check in _passed(bundle, precision, device):
+    sessions: dict[str, Session] = {}
+    passed = _passed(bundle, precision, device)
+    for check in sorted(passed, key=lambda check: not check.is_of(like)):
         session = open_session(
             bundle,
             backend=check.backend,
@@ -66,8 +77,11 @@ def choose(
             threads=threads if runner_device(check.backend, check.provider) == "cpu" else None,
             provider=check.provider,
         )
-        if check.holds_for(session):
-            sessions[f"{runner_name(check.backend, check.provider)} {check.precision}"] = session
+        if not check.holds_for(session):
+            continue
+        if check.is_of(like):
+            return AutoChoice(session=session, median_ms={})
+        sessions[_name(session)] = session
     if not sessions:
         raise ConfigurationError(
             f"{bundle.path}: for {precision or 'any precision'}{f' on {device}' if device else ''} no parity check "
@@ -76,6 +90,10 @@ def choose(
         )
     median_ms = _median_ms(bundle, sessions)
     return AutoChoice(session=sessions[min(median_ms, key=lambda name: median_ms[name])], median_ms=median_ms)
+
+
+def _name(session: Session) -> str:
+    return f"{runner_name(session.backend, session.provider)} {session.precision}"
 
 
 def _passed(bundle: Bundle, precision: Precision | None, device: Device | None) -> list[KnownCheck]:

@@ -38,6 +38,13 @@ class KnownCheck:
     libraries: dict[str, Json]
     runtime: Json
 
+    def is_of(self, session: Session | None) -> bool:
+        """Whether a session is of this backend, provider and precision."""
+        if session is None:
+            return False
+        own = (self.backend, self.provider, self.precision)
+        return (session.backend, session.provider, session.precision) == own
+
     def holds_for(self, session: Session) -> bool:
         """Whether a session computes as the checked one did: the same version of runtime and library, on such a device.
 

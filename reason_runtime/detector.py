@@ -176,6 +176,7 @@ def load(
     provider: Provider | None = None,
     cuda_graph: bool = False,
     threshold: float | None = None,
+    like: Session | None = None,
 ) -> Detector:
     """Open and verify a bundle and load its model.
 
@@ -188,6 +189,7 @@ def load(
         provider: ONNX Runtime's execution provider.
         cuda_graph: Whether TensorRT replays a recorded run.
         threshold: In raw score units, instead of the bundle's.
+        like: With `auto`: see `reason_runtime.auto.choose`.
 
     Raises:
         ConfigurationError: An unknown choice, or a threshold that is not finite.
@@ -198,7 +200,7 @@ def load(
     if backend == "auto":
         if provider is not None or cuda_graph:
             raise ConfigurationError("auto chooses the backend; a provider and CUDA graphs are options of named ones")
-        choice = choose(opened, precision=precision, device=device, threads=threads)
+        choice = choose(opened, precision=precision, device=device, threads=threads, like=like)
         limit = decision_limit(opened, choice.session, threshold=threshold)
         return Detector(bundle=opened, session=choice.session, limit=limit, choice=choice)
     session = open_session(

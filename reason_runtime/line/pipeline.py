@@ -202,10 +202,13 @@ class Pipeline:
         """Judge with another model from the next batch on; no part waits, is lost or is judged twice.
 
         Args:
-            model: Warmed up. The one before stays at hand for `swap_back`.
+            model: Warmed up. The one before stays at hand for `swap_back`, unless it is of the same bundle: then the
+                one at hand remains.
         """
         with self._lock:
-            self._previous, self._model = self._model, model
+            if model.content != self._model.content:
+                self._previous = self._model
+            self._model = model
         self._tell(f"judging with bundle {model.content} from now on", model)
 
     def swap_back(self) -> bool:

@@ -31,6 +31,7 @@ from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.sink import Sink
 from reason_runtime.line.sources.open import open_source
 from reason_runtime.line.station import Station
+from reason_runtime.session import Session
 
 _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
 _DELIVER_S = 1.0
@@ -145,13 +146,13 @@ class LineRun:
 
     def _swap(self) -> None:
         try:
-            model = self._load()
+            model = self._load(like=self.model.detector.session)
         except ReasonError as error:
             self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
             return
         self._pipeline.swap(model)
 
-    def _load(self) -> LineModel:
+    def _load(self, *, like: Session | None = None) -> LineModel:
         plan = self._station.model
         detector = load(
             plan.bundle,
@@ -162,6 +163,7 @@ class LineRun:
             threads=plan.threads,
             cuda_graph=plan.cuda_graph,
             threshold=plan.threshold,
+            like=like,
         )
         model = LineModel(detector, web=self._station.web, batch=self._station.batch)
         model.warm_up()

@@ -230,6 +230,7 @@ def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Pat
     with running(bundle, camera(*frames, live=True)) as line:
         line.sink.wait(lambda: len(line.sink.answers) >= 10)
         line.pipeline.swap(strict)
+        line.pipeline.swap(strict)  # asked twice: the way back still leads to the bundle before
         line.sink.wait(lambda: len(line.sink.answers) >= 30)
         assert line.pipeline.swap_back()
         line.finish()

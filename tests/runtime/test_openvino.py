@@ -17,6 +17,7 @@ from PIL import Image
 from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
 from reason_runtime.bundle import open_bundle
+from reason_runtime.choices import Backend, Precision
 from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.session import open_session
 from tests.commands import call
@@ -209,6 +210,19 @@ def test_auto_leaves_out_checks_of_another_processor_library_or_runtime(checked:
         assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
     change(path, environment={**environment, "libraries": {**environment["libraries"], "reason-edge": "0.0.1"}})
     assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("onnxruntime", "fp32"), ("openvino", "int8")])
+def test_auto_stays_with_what_judges_already_where_that_passed(
+    backend: Backend, precision: Precision, checked: Path
+) -> None:
+    running = open_session(open_bundle(checked), backend=backend, precision=precision)
+    choice = choose(open_bundle(checked), like=running)
+    assert (choice.session.backend, choice.session.precision) == (backend, precision)
+    assert choice.median_ms == {}
+    assert choice.describe() == f"auto stays with {backend} {precision}"
+    change(checked / "checks" / f"{backend}_{precision}.json", passed=False)
+    assert len(choose(open_bundle(checked), like=running).median_ms) == 1
 
 
 def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:
