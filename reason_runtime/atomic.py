@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reason_runtime.errors import ReasonError
@@ -30,7 +30,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield beside
         _flush(beside)
         os.replace(beside, target)
-        _flush(target.parent)
+        with suppress(OSError):  # not every file system can flush a folder; the file is in place
+            _flush(target.parent)
     except OSError as error:
         raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error
     finally:

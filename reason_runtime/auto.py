@@ -52,7 +52,7 @@ def choose(
     """Load every candidate, time them side by side on one image, and keep the fastest.
 
     A candidate has a passed check of these very files, made on this kind of processor and GPU with this version of the
-    runtime and of its library, and a threshold, where the bundle has any.
+    runtime and of its library, and a threshold, where any of them has one.
 
     Args:
         bundle: As opened.
@@ -103,11 +103,11 @@ def _passed(bundle: Bundle, precision: Precision | None, device: Device | None) 
             continue
         for each in PRECISIONS if precision is None else (precision,):
             check = known_check(bundle, backend=backend, precision=each, provider=provider)
-            if check is None or not check.passed:
-                continue
-            if check.threshold is not None or each in bundle.manifest.thresholds or not bundle.manifest.thresholds:
+            if check is not None and check.passed:
                 found.append(check)
-    return found
+    thresholds = bundle.manifest.thresholds
+    able = [check for check in found if check.threshold is not None or check.precision in thresholds]
+    return able if able or thresholds else found
 
 
 def _median_ms(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, float]:

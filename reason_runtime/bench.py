@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.choices import Backend, Precision, Provider
+from reason_runtime.choices import Backend, Precision, Provider, runner_device
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
@@ -143,7 +143,7 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
         limit=detector.limit,
     )
     overhead = time_calls(lambda: around(image), plan=LatencyPlan(minimum_count=200, minimum_s=0.2))
-    with PowerMeter() as power:
+    with PowerMeter(on_gpu=runner_device(session.backend, session.provider) == "cuda") as power:
         times = time_calls(lambda: detector(image), plan=plan)
     return Latency(
         **asdict(times),

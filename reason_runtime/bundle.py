@@ -121,6 +121,8 @@ def write_bundle(
     """
     target = Path(path)
     check_target(target, overwrite=overwrite)
+    if target.is_symlink():
+        target = target.resolve()  # the link stays, and what it names is replaced
     _check_portable(files, target)
     for name in REQUIRED:
         if name not in files:
@@ -165,7 +167,7 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
         for name, content in changed.items():
             beside = renames.enter_context(replacing(bundle.path / name))
             _place(content, beside)
-            entries[name] = _entry(beside)
+            entries[name] = file_entry(beside)
         new_manifest.write_text(to_json(_sealed(manifest, entries)), encoding="utf-8")
     return open_bundle(bundle.path)
 
@@ -174,8 +176,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a place where a bundle may not be written; before long work, so that nobody waits for a refusal.
 
     Raises:
-        BundleError: There is something already.
+        BundleError: There is something already, or the folder has no name.
     """
+    if target.name in ("", ".."):
+        raise BundleError(f"{target}: a bundle is a folder of its own; give it a name")
     if not target.exists() and not target.is_symlink():
         return
     if target.is_dir() and not any(target.iterdir()):
@@ -184,6 +188,26 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise BundleError(f"{target}: exists and is not a bundle; choose another name")
     if not overwrite:
         raise BundleError(f"{target}: a bundle is there already; choose another name, or ask to overwrite it")
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        BundleError: It is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    size_bytes = 0
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                size_bytes += len(block)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: is missing; copy the bundle again") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({reason(error)})") from error
+    return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)
 
 
 def _check_portable(names: Mapping[str, object], folder: Path) -> None:
@@ -204,26 +228,11 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
 
 
 def _verify(path: Path, entry: FileEntry) -> None:
-    found = _entry(path)
+    found = file_entry(path)
     if found.size_bytes != entry.size_bytes:
         raise BundleError(f"{path}: has {found.size_bytes} bytes, expected {entry.size_bytes}; copy the bundle again")
     if found.sha256 != entry.sha256:
         raise BundleError(f"{path}: was changed (SHA-256 does not match the manifest); copy the bundle again")
-
-
-def _entry(path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    size_bytes = 0
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                size_bytes += len(block)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: is missing; copy the bundle again") from error
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({reason(error)})") from error
-    return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)
 
 
 def _read_bytes(path: Path, *, missing: str) -> bytes:
@@ -243,7 +252,7 @@ def _place(content: Path | bytes, path: Path) -> None:
 
 
 def _write_manifest(folder: Path, manifest: Manifest, *, names: Mapping[str, object]) -> None:
-    write_text(folder / MANIFEST, to_json(_sealed(manifest, {name: _entry(folder / name) for name in names})))
+    write_text(folder / MANIFEST, to_json(_sealed(manifest, {name: file_entry(folder / name) for name in names})))
 
 
 def _sealed(manifest: Manifest, entries: dict[str, FileEntry]) -> Manifest:

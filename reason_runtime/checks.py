@@ -71,10 +71,10 @@ def known_check(
         BundleError: The file is not as `reason-export check` writes it.
     """
     path = check_path(bundle, backend=backend, precision=precision, provider=provider)
-    if not path.is_file():
-        return None
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); run reason-export check again") from error
     content = as_object(parse(text, where=str(path)), where=str(path))

@@ -5,12 +5,12 @@ Pillow decodes; OpenCV decodes 16-bit PNG and 16-bit colour, of which Pillow wou
 
 from __future__ import annotations
 
-import struct
+import io
 import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import cv2
 import numpy as np
@@ -23,7 +23,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _DIRECT_MODES = ("L", "RGB", "I;16", "I;16B", "I;16L")
 _CONVERTED_MODES = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
 _ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
-_BITS_PER_SAMPLE = 258  # TIFF tag
+# TIFF tags, and the values that OpenCV reads as Pillow does
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA_SAMPLES = 258, 262, 277, 284, 338
+_WHITE_IS_ZERO, _RGB, _INTERLEAVED, _PLAIN_ALPHA = 0, 2, 1, 2
 _WARNINGS_LOCK = threading.Lock()  # the list of warning filters belongs to the whole process
 
 
@@ -53,11 +55,14 @@ def decode(path: Path, *, check_size: SizeCheck) -> Decoded:
         ImageError: With the path, for everything that can be wrong with the file.
     """
     try:
-        with _open(path) as image:
+        with path.open("rb") as file:
+            stream: BinaryIO = file if file.seekable() else io.BytesIO(file.read())
+            image = _open(stream)
             check_size(width_px=image.width, height_px=image.height)
             _refuse_several_frames(image)
+            _refuse_white_is_zero(image)
             if _needs_opencv(image):
-                return _decode_16_bit(path, image)
+                return _decode_16_bit(stream, image)
             return _pixels(ImageOps.exif_transpose(image))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
@@ -65,18 +70,17 @@ def decode(path: Path, *, check_size: SizeCheck) -> Decoded:
         raise ImageError(f"{path}: is not an image in one of the formats {', '.join(FORMATS)}") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, MemoryError, UserWarning) as error:
-        # what Pillow's readers raise on damaged headers and chunks
+    except Exception as error:  # Pillow's readers let anything through that damaged headers and chunks lead them to
         raise ImageError(f"{path}: is damaged ({error or type(error).__name__})") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(stream: BinaryIO) -> Image.Image:
     with _WARNINGS_LOCK, warnings.catch_warnings():
         # Pillow warns at 89 and refuses at 179 megapixels; the limit here is checked next and lies between the two
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.simplefilter("error", UserWarning)  # a header that Pillow would read in part
         try:
-            return Image.open(path, formats=FORMATS)
+            return Image.open(stream, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ImageError("more than 150 megapixels, the largest image allowed") from error
 
@@ -88,23 +92,33 @@ def _refuse_several_frames(image: Image.Image) -> None:
         raise ImageError(f"holds {frames} pages or frames; expected one image a file")
 
 
+def _refuse_white_is_zero(image: Image.Image) -> None:
+    """Pillow turns such a file round where it has 8 bits, and not where it has 16."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I;16"):
+        if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            raise ImageError("is a 16-bit TIFF whose highest value is black; save it as a mono PNG")
+
+
 def _needs_opencv(image: Image.Image) -> bool:
     """Whether the pixels have 16 bits that Pillow (or an older Pillow) would not keep."""
     if isinstance(image, PngImagePlugin.PngImageFile):
         return any(str(tile[3]).endswith(";16B") for tile in image.tile)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
-        return len(bits) > 1 and max(bits) > 8
+        tags = image.tag_v2  # some writers give the bits of all samples as one number
+        return bool(tags.get(_SAMPLES, 1) > 1 and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8)
     return False
 
 
-def _decode_16_bit(path: Path, image: Image.Image) -> Decoded:
+def _decode_16_bit(stream: BinaryIO, image: Image.Image) -> Decoded:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if image.format == "TIFF" and orientation != 1:
         # OpenCV's releases differ in whether they turn such a file
         raise ImageError(f"is a 16-bit colour TIFF with orientation {orientation}; save it upright, or as a PNG")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _refuse_odd_colour(image)
+    stream.seek(0)
+    content = np.frombuffer(stream.read(), dtype=np.uint8)
     image.load()  # raises on a file that is cut off
-    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
         raise ImageError("has 16 bits a channel in a form that is not supported; save it as an RGB or mono PNG")
@@ -113,6 +127,20 @@ def _decode_16_bit(path: Path, image: Image.Image) -> Decoded:
         return Decoded(colour=upright, alpha=None)
     alpha = (upright[:, :, 3] >> 8).astype(np.uint8) if upright.shape[2] == 4 else None
     return Decoded(colour=upright[:, :, 2::-1], alpha=alpha)
+
+
+def _refuse_odd_colour(image: TiffImagePlugin.TiffImageFile) -> None:
+    """OpenCV mixes planes with what memory held before, and takes any fourth sample for an alpha."""
+    tags = image.tag_v2
+    found = None
+    if tags.get(_PLANAR, _INTERLEAVED) != _INTERLEAVED:
+        found = "each colour in a plane of its own"
+    elif tags.get(_PHOTOMETRIC) != _RGB:
+        found = "colours that are not RGB"
+    elif any(kind != _PLAIN_ALPHA for kind in tags.get(_EXTRA_SAMPLES, ())):
+        found = "a fourth sample that is no plain alpha"
+    if found is not None:
+        raise ImageError(f"is a 16-bit TIFF with {found}; save it as an RGB PNG")
 
 
 def _upright(pixels: NDArray[np.uint16], *, orientation: int) -> NDArray[np.uint16]:

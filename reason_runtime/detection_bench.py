@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +51,18 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     """Judge `<folder>/good` and every folder beside it (`<folder>/test` where there is one).
 
     Raises:
-        DataError: One of the two kinds is missing.
+        DataError: One of the two kinds is missing, or an image lies beside the folders.
         ImageError: An image cannot be read.
         BackendError: The inference library failed.
     """
-    root = folder / "test" if (folder / "test").is_dir() else folder
+    root = folder / "test" if os.path.isdir(folder / "test") else folder
     paths = list_images(root)
     anomalous = np.array([path.relative_to(root).parts[0] != GOOD for path in paths], np.bool_)
     if not anomalous.any() or anomalous.all():
         raise DataError(f"{root}: expected images in {GOOD}/ and in at least one folder of defects beside it")
+    loose = [path for path in paths if path.parent == root]
+    if loose:
+        raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
     form = detector.bundle.manifest.input
     results = [
         detector(read_image(path, input_format=form)) for path in counted(paths, total=len(paths), what="images")

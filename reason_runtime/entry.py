@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import typer
 
@@ -32,10 +35,24 @@ def run_script(main: Callable[..., None]) -> None:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line and exit: a `ReasonError` is one line on stderr and status 1."""
-    switch_off_telemetry()  # some commands import ONNX Runtime beside the one file that runs bundles with it
+    """Run a command line and exit: a `ReasonError`, or what the system refused, is one line on stderr and status 1."""
+    switch_off_telemetry()  # some commands import a library beside the one file that runs bundles with it
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
-        app()
-    except ReasonError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except (ReasonError, OSError) as error:
+        if not isinstance(error, BrokenPipeError):  # whoever reads has enough
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _forget_output()
         sys.exit(1)
+
+
+def _forget_output() -> None:
+    """What could not be written would be tried again, and be an error again, when the interpreter ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -109,7 +109,7 @@ def read_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
         ImageError: The file cannot be read, is not one of the known formats, is cut off, has a side shorter than 16
             pixels or more than 150 million pixels, several pages, or pixels of a kind that is refused.
     """
-    decoded = decode(Path(path), check_size=_check_size)
+    decoded = decode(Path(path), check_size=check_size)
     image = as_image(decoded.colour, input_format=input_format)
     return image if decoded.alpha is None else _over_black(image, alpha=decoded.alpha)
 
@@ -133,7 +133,7 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
         raise ImageError(f"an image array is uint8 or uint16, not {found}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise ImageError(f"an image array is (H, W), (H, W, 1) or (H, W, 3), not {array.shape}")
-    _check_size(width_px=array.shape[1], height_px=array.shape[0])
+    check_size(width_px=array.shape[1], height_px=array.shape[0])
     form = input_format
     if form.resize_filter == "in-graph" and array.shape[:2] != (form.height_px, form.width_px):
         raise ImageError(
@@ -228,6 +228,8 @@ def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
 def list_images(folder: str | Path) -> list[Path]:
     """Every image below a folder by suffix (png jpg jpeg bmp tif tiff webp), sorted; hidden ones are skipped.
 
+    Links to folders are followed; a folder that is reached in two ways is listed once.
+
     Returns:
         Paths that begin with `folder`; an empty list where there is none.
 
@@ -235,28 +237,39 @@ def list_images(folder: str | Path) -> list[Path]:
         DataError: There is no such folder, or one in it cannot be read.
     """
     root = Path(folder)
-    if not root.is_dir():
-        found = "is not a folder" if root.exists() else "does not exist"
+    if not os.path.isdir(root):
+        found = "is not a folder" if os.path.exists(root) else "does not exist, or may not be entered"
         raise DataError(f"{root}: {found}; expected a folder with images")
     found_images: list[Path] = []
-    for parent, folders, names in os.walk(root, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = (name for name in names if not name.startswith("."))
         found_images += [Path(parent, name) for name in visible if Path(name).suffix.lower() in SUFFIXES]
     return sorted(found_images)
 
 
-def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+def check_size(*, width_px: int, height_px: int) -> None:
+    """Refuse a size before memory is taken for it.
 
-
-def _check_size(*, width_px: int, height_px: int) -> None:
+    Raises:
+        ImageError: A side is too short, or the picture has too many pixels.
+    """
     if min(width_px, height_px) < SMALLEST_SIDE_PX:
         raise ImageError(f"{width_px} x {height_px} pixels; the smallest side allowed is {SMALLEST_SIDE_PX} pixels")
     if width_px * height_px > LARGEST_PIXELS:
         raise ImageError(
             f"{width_px} x {height_px} pixels; the largest image allowed has {LARGEST_PIXELS // 1_000_000} megapixels"
         )
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
 
 @lru_cache(maxsize=8)

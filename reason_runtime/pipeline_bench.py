@@ -14,7 +14,7 @@ from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import as_image, is_one_channel, read_image, resize_image
+from reason_runtime.image import as_image, check_size, is_one_channel, read_image, resize_image
 from reason_runtime.strict_json import Json
 
 _SEED = 20250101
@@ -71,7 +71,7 @@ def measure_pipeline(
 
     Raises:
         ConfigurationError: The bundle was trained on tiles, of which a frame has any number.
-        ImageError: The file cannot be read, or the graph takes frames of another size.
+        ImageError: The file cannot be read, the graph takes frames of another size, or no frame may have this one.
         BackendError: The inference library failed.
     """
     if detector.tile_px is not None:
@@ -80,6 +80,7 @@ def measure_pipeline(
             "are timed here, a tile by reason-bench latency"
         )
     form = detector.bundle.manifest.input
+    check_size(height_px=frame_px[0], width_px=frame_px[1])
     shape = frame_px if mono else (*frame_px, form.channels)
     buffer: NDArray[np.uint8] = np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
     marks: list[list[int]] = []

@@ -13,15 +13,20 @@ _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN")
 
 
 class PowerMeter:
-    """Samples the sensor in the background while it is entered."""
+    """Samples the sensor in the background while it is entered.
 
-    def __init__(self) -> None:
+    Args:
+        on_gpu: Whether the work runs on a GPU; what an NVIDIA board draws beside work on the CPU says nothing about it.
+    """
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
         self._samples_w: list[float] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="power", daemon=True)
 
     def __enter__(self) -> PowerMeter:
-        if power_w() is not None:
+        if power_w(on_gpu=self._on_gpu) is not None:
             self._thread.start()
         return self
 
@@ -36,14 +41,16 @@ class PowerMeter:
 
     def _sample(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
-            found = power_w()
+            found = power_w(on_gpu=self._on_gpu)
             if found is not None:
                 self._samples_w.append(found)
 
 
-def power_w() -> float | None:
-    """Watts at this moment; None where there is no sensor that can be read."""
-    return _jetson_w() if _RAILS.is_dir() else _nvidia_w()
+def power_w(*, on_gpu: bool) -> float | None:
+    """Watts at this moment, of a Jetson's whole board or of an NVIDIA GPU; None without a sensor that can be read."""
+    if _RAILS.is_dir():
+        return _jetson_w()
+    return _nvidia_w() if on_gpu else None
 
 
 def _jetson_w() -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,13 @@ def expand(sources: Sequence[Source]) -> list[Path | Pixels]:
             found.append(source)
             continue
         path = Path(source)
-        if not path.is_dir():
-            if not path.exists():
-                raise DataError(f"{path}: does not exist; expected an image or a folder with images")
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{path}: does not exist; expected an image or a folder with images") from error
+        except OSError:
+            is_folder = False  # reading it says why
+        if not is_folder:
             found.append(path)
             continue
         images = list_images(path)

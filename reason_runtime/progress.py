@@ -20,16 +20,16 @@ def counted(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
         total: How many there will be.
         what: In the plural, for example `images`.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: closed by whoever started the command
         yield from items
         return
     next_s = time.monotonic() + _QUIET_S
     shown = False
     for count, item in enumerate(items):
         if time.monotonic() >= next_s:
-            print(f"\r{count}/{total} {what}", end="", file=sys.stderr, flush=True)
+            print(f"{count}/{total} {what}", end="\r", file=sys.stderr, flush=True)  # what is printed next goes over it
             shown = True
             next_s = time.monotonic() + _INTERVAL_S
         yield item
     if shown:
-        print(f"\r{total}/{total} {what}", file=sys.stderr)
+        print(f"{total}/{total} {what}", file=sys.stderr)

@@ -29,7 +29,7 @@ class MapWriter:
         self._scale = map_scale(detector, asked=scale)
         self._detector = detector
         self._folder = folder
-        parents = [path if path.is_dir() else path.parent for path in map(Path.absolute, sources)]
+        parents = [path if path.is_dir() else path.parent for path in map(_absolute, sources)]
         self._shared = Path(os.path.commonpath(parents))
 
     def write(self, judgement: Judgement) -> None:
@@ -40,7 +40,7 @@ class MapWriter:
         """
         if judgement.result is None or judgement.image is None or judgement.path is None or judgement.failure:
             return
-        below = judgement.path.absolute().relative_to(self._shared)
+        below = _absolute(judgement.path).relative_to(self._shared)
         target = self._folder / below.with_name(f"{below.name}.overlay.png")
         make_folder(target.parent)
         picture = overlay(
@@ -51,3 +51,7 @@ class MapWriter:
             threshold=judgement.result.threshold if judgement.result.is_anomalous else None,
         )
         save_picture(target, picture)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # without `..`, which would lead a picture out of the folder

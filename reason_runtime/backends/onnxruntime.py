@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.atomic import make_folder
 from reason_runtime.backends.cuda import Cuda
 from reason_runtime.backends.onnxruntime_binding import BoundRuns
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
@@ -25,7 +26,7 @@ from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
 from reason_runtime.choices import Device, Precision, Provider, runner_device
 from reason_runtime.environment import usable_cores
-from reason_runtime.errors import BackendError, ConfigurationError
+from reason_runtime.errors import BackendError, ConfigurationError, ReasonError
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
 from reason_runtime.telemetry import switch_off_telemetry
@@ -158,14 +159,22 @@ def _with_options(bundle: Bundle, *, provider: Provider, precision: Precision) -
         return [_CUDA] if provider == "cuda" else [(_PROVIDERS[provider], {})]
     model = bundle.manifest.files[bundle.model_path(precision).name]
     # its cache does not look at the weights: a model trained again must not meet the engine of the old one
-    folder = str(cache_folder("onnxruntime-tensorrt") / model.sha256)
-    cache = {
+    return [(_PROVIDERS["tensorrt"], _kept_engines(model.sha256) | _TENSORRT_FLAGS.get(precision, {})), _CUDA]
+
+
+def _kept_engines(model_sha256: str) -> dict[str, str]:
+    """Options that let TensorRT's provider keep its engines; none where they cannot be kept."""
+    try:
+        folder = cache_folder("onnxruntime-tensorrt") / model_sha256
+        make_folder(folder)  # the provider makes the last folder of a path alone
+    except ReasonError:
+        return {}
+    return {
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": folder,
+        "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": folder,
+        "trt_timing_cache_path": str(folder),
     }
-    return [(_PROVIDERS["tensorrt"], cache | _TENSORRT_FLAGS.get(precision, {})), _CUDA]
 
 
 def _import(device: Device) -> ModuleType:

@@ -1,8 +1,8 @@
 """OpenVINO on CPU. It reads the bundle's ONNX; bf16 is a hint on the fp32 file, and on the float layers of int8.
 
 Compiled models are kept in `$XDG_CACHE_HOME/reason-edge/openvino` (`~/.cache` where that is not set), never in the
-bundle; OpenVINO keys them by model, settings and its own version. Where the folder cannot be made, every start compiles
-again.
+bundle; OpenVINO keys them by model, settings and its own version, and `openvino_cache` by the hash of what was written.
+Where the folder cannot be made, every start compiles again.
 
 The first few batch sizes have a compiled model each, whose shape is fixed: shapes that are found out run by run cost a
 tenth of the time. One image after the other runs in latency mode; with streams a batch becomes requests of one image
@@ -11,7 +11,6 @@ each, several at a time, in throughput mode.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.backends.openvino_bf16 import keep_front_in_float32, keep_head_in_float32
+from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.backends.openvino_int8 import use_unsigned
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
-from reason_runtime.cache import cache_folder
 from reason_runtime.choices import Device, Precision
 from reason_runtime.errors import BackendError
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
+from reason_runtime.telemetry import switch_off_telemetry
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -137,7 +137,8 @@ def open_session(
 
     def make(images: int | None) -> ov.CompiledModel:
         try:
-            return compile_model(core, bundle, precision=precision, images=images, settings=settings)
+            with kept_models(bundle.manifest.files[model.name].sha256) as kept:
+                return compile_model(core, bundle, precision=precision, images=images, settings=settings | kept)
         except (RuntimeError, OSError) as error:
             raise BackendError(f"{model}: OpenVINO {library.__version__} refuses the model ({error})") from error
 
@@ -199,6 +200,7 @@ def compile_model(
 
 
 def _import() -> ModuleType:
+    switch_off_telemetry()
     try:
         import openvino
     except ImportError as error:
@@ -213,18 +215,7 @@ def _settings(*, threads: int | None, streams: int | None) -> dict[str, str]:
         settings = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
-    folder = _writable_cache_folder()
-    return settings if folder is None else settings | {"CACHE_DIR": str(folder)}
-
-
-def _writable_cache_folder() -> Path | None:
-    """The cache folder, made if need be; None on a device where nothing may be written."""
-    folder = cache_folder("openvino")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return settings
 
 
 def _check(source: ov.Model, model: Path, manifest: Manifest) -> None:

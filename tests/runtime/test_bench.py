@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from reason_runtime.cold_start import measure_cold_start
 from reason_runtime.detection_bench import _auroc
 from reason_runtime.detector import load
 from reason_runtime.errors import BackendError
+from reason_runtime.power import power_w
 from reason_runtime.roofline import count_gflop
 from reason_runtime.throughput import settings
 from reason_train.metrics import auroc
@@ -213,6 +215,32 @@ def test_accuracy_without_defects_is_refused(exported_bundle: Path, good_picture
     assert (
         "expected images in good/" in call("reason-bench", "accuracy", exported_bundle, "--data", good_pictures).error
     )
+
+
+def test_accuracy_with_an_image_beside_the_folders_is_refused(
+    exported_bundle: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    for kind in ("good", "scratch"):
+        shutil.copytree(good_pictures, tmp_path / kind)
+    shutil.copy(good_pictures / "00.png", tmp_path / "overview.png")
+    told = call("reason-bench", "accuracy", exported_bundle, "--data", tmp_path).error
+    assert f"{tmp_path / 'overview.png'}: lies beside the folders; move it into good/" in told
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(("-5", "100"), "the smallest side allowed"), (("1000000", "1000000"), "the largest image allowed")],
+)
+def test_a_frame_that_cannot_be_is_refused(size: tuple[str, str], told: str, bundle: Path) -> None:
+    assert told in call("reason-bench", "pipeline", bundle, "--frame-size", *size).error
+
+
+def test_a_gpus_power_is_none_of_work_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 212.5\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert (power_w(on_gpu=True), power_w(on_gpu=False)) == (212.5, None)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -117,6 +117,26 @@ def test_a_bundle_is_replaced_only_when_asked_and_anything_else_never(tmp_path: 
     assert names(tmp_path) == ["bundle", "photos"]
 
 
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
+    first = make_bundle(tmp_path / "real")
+    (tmp_path / "current").symlink_to("real")
+    files = {name: (first.path / name).read_bytes() for name in first.manifest.files}
+    changed = replace(first.manifest, thresholds={})
+    assert write_bundle(tmp_path / "current", manifest=changed, files=files, overwrite=True).manifest.thresholds == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "real"]
+    assert open_bundle(tmp_path / "current").manifest == open_bundle(tmp_path / "real").manifest
+    assert (tmp_path / "current").is_symlink()
+
+
+@pytest.mark.parametrize("place", [".", "..", "real/.."])
+def test_a_place_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_bundle(tmp_path / "real")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(BundleError, match="a bundle is a folder of its own; give it a name"):
+        write_bundle(place, manifest=made.manifest, files={})
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_bundle_that_is_not_accepted_leaves_what_was_there(tmp_path: Path, overwrite: bool) -> None:
     old = make_bundle(tmp_path / "old")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,9 @@ from tests.runtime.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"reason-run": "reason_runtime.commands", "reason-bench": "reason_runtime.bench_commands"}
+
+
+SCRIPT = [sys.executable, "-c", "from reason_runtime.commands import main; main()"]
 
 
 def start(command: str, *arguments: object) -> subprocess.Popen[str]:
@@ -163,6 +168,77 @@ def test_help_comes_at_once_since_nothing_heavy_is_loaded_for_it(module: str, co
         loaded = loaded_packages(f"from {module} import main; main()", arguments=[*command, "--help"])
         assert "typer" in loaded  # what is loaded is seen
         assert loaded & {"numpy", "cv2", "PIL", "onnxruntime", "openvino"} == set()
+
+
+def test_results_that_cannot_be_written_are_one_error(place: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*SCRIPT, "predict", place / "bundle", place / "good"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
+def test_names_that_are_no_text_are_judged_as_others(place: Path, tmp_path: Path) -> None:
+    for number, name in enumerate((b"sch\xf6n.png", b"zz.png")):
+        Image.new("RGB", (60, 50), (130 + number, 130, 130)).save(os.fsencode(tmp_path) + b"/" + name, format="PNG")
+    for more in ([], ["--json"]):
+        command = [*SCRIPT, "predict", place / "bundle", tmp_path, *more]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+        assert (done.returncode, done.stdout.count("OK"), done.stdout.count("\\udcf6n.png")) == (0, 2, 1), done.stderr
+
+
+def test_a_closed_stderr_stops_nothing(place: Path) -> None:
+    command = 'exec "$0" -c "$1" predict "$2" "$3" 2>&-'
+    script = ["sh", "-c", command, sys.executable, SCRIPT[2], place / "bundle", place / "good"]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can become another user")
+@pytest.mark.parametrize(
+    ("locked", "arguments", "told"),
+    [
+        ("images", ["predict", "bundle", "images/a.png"], "UNKNOWN  images/a.png: cannot be read (Permission denied)"),
+        ("bundle/checks", ["predict", "bundle", "images"], "onnxruntime_fp32.json: cannot be read ([Errno 13]"),
+        ("images", ["predict", "bundle", "images/sub"], "UNKNOWN  images/sub: cannot be read (Permission denied)"),
+    ],
+)
+def test_what_may_not_be_read_is_named(locked: str, arguments: list[str], told: str, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle" / "checks").mkdir()
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    Image.new("RGB", (60, 50)).save(tmp_path / "images" / "a.png")
+    (tmp_path / locked).chmod(0o700)
+    above = [tmp_path, *(folder for folder in tmp_path.parents if folder.name.startswith("pytest-"))]
+    before = [folder.stat().st_mode for folder in above]
+    try:
+        for folder in above:
+            folder.chmod(0o755)
+        script = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(tmp_path)!r}); {SCRIPT[2]}"
+        command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", sys.executable, "-c", script]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=os.environ | {"HOME": "/"})
+    finally:
+        for folder, mode in zip(above, before, strict=True):
+            folder.chmod(mode)
+    assert done.returncode == 1
+    assert told in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_counter_on_a_terminal_is_written_over_by_the_next_line() -> None:
+    script = (
+        "import time; from reason_runtime.progress import counted\n"
+        "for number in counted(range(3), total=3, what='images'): time.sleep(1.2); print('judged', number)"
+    )
+    leader, follower = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=follower, stderr=follower):
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal's end
+            while block := os.read(leader, 1000):
+                shown += block
+    os.close(leader)
+    assert shown.replace(b"\r\n", b"\n") == b"judged 0\njudged 1\n2/3 images\rjudged 2\n3/3 images\n"
 
 
 def test_a_reader_that_stops_reading_causes_no_traceback(place: Path) -> None:

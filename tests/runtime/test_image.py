@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 from reason_runtime.image import (
@@ -263,6 +269,75 @@ def test_damaged_bytes_give_an_image_or_an_image_error_and_nothing_else(tmp_path
     assert refused > 0
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif"])
+def test_damaged_facts_about_a_picture_give_an_image_or_an_image_error_and_nothing_else(
+    tmp_path: Path, suffix: str
+) -> None:
+    facts = Image.Exif()
+    facts[ExifTags.Base.Orientation], facts[ExifTags.Base.ImageDescription] = 6, "turned"
+    path = tmp_path / f"damaged{suffix}"
+    Image.fromarray(noise((24, 20, 3)).astype(np.uint8)).save(path, exif=facts)
+    assert read_image(path, input_format=RGB).shape == (20, 24, 3)
+    whole = path.read_bytes()
+    at = whole.index(b"turned")
+    for seed in range(600):
+        rng = np.random.default_rng(seed)
+        content = bytearray(whole)
+        for place in rng.integers(max(0, at - 60), min(len(content), at + 10), 3):
+            content[place] = int(rng.choice([0, 1, 2, 5, 12, 127, 255]))
+        path.write_bytes(bytes(content))
+        with contextlib.suppress(ImageError):
+            read_image(path, input_format=RGB)
+
+
+def deep_tiff(path: Path, pixels: NDArray[np.uint16], **facts: Any) -> Path:
+    tifffile.imwrite(path, pixels, **facts)
+    return path
+
+
+def test_16_bit_colour_whose_bits_are_one_number_for_all_samples_keeps_its_16_bits(tmp_path: Path) -> None:
+    pixels = np.full((20, 20, 3), (4095, 2048, 0), np.uint16)
+    path = deep_tiff(tmp_path / "deep.tif", pixels, photometric="rgb")
+    form = dataclasses.replace(RGB, white_level=4095)
+    expected = read_image(path, input_format=form)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["BitsPerSample"].overwrite(16)
+    with Image.open(path) as picture:
+        assert tuple(picture.tag_v2[258]) == (16,)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(read_image(path, input_format=form), expected)
+    assert expected[0, 0].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "facts", "told"),
+    [
+        ((3, 20, 20), {"photometric": "rgb", "planarconfig": "separate"}, "each colour in a plane of its own"),
+        ((20, 20, 4), {"photometric": "separated"}, "colours that are not RGB"),
+        ((20, 20, 4), {"photometric": "rgb", "extrasamples": ["assocalpha"]}, "a fourth sample that is no plain alpha"),
+        ((20, 20, 4), {"photometric": "rgb", "extrasamples": ["unspecified"]}, "a fourth sample that is no plain"),
+        ((20, 20), {"photometric": "miniswhite"}, "highest value is black"),
+    ],
+)
+def test_16_bit_tiffs_that_would_be_read_otherwise_than_those_of_8_bits_are_refused(
+    shape: tuple[int, ...], facts: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    path = deep_tiff(tmp_path / "odd.tif", noise(shape, high=65536).astype(np.uint16), **facts)
+    with pytest.raises(ImageError, match=told):
+        read_image(path, input_format=RGB)
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (30, 20, 3)])
+def test_a_picture_is_read_from_a_pipe_as_from_a_file(shape: tuple[int, ...], tmp_path: Path) -> None:
+    write_16_bit_png(tmp_path / "deep.png", noise(shape, high=65536).astype(np.uint16))
+    os.mkfifo(tmp_path / "pipe")
+    content = (tmp_path / "deep.png").read_bytes()
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(content))
+    writer.start()
+    piped = read_image(tmp_path / "pipe", input_format=RGB)
+    writer.join()
+    np.testing.assert_array_equal(piped, read_image(tmp_path / "deep.png", input_format=RGB))
+
+
 def test_a_text_file_called_png_is_refused(tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("not an image")
     with pytest.raises(ImageError, match=r"note\.png: is not an image in one of the formats PNG, JPEG"):
@@ -328,6 +403,17 @@ def test_images_are_listed_sorted_without_hidden_and_other_files(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "sub/c.tiff"]
+
+
+def test_linked_folders_are_listed_once_and_never_for_ever(tmp_path: Path) -> None:
+    for name in ("here/a.png", "elsewhere/b.png", "elsewhere/sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here" / "twice").symlink_to(tmp_path / "elsewhere" / "sub")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "here")
+    listed = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path / "here")]
+    assert listed == ["here/a.png", "here/linked/b.png", "here/linked/sub/c.png"]
 
 
 def test_listing_needs_a_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 
 from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
-from reason_runtime.bundle import open_bundle
+from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.session import open_session
@@ -131,10 +132,37 @@ def test_streams_give_what_single_runs_give_in_the_same_order(images: int, preci
 @pytest.mark.parametrize("precision", ["int8", BF16])
 def test_compiled_models_are_kept(precision: str, precise_bundle: Path, own_cache: Path) -> None:
     opened(precise_bundle, precision)
-    kept = sorted((own_cache / "reason-edge" / "openvino").iterdir())
-    assert kept
+    kept = {path: path.read_bytes() for path in own_cache.rglob("*.*")}
+    assert {path.suffix for path in kept} == {".blob", ".sha256"}
     opened(precise_bundle, precision)
-    assert sorted((own_cache / "reason-edge" / "openvino").iterdir()) == kept
+    assert {path: path.read_bytes() for path in own_cache.rglob("*.*")} == kept
+
+
+@pytest.mark.parametrize("lost", ["a page of the model", "its hash"])
+def test_a_kept_model_that_was_damaged_is_compiled_again(lost: str, precise_bundle: Path, own_cache: Path) -> None:
+    picture = np.random.default_rng(5).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    expected = opened(precise_bundle, "int8").run(picture)
+    (blob,) = own_cache.rglob("*.blob")
+    written = blob.read_bytes()
+    middle = len(written) // 2
+    damaged = written[:middle] + bytes(4096) + written[middle + 4096 :]
+    assert damaged != written
+    blob.chmod(0o600)
+    blob.write_bytes(damaged)
+    if lost == "its hash":
+        blob.with_suffix(".sha256").unlink()
+    found = opened(precise_bundle, "int8").run(picture)
+    np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
+    assert blob.read_bytes() != damaged
+
+
+def test_where_no_model_can_be_kept_every_start_compiles(
+    precise_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    opened(precise_bundle, "int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.fixture
@@ -223,6 +251,19 @@ def test_auto_stays_with_what_judges_already_where_that_passed(
     assert choice.describe() == f"auto stays with {backend} {precision}"
     change(checked / "checks" / f"{backend}_{precision}.json", passed=False)
     assert len(choose(open_bundle(checked), like=running).median_ms) == 1
+
+
+def test_auto_prefers_what_has_a_threshold_of_its_own_where_the_bundle_has_none(
+    checked: Path, good_pictures: Path
+) -> None:
+    opened_bundle = open_bundle(checked)
+    update_bundle(opened_bundle, manifest=dataclasses.replace(opened_bundle.manifest, thresholds={}))
+    for backend, more in (("openvino", ()), ("onnxruntime", ("--held-out", good_pictures))):
+        done = call("reason-export", "check", checked, "--backend", backend, *more)
+        assert done.status == 0, done.log
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+    (checked / "checks" / "onnxruntime_fp32.json").unlink()
+    assert set(choose(open_bundle(checked)).median_ms) == {"openvino fp32"}
 
 
 def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:

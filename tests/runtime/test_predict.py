@@ -9,6 +9,7 @@ from PIL import Image
 from reason_runtime import load
 from reason_runtime.errors import DataError
 from reason_runtime.predict import predict
+from reason_runtime.save_maps import MapWriter
 from tests.runtime.bundles import make_bundle
 from tests.runtime.images import write_16_bit_png
 
@@ -50,6 +51,19 @@ def test_an_unreadable_file_is_unknown_with_its_reason_and_the_others_go_on(tmp_
     line = found[1].line()
     assert (line["score"], line["latency_ms"]) == (None, None)
     assert "b.png: is not an image" in str(line["reason"])
+
+
+def test_maps_never_leave_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("day/one.png", "work/two.png"):
+        save_flat(tmp_path / name, 250)
+    detector = load(make_bundle(tmp_path / "bundle").path)
+    monkeypatch.chdir(tmp_path / "work")
+    sources = [Path("../day/one.png"), Path("two.png")]
+    writer = MapWriter(detector, folder=Path("../maps"), sources=sources, scale=1.0)
+    for judgement in predict(detector, sources):
+        writer.write(judgement)
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.overlay.png"))
+    assert written == ["maps/day/one.png.overlay.png", "maps/work/two.png.overlay.png"]
 
 
 def test_a_missing_source_and_an_empty_folder_are_errors_before_anything_is_judged(tmp_path: Path) -> None:

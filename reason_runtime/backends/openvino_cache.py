@@ -1,0 +1,67 @@
+"""Compiled models that OpenVINO keeps, believed only as long as they are what was written.
+
+OpenVINO runs what it finds in its cache without looking for damage: in a compiled model with a few zeroed pages defects
+scored as good parts do. So each file has its SHA-256 beside it, and one that differs, or has none, is thrown away and
+compiled again. As the bundle's own hashes, this stops accidents, not attackers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from reason_runtime.atomic import write_text
+from reason_runtime.bundle import file_entry
+from reason_runtime.cache import cache_folder
+from reason_runtime.errors import ReasonError
+
+_BLOBS = "*.blob"
+
+
+@contextmanager
+def kept_models(model_sha256: str) -> Iterator[dict[str, str]]:
+    """OpenVINO's settings for compiling a model inside the block; what it then leaves behind is recorded.
+
+    Args:
+        model_sha256: Of the model's file; each has a folder of its own, so that no other's are read to check them.
+
+    Yields:
+        `CACHE_DIR`, or nothing where the folder cannot be made or written, or damage cannot be removed.
+    """
+    folder = _usable(model_sha256)
+    if folder is None:
+        yield {}
+        return
+    yield {"CACHE_DIR": str(folder)}
+    with suppress(OSError, ReasonError):  # what is not recorded is compiled again
+        for blob in folder.glob(_BLOBS):
+            if not _record(blob).exists():
+                write_text(_record(blob), file_entry(blob).sha256)
+
+
+def _usable(model_sha256: str) -> Path | None:
+    try:
+        folder = cache_folder("openvino") / model_sha256
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            return None
+        for blob in folder.glob(_BLOBS):
+            if not _is_as_written(blob):
+                blob.unlink(missing_ok=True)
+                _record(blob).unlink(missing_ok=True)
+    except (OSError, ReasonError):
+        return None
+    return folder
+
+
+def _is_as_written(blob: Path) -> bool:
+    try:
+        return _record(blob).read_text(encoding="ascii") == file_entry(blob).sha256
+    except (OSError, UnicodeDecodeError, ReasonError):
+        return False
+
+
+def _record(blob: Path) -> Path:
+    return blob.with_suffix(".sha256")
