@@ -281,7 +281,9 @@ def _not_run(why: str) -> str | None:
     """In a few words; None where a library was not installed, which is no row of a table."""
     if "cannot be imported" in why:
         return None
-    return "the provider has none" if "CUDA provider" in why else "the processor has none"
+    if "CUDA provider" in why:
+        return "the provider has none"
+    return "the processor has none" if why.startswith("this processor has no") else why
 
 
 def throughput_table(found: dict) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,5 +141,5 @@ def read_engine(engine: EngineFile, *, command: str) -> bytes:
 
 def rebuild_command(bundle: Bundle, *, builder: Builder, precision: Precision, gpu: Gpu) -> str:
     """What to type on this machine; TensorRT-RTX takes the GPU as a number, TensorRT looks at the one that is there."""
-    command = f"reason-export engine {bundle.path} --precision {precision} --builder {builder}"
+    command = f"reason-export engine {shlex.quote(str(bundle.path))} --precision {precision} --builder {builder}"
     return command if builder == "tensorrt" else f"{command} --compute-capability {gpu.compute_capability}"

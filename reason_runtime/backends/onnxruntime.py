@@ -230,7 +230,7 @@ def _failures() -> tuple[type[Exception], ...]:
         "NotImplemented",
         "RuntimeException",
     )
-    return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
+    return (*(getattr(state, name) for name in names), RuntimeError, TypeError, ValueError)
 
 
 def _check(session: ort.InferenceSession, model: Path, manifest: Manifest) -> None:
