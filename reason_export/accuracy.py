@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.labelled import LabelledImages, Limits
-from reason_export.parity import Parity, Tolerance, compare
+from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
@@ -20,6 +22,8 @@ from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import aupro
 from reason_train.datasets import Sample, load_dataset, read_masks, read_masks_as_drawn, require_test
 from reason_train.metrics import auroc
+
+_ROUNDING = 1e-9  # two figures that are one pair apart differ by a pair and the last bits of both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class Accuracy:
         A loss below one swapped pair cannot be seen, so that one pair is always allowed.
         """
         found = []
-        allowed = max(tolerance.image_auroc_lost, self.image_auroc_step)
+        allowed = max(tolerance.image_auroc_lost, self.image_auroc_step + _ROUNDING)
         if not self.image_auroc.lost <= allowed:
             found.append(
                 f"the score loses {self.image_auroc.lost:.4f} image AUROC on {self.data}, at most {allowed:.4f} is "
@@ -78,6 +82,19 @@ class Accuracy:
         return found
 
 
+def accuracy_from_json(facts: dict[str, Any]) -> Accuracy:
+    """What `dataclasses.asdict` made of one, and JSON of that.
+
+    Raises:
+        KeyError: A field is missing.
+        TypeError: It is of another version.
+    """
+    figures = {
+        name: None if facts[name] is None else Figure(**facts[name]) for name in ("image_auroc", "pixel_auroc", "aupro")
+    }
+    return Accuracy(**{**facts, **figures, "parity": Parity(**facts["parity"])})
+
+
 def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImages, limits: Limits) -> Accuracy:
     """Run a data set's test images through the reference and the artefact.
 
@@ -89,6 +106,7 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
 
     Raises:
         DataError: Not a data set, or its test images are all of one kind.
+        NotFiniteError: An image gives a map or score that is not finite, by the artefact or by the reference.
         ImageError: An image cannot be read.
         BackendError: ONNX Runtime is missing, or a backend failed.
     """
@@ -109,11 +127,24 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
                     run_tiled(session.run, picture, tile_px=tile_px),
                 )
             )
+    _require_finite(pairs, samples, folder=labelled.folder)
     if len({pair[0].anomaly_map.shape for pair in pairs}) > 1:
         raise DataError(f"{labelled.folder}: its test images differ in size; maps of tiles are compared at one size")
     reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
     anomalous = np.array([sample.anomalous for sample in samples])
     return _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
+
+
+def _require_finite(pairs: Sequence[tuple[Outputs, Outputs]], samples: Sequence[Sample], *, folder: Path) -> None:
+    bad = [
+        sample.path
+        for sample, pair in zip(samples, pairs, strict=True)
+        if not all(np.isfinite(out.anomaly_map).all() and np.isfinite(out.score).all() for out in pair)
+    ]
+    if bad:
+        raise NotFiniteError(
+            f"{folder}: {len(bad)} of {len(pairs)} images give values that are not finite, the first is {bad[0]}"
+        )
 
 
 def _masks(bundle: Bundle, samples: Sequence[Sample]) -> NDArray[np.bool_] | None:

@@ -49,6 +49,16 @@ def measure_activations(model: ModelProto, images: NDArray[np.uint8], *, tensors
     }
 
 
+def largest_values(model: ModelProto, images: NDArray[np.uint8], *, tensors: Collection[str]) -> dict[str, float]:
+    """Largest magnitude that each of the named float32 tensors, of any shape, takes on (N, H, W, C) images."""
+    session = _session_with_outputs(model, tensors)
+    largest = dict.fromkeys(tensors, 0.0)
+    for image in images:
+        for name, value in zip(tensors, session.run(list(tensors), {INPUT: image[None]}), strict=True):
+            largest[name] = max(largest[name], float(np.abs(value).max()))
+    return largest
+
+
 def _session_with_outputs(model: ModelProto, tensors: Collection[str]) -> onnxruntime.InferenceSession:
     changed = ModelProto()
     changed.CopyFrom(model)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits
-from reason_export.parity import TOLERANCES, Parity, broken, compare
+from reason_export.good_images import require_good, require_unseen
+from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
+from reason_export.parity import TOLERANCES, NotFiniteError, Parity, broken, compare
 from reason_export.runs import load_images, run_each, score_each
 from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import check_path
+from reason_runtime.checks import check_path, checked_files, known_check
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
-from reason_runtime.errors import DataError
+from reason_runtime.errors import BundleError, DataError
 from reason_runtime.image import list_images
 from reason_runtime.manifest import Threshold
 from reason_runtime.session import Session, open_session
@@ -29,6 +31,10 @@ from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
+
+
+ImageKind = Literal["labelled", "held-out"]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,8 @@ class Check:
     """What is lost on labelled images; None where none were given."""
     threshold: Threshold | None = None
     """From this backend's own scores of held-out good images; None where none were given."""
+    not_finite: dict[ImageKind, str] = field(default_factory=dict)
+    """Which images gave values that are not finite."""
     broken: list[str]
     """Gates that do not hold, in words; the check is passed where there is none."""
     environment: dict[str, Json]
@@ -70,6 +78,15 @@ class Check:
         return {"passed": self.passed, **facts, **parity, "tolerance": tolerance, "created": created}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Established:
+    """What an earlier check of the same files found out here on images that this one was not given."""
+
+    accuracy: Accuracy | None = None
+    threshold: Threshold | None = None
+    not_finite: dict[ImageKind, str] = field(default_factory=dict)
+
+
 def check_bundle(
     bundle: Bundle,
     *,
@@ -84,7 +101,8 @@ def check_bundle(
 ) -> Check:
     """Run the golden images and compare; the result is written to `checks/<backend>_<precision>.json`.
 
-    ONNX Runtime's other providers than the CPU are named too: `checks/onnxruntime-cuda_<precision>.json`.
+    ONNX Runtime's other providers than the CPU are named too: `checks/onnxruntime-cuda_<precision>.json`. A check
+    without labelled or held-out images keeps what one with them has found of the same files with the same library.
 
     Args:
         bundle: As opened.
@@ -99,12 +117,14 @@ def check_bundle(
 
     Raises:
         ConfigurationError: The false-reject rate is not between 0 and 1.
-        DataError: The data set is not as documented, or there are too few held-out images.
+        DataError: The data set is not as documented; or the held-out images are too few, no good parts, or trained on.
         ImageError: An image cannot be read.
         BundleError: The bundle is broken or has no model of that precision.
         BackendError: The backend cannot run it.
         ReasonError: The result could not be written.
     """
+    if held_out is not None:
+        wanted_rate(bundle, held_out.false_reject_rate)
     session = open_session(
         bundle,
         backend=backend,
@@ -122,10 +142,17 @@ def check_bundle(
         anomaly_map=outputs.anomaly_map,
         score=outputs.score,
     )
-    threshold = None if held_out is None else _threshold(session, bundle, held_out)
+    before = _established(bundle, session)
+    threshold, accuracy, not_finite = before.threshold, before.accuracy, dict(before.not_finite)
+    if held_out is not None:
+        threshold = _unless_not_finite("held-out", lambda: _threshold(session, bundle, held_out), not_finite)
     limits = _limits(bundle, precision=precision, own=threshold)
-    accuracy = None if labelled is None else _accuracy(bundle, session, labelled, limits=limits)
+    if labelled is not None:
+        accuracy = _unless_not_finite(
+            "labelled", lambda: _accuracy(bundle, session, labelled, limits=limits), not_finite
+        )
     tolerance = TOLERANCES[precision]
+    failures = broken(parity, tolerance) + ([] if accuracy is None else accuracy.broken(tolerance))
     check = Check(
         backend=backend,
         provider=session.provider,
@@ -135,18 +162,47 @@ def check_bundle(
         decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
         accuracy=accuracy,
         threshold=threshold,
-        broken=broken(parity, tolerance) + ([] if accuracy is None else accuracy.broken(tolerance)),
+        not_finite=not_finite,
+        broken=[*failures, *not_finite.values()],
         environment=fingerprint(session),
     )
     _write(bundle, check)
     return check
 
 
+def _unless_not_finite(kind: ImageKind, measure: Callable[[], Found], not_finite: dict[ImageKind, str]) -> Found | None:
+    """What is measured on images of one kind; None, and an entry that says why, where their values are not finite."""
+    not_finite.pop(kind, None)
+    try:
+        return measure()
+    except NotFiniteError as error:
+        not_finite[kind] = str(error)
+        return None
+
+
 def _write(bundle: Bundle, check: Check) -> None:
     path = check_path(bundle, backend=check.backend, precision=check.precision, provider=check.provider)
     make_folder(path.parent)
-    content = {"bundle_sha256": bundle.manifest.content_sha256, **check.to_json()}
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    content = {"files": checked_files(bundle, check.precision), **check.to_json()}
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _established(bundle: Bundle, session: Session) -> _Established:
+    """Nothing, where the check was made otherwise or cannot be read: it is about to be replaced."""
+    which = {"backend": session.backend, "precision": session.precision, "provider": session.provider}
+    try:
+        known = known_check(bundle, **which)  # type: ignore[arg-type]
+        if known is None or not known.holds_for(session):
+            return _Established()
+        facts = json.loads(check_path(bundle, **which).read_text(encoding="utf-8"))  # type: ignore[arg-type]
+        accuracy = None
+        if facts["accuracy"] is not None:
+            from reason_export.accuracy import accuracy_from_json
+
+            accuracy = accuracy_from_json(facts["accuracy"])
+        return _Established(accuracy=accuracy, threshold=known.threshold, not_finite=facts["not_finite"])
+    except (BundleError, OSError, ValueError, KeyError, TypeError):
+        return _Established()
 
 
 def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Threshold:
@@ -160,9 +216,15 @@ def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Thr
         )
     tile_px = tile_px_of(bundle.manifest)
     scores = score_each(session, load_images(paths, input_format=bundle.manifest.input, tile_px=tile_px))
+    if not np.isfinite(scores).all():
+        raise NotFiniteError(
+            f"{held_out.folder}: {int((~np.isfinite(scores)).sum())} images have scores that are not finite"
+        )
+    require_good(bundle, scores, where=held_out.folder)
+    require_unseen(bundle, scores, where=held_out.folder)
     what = described_images(len(scores), pictures=len(paths), tile_px=tile_px)
     source = f"{what}, {session.backend} {session.precision} on this device"
-    return threshold_for(scores, false_reject_rate=held_out.false_reject_rate, source=source)
+    return threshold_for(scores, false_reject_rate=wanted_rate(bundle, held_out.false_reject_rate), source=source)
 
 
 def _limits(bundle: Bundle, *, precision: Precision, own: Threshold | None) -> Limits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,7 +27,7 @@ from reason_runtime.cache import cache_folder
 from reason_runtime.choices import RunsOn
 from reason_runtime.engine_facts import EngineFacts, Gpu
 from reason_runtime.engine_store import EngineFile, engine_path, write_engine
-from reason_runtime.errors import BackendError, ConfigurationError
+from reason_runtime.errors import BackendError, ConfigurationError, ReasonError
 from reason_runtime.image import InputFormat
 from reason_runtime.native_output import stdout_to_stderr
 
@@ -61,7 +62,7 @@ def build_engine(bundle: Bundle, *, choices: EngineChoices) -> BuiltEngine:
         ConfigurationError: The installed library does not have an option.
         BundleError: The bundle has no model for the precision.
         BackendError: Library, driver or GPU are missing, or the library refuses the model; says what it said.
-        ReasonError: The engine could not be written.
+        ReasonError: The engine could not be written, or it is there and the timing cache that was named could not.
     """
     model = bundle.model_path(choices.precision)
     trt = load_library(choices.builder)
@@ -74,11 +75,12 @@ def build_engine(bundle: Bundle, *, choices: EngineChoices) -> BuiltEngine:
         config = _configure(trt, builder, choices, form=bundle.manifest.input, messages=messages)
         cache = _timing_cache(trt, config, choices, gpu=gpu)
         plan = _build(trt, builder, parsed, config, messages=messages, model=model)
-        if cache is not None:
-            keep_timing_cache(config, cache)
     facts = _facts(bundle, model, choices, version=trt.__version__, gpu=gpu, plan=plan)
     path = engine_path(bundle, builder=choices.builder, device=_device(choices, gpu), precision=choices.precision)
     write_engine(path, plan, facts)
+    if cache is not None:
+        with suppress(*(() if choices.timing_cache else (ReasonError,))):  # of one that was not asked for
+            keep_timing_cache(config, cache)
     file = EngineFile(path=path, facts=facts)
     return BuiltEngine(file=file, tensors=parsed.tensors, seconds=time.monotonic() - started)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reason_export.check import Check, check_bundle
 from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
-from reason_export.half import half_graph
+from reason_export.half import half_graph, require_room
 from reason_export.onnx_graph import export_graph
 from reason_export.resize_graph import CameraModel, camera_model
 from reason_export.runs import load_images, score_each
@@ -143,7 +143,9 @@ def _files(
     graph = export_graph(model, input_format=form)
     files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
     if choices.fp16:
-        files[MODELS["fp16"]] = bytes(half_graph(onnx.load_from_string(graph)).SerializeToString())
+        source = onnx.load_from_string(graph)
+        require_room(source, golden.images)
+        files[MODELS["fp16"]] = bytes(half_graph(source).SerializeToString())
     return files
 
 

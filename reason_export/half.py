@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from reason_export.activations import largest_values
 from reason_export.graph_parts import INSTANCE_NORM, before_network, map_head
 from reason_runtime.errors import ParityError
+
+LARGEST = float(np.finfo(np.float16).max) / 2
+"""Magnitude that values of the network may reach on good images: half of what half precision holds, since those of a
+defect may be larger."""
 
 
 def half_graph(model: ModelProto) -> ModelProto:
@@ -23,8 +29,7 @@ def half_graph(model: ModelProto) -> ModelProto:
     Raises:
         ParityError: A weight does not fit in half precision.
     """
-    kept = before_network(model.graph) | map_head(model.graph)
-    kept |= {node.name for node in model.graph.node if node.op_type == INSTANCE_NORM}
+    kept = _kept(model)
     changed = ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
@@ -51,6 +56,39 @@ def half_graph(model: ModelProto) -> ModelProto:
     graph.initializer.extend(item for name, item in weights.items() if name in read)
     onnx.checker.check_model(changed, full_check=True)
     return changed
+
+
+def require_room(model: ModelProto, images: NDArray[np.uint8]) -> None:
+    """Refuse a network whose values leave half precision.
+
+    ONNX Runtime computes an fp16 graph in float32 on a CPU, so that no parity check there sees it.
+
+    Args:
+        model: float32.
+        images: (N, H, W, C) to measure on.
+
+    Raises:
+        ParityError: A value is too large.
+    """
+    kept = _kept(model)
+    network = {name for node in model.graph.node if node.name not in kept for name in node.output}
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    tensors = [value.name for value in known if value.name in network and _is_float32(value)]
+    for name, largest in largest_values(model, images, tensors=tensors).items():
+        if not largest <= LARGEST:
+            raise ParityError(
+                f"{name}: reaches {largest:.3g} on these images, and half precision ends at 65504; use fp32 or int8"
+            )
+
+
+def _kept(model: ModelProto) -> set[str]:
+    """Names of the nodes that stay in float32."""
+    norms = {node.name for node in model.graph.node if node.op_type == INSTANCE_NORM}
+    return before_network(model.graph) | map_head(model.graph) | norms
+
+
+def _is_float32(value: ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
 def _half_weight(weights: dict[str, TensorProto], name: str) -> str:

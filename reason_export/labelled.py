@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from reason_runtime.bundle import Bundle
+from reason_runtime.errors import ConfigurationError
+
+USUAL_RATE = 0.01
+"""False-reject rate that is wanted where neither the user nor the bundle says one."""
 LEAST_HELD_OUT = 8
 """Good images that a threshold is drawn from, at least; its bound says how little so few prove."""
 
@@ -23,8 +28,8 @@ class HeldOutImages:
     """Good images that neither trained, nor chose, nor calibrated anything."""
 
     folder: Path
-    false_reject_rate: float = 0.01
-    """Wanted, between 0 and 1."""
+    false_reject_rate: float | None = None
+    """Wanted, between 0 and 1; None: that of the bundle's own threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +40,16 @@ class Limits:
     """Of the fp32 graph."""
     found: float | None
     """Of the artefact."""
+
+
+def wanted_rate(bundle: Bundle, asked: float | None) -> float:
+    """The false-reject rate to draw a threshold for: what was asked for, else what the bundle was calibrated for.
+
+    Raises:
+        ConfigurationError: It is not between 0 and 1.
+    """
+    known = bundle.manifest.thresholds.get("fp32")
+    rate = asked if asked is not None else USUAL_RATE if known is None else known.target_false_reject_rate
+    if not 0 < rate < 1:
+        raise ConfigurationError(f"a false-reject rate of {rate} is not between 0 and 1")
+    return rate

@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from reason_runtime.choices import Precision
+from reason_runtime.errors import ParityError
+
+
+class NotFiniteError(ParityError):
+    """Images gave maps or scores that are not finite; says how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

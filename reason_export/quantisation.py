@@ -66,7 +66,8 @@ def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
     }
     pinned = read_by_head_and_network(source.graph)
     order = sorted(names, key=lambda name: (name not in pinned, alone[name]))
-    for kept in range(max(len(pinned), _first_guess(alone, order)), len(order) // 2 + 1):
+    half = len(order) // 2
+    for kept in range(max(len(pinned), min(_first_guess(alone, order), half)), max(len(pinned), half) + 1):
         graph = quantised_graph(source, seen=seen, layers=order[kept:])
         sqnr_db = probe.sqnr_db(graph)
         if sqnr_db >= TARGET_SQNR_DB:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
-from reason_export.labelled import LEAST_HELD_OUT
+from reason_export.good_images import require_good, require_unseen
+from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_each
 from reason_runtime.atomic import reason
@@ -28,11 +29,6 @@ from reason_train.calibration import described_images, threshold_for
 LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
 """Good images that the ranges are measured on. More change nothing: the ranges are of values, of which an image has
 millions."""
-MOST_REJECTED = 0.2
-"""Share of the images that the float32 model may reject: above it they are not good parts, or not these parts."""
-LOWER_SCORES = 4.0
-"""Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
-seen them, and a threshold from them would reject good parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +39,8 @@ class QuantizeChoices:
     """Folder of good images for the ranges."""
     held_out: Path | None = None
     """Folder of good images for the threshold, never used for the ranges; None: every other image of `calibration`."""
-    false_reject_rate: float = 0.01
-    """Wanted, between 0 and 1."""
+    false_reject_rate: float | None = None
+    """Wanted, between 0 and 1; None: that of the bundle's own threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +64,7 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         ParityError: Quantised, the map is too far off, on the calibration images or on the golden ones.
         ReasonError: The bundle could not be written; it is as it was.
     """
+    wanted_rate(bundle, choices.false_reject_rate)
     images = _read_images(bundle, choices)
     _check_scores(bundle, images, choices)
     found = quantise_model(bundle.model_path("fp32"), images.calibration)
@@ -121,24 +118,10 @@ def _sha256(path: Path) -> str:
 def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> None:
     """Refuse images that the float32 model itself says are not held-out good parts."""
     session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
-    scores = score_each(session, images.held_out)
-    where = choices.held_out or choices.calibration
-    limit = bundle.manifest.thresholds.get("fp32")
-    every = np.concatenate([scores, score_each(session, images.calibration)])
-    if limit is not None and limit.images >= LEAST_HELD_OUT and (every >= limit.value).mean() > MOST_REJECTED:
-        raise DataError(
-            f"{choices.calibration}: the trained model rejects {int((every >= limit.value).sum())} of {len(every)} "
-            "images; calibration needs good parts, as the camera sees them"
-        )
-    known = bundle.manifest.score_statistics
-    if known is None or known.images < LEAST_HELD_OUT:
-        return
-    error = known.std * np.sqrt(1 / known.images + 1 / len(scores))
-    if known.mean - scores.mean() > LOWER_SCORES * error > 0:
-        raise DataError(
-            f"{where}: its images score {scores.mean():.3g} on average, the bundle's own held-out images "
-            f"{known.mean:.3g}: training has seen them, so that no threshold can be drawn; give others with --held-out"
-        )
+    scores, where = score_each(session, images.held_out), choices.held_out or choices.calibration
+    require_good(bundle, scores, where=where)
+    require_unseen(bundle, scores, where=where)
+    require_good(bundle, score_each(session, images.calibration), where=choices.calibration)
 
 
 def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
@@ -156,4 +139,4 @@ def _threshold(draft: Bundle, images: _Images, choices: QuantizeChoices) -> Thre
     session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
     scores = score_each(session, images.held_out)
     source = f"{images.source}, int8 in ONNX Runtime"
-    return threshold_for(scores, false_reject_rate=choices.false_reject_rate, source=source)
+    return threshold_for(scores, false_reject_rate=wanted_rate(draft, choices.false_reject_rate), source=source)

@@ -35,7 +35,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what is to be said
+            beside.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ file or folder is refused; hidden ones (file managers leave them) are ignored. N
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -80,18 +81,27 @@ def open_bundle(path: str | Path) -> Bundle:
             file that is missing, changed or unknown; the message names the file.
     """
     folder = Path(path)
+    manifest = read_manifest(folder)
+    _check_names(folder, manifest)
+    for name, entry in manifest.files.items():
+        _verify(folder / name, entry)
+    return Bundle(path=folder, manifest=manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a bundle says about itself, its files not looked at.
+
+    Raises:
+        BundleError: Not a bundle, of another format version, or with a manifest that is not exactly as specified.
+    """
     text = _read_bytes(
         folder / MANIFEST,
         missing=f"{folder}: is not a bundle (no {MANIFEST} in it); expected what `reason-export onnx --out` writes",
     )
     try:
-        manifest = from_json(text.decode("utf-8"), where=str(folder / MANIFEST))
+        return from_json(text.decode("utf-8"), where=str(folder / MANIFEST))
     except UnicodeDecodeError as error:
         raise BundleError(f"{folder / MANIFEST}: is not UTF-8 ({error.reason}); export again") from error
-    _check_names(folder, manifest)
-    for name, entry in manifest.files.items():
-        _verify(folder / name, entry)
-    return Bundle(path=folder, manifest=manifest)
 
 
 def write_bundle(
@@ -146,6 +156,7 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
     """Add or replace portable files and change what the manifest says, for `quantize` and thresholds.
 
     Everything is written beside first and renamed at the end, the manifest last; a failure before that changes nothing.
+    A bundle that another program has replaced or updated since it was opened stays as that left it.
 
     Args:
         bundle: As opened.
@@ -156,7 +167,7 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
         The bundle, opened and verified again.
 
     Raises:
-        BundleError: A name is not a portable one.
+        BundleError: A name is not a portable one, or the bundle is no longer the one that was opened.
         ReasonError: The system refused to write.
     """
     changed = dict(files or {})
@@ -169,6 +180,8 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
             _place(content, beside)
             entries[name] = file_entry(beside)
         new_manifest.write_text(to_json(_sealed(manifest, entries)), encoding="utf-8")
+        if read_manifest(bundle.path).content_sha256 != bundle.manifest.content_sha256:
+            raise BundleError(f"{bundle.path}: was changed by another program meanwhile and stays so; try again")
     return open_bundle(bundle.path)
 
 
@@ -184,10 +197,22 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         return
     if target.is_dir() and not any(target.iterdir()):
         return
-    if not (target / MANIFEST).is_file():
+    if not _is_sealed(target / MANIFEST):
         raise BundleError(f"{target}: exists and is not a bundle; choose another name")
     if not overwrite:
         raise BundleError(f"{target}: a bundle is there already; choose another name, or ask to overwrite it")
+    for found in sorted(target.iterdir()):
+        if found.name not in (MANIFEST, *PORTABLE, *DEVICE_FOLDERS) and not found.name.startswith("."):
+            raise BundleError(f"{found}: is no part of a bundle, and would be lost with it; move it out of the bundle")
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether this is a bundle's manifest, of whatever version; other programs have files of this name too."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "content_sha256" in content
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reason_runtime.bundle import Bundle
+from reason_runtime.bundle import GOLDEN, MODELS, Bundle
 from reason_runtime.choices import Backend, Precision, Provider, runner_name
 from reason_runtime.environment import RUNTIME, processor, runtime_version
 from reason_runtime.errors import BundleError
@@ -48,9 +48,9 @@ class KnownCheck:
     def holds_for(self, session: Session) -> bool:
         """Whether a session computes as the checked one did: the same version of runtime and library, on such a device.
 
-        Another version may run a layer in another precision.
+        Another version may run a layer in another precision, and so may an engine that was built again.
         """
-        same = (session.backend, "device", "float_layers")
+        same = (session.backend, "device", "float_layers", "engine_sha256")
         libraries = all(session.libraries.get(name) == self.libraries.get(name) for name in same)
         return libraries and self.runtime == runtime_version()
 
@@ -60,12 +60,18 @@ def check_path(bundle: Bundle, *, backend: Backend, precision: Precision, provid
     return bundle.path / CHECKS / f"{runner_name(backend, provider)}_{precision}.json"
 
 
+def checked_files(bundle: Bundle, precision: Precision) -> dict[str, Json]:
+    """The SHA-256 of what a check looks at: a model, and what that should give. Other files may change."""
+    files = bundle.manifest.files
+    return {name: files[name].sha256 for name in (MODELS[precision], GOLDEN) if name in files}
+
+
 def known_check(
     bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None
 ) -> KnownCheck | None:
     """The check of a backend and precision that was made of these very files on this kind of processor; None without.
 
-    A bundle that changed, or that came from another device with its checks, has none.
+    A model or golden file that changed since, or a bundle that came from another device with its checks, has none.
 
     Raises:
         BundleError: The file is not as `reason-export check` writes it.
@@ -82,7 +88,8 @@ def known_check(
         environment = as_object(content["environment"], where=f"{path}: environment")
         session = as_object(environment["session"], where=f"{path}: environment.session")
         runtime = as_object(environment["libraries"], where=f"{path}: environment.libraries")[RUNTIME]
-        same = content["bundle_sha256"] == bundle.manifest.content_sha256 and environment["processor"] == processor()
+        files = content["files"] if "files" in content else None  # older ones named the bundle as a whole
+        same = files == checked_files(bundle, precision) and environment["processor"] == processor()
         found = content.get("threshold")
         passed = content["passed"] is True
     except KeyError as error:

@@ -34,8 +34,13 @@ def run_script(main: Callable[..., None]) -> None:
     run(app)
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line and exit: a `ReasonError`, or what the system refused, is one line on stderr and status 1."""
+def run(app: typer.Typer, *, extra: str | None = None) -> None:
+    """Run a command line and exit: a `ReasonError`, or what the system refused, is one line on stderr and status 1.
+
+    Args:
+        app: The command line.
+        extra: That brings the packages of its commands; one that is missing is one line too.
+    """
     switch_off_telemetry()  # some commands import a library beside the one file that runs bundles with it
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
@@ -49,6 +54,11 @@ def run(app: typer.Typer) -> None:
         if not isinstance(error, BrokenPipeError):  # whoever reads has enough
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         _forget_output()
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if extra is None or error.name is None or error.name.startswith("reason_"):
+            raise
+        print(f'error: {error.name} is not installed; pip install "reason-edge[{extra}]"', file=sys.stderr)
         sys.exit(1)
 
 

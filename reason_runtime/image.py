@@ -222,7 +222,11 @@ def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
     Raises:
         ImageError: See `read_image`.
     """
-    return resize_image(read_image(path, input_format=input_format), input_format=input_format)
+    image = read_image(path, input_format=input_format)
+    try:
+        return resize_image(image, input_format=input_format)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -129,6 +129,7 @@ def open_session(
             "device": cuda.gpu.name,
             "compute_capability": cuda.gpu.compute_capability,
             "engine": chosen.path.name,
+            "engine_sha256": chosen.facts.engine_sha256,
             "cuda_graph": "yes" if cuda_graph else "no",
         },
         manifest=bundle.manifest,

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import good_picture, save
 
+RUN = "import sys\nsys.argv = [{0!r}, *sys.argv[1:]]\nfrom {1} import main\nmain()\n"
 FORBIDDEN = {"torch", "torchvision", "timm", "safetensors", "reason_train"}
 
 
@@ -49,7 +52,8 @@ def test_an_exported_bundle_passes(backend: str, bundle: Path, monkeypatch: pyte
 def test_the_result_is_printed_and_kept_beside_the_bundle(bundle: Path) -> None:
     facts = json.loads(check(bundle, "--json").output)
     kept = json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())
-    assert kept.pop("bundle_sha256") == open_bundle(bundle).manifest.content_sha256
+    files = open_bundle(bundle).manifest.files
+    assert kept.pop("files") == {name: files[name].sha256 for name in ("model.onnx", "golden.npz")}
     assert kept.keys() == facts.keys()
     assert (kept["passed"], kept["backend"], kept["precision"], kept["images"]) == (True, "onnxruntime", "fp32", 2)
     assert kept["map_difference_max"] <= 1e-4
@@ -139,11 +143,29 @@ def test_a_precision_that_is_not_there_is_one_clear_line(bundle: Path) -> None:
     assert "has no model_int8.onnx for int8; run `reason-export quantize" in check(bundle, "--precision", "int8").error
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--false-reject-rate", 0.1), "--false-reject-rate is of a threshold, which needs images: give --held-out"),
+        (("--category", "x"), "--category is one of a data set: give --data"),
+        (("--held-out", ".", "--false-reject-rate", 1.5), "a false-reject rate of 1.5 is not between 0 and 1"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: tuple[object, ...], told: str, bundle: Path) -> None:
+    assert told in check(bundle, *options).error
+
+
+def test_a_package_that_is_missing_is_named_with_what_brings_it(bundle: Path) -> None:
+    code = "import sys; sys.modules['scipy'] = None\n" + RUN.format("reason-export", "reason_export.commands")
+    done = subprocess.run([sys.executable, "-c", code, "check", str(bundle)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: scipy")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith('is not installed; pip install "reason-edge[export]"\n')
+
+
 def test_no_bundle_is_one_clear_line(tmp_path: Path) -> None:
     assert f"{tmp_path}: is not a bundle" in check(tmp_path).error
-
-
-RUN = "import sys\nsys.argv = [{0!r}, *sys.argv[1:]]\nfrom {1} import main\nmain()\n"
 
 
 @pytest.mark.parametrize(

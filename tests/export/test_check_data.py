@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 import pytest
+from onnx import helper, numpy_helper
+from PIL import Image
 
 from reason_export.accuracy import Accuracy, Figure
 from reason_export.parity import TOLERANCES, compare
-from reason_runtime.bundle import open_bundle
+from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.checks import known_check
+from reason_runtime.manifest import ScoreStatistics
+from reason_train.metrics import auroc
 from tests.commands import call
+from tests.pictures import save
 from tests.runtime.processor import NEEDS_BF16
 
 
@@ -49,6 +57,20 @@ def test_one_swapped_pair_is_always_allowed() -> None:
     pair = accuracy(image=1 / 720, aupro=None, good=12, defective=60)
     assert pair.broken(TOLERANCES["fp16"]) == []
     assert accuracy(image=2 / 720, aupro=None, good=12, defective=60).broken(TOLERANCES["fp16"])
+
+
+@pytest.mark.parametrize(("good", "defective"), [(8, 9), (12, 60), (7, 11), (41, 3)])
+def test_one_swapped_pair_is_allowed_whatever_its_last_bits(good: int, defective: int) -> None:
+    anomalous = np.arange(good + defective) >= good
+    scores = np.arange(good + defective, dtype=np.float64)
+    swapped = scores.copy()
+    swapped[[good - 1, good]] = swapped[[good, good - 1]]
+    for shuffle in range(20):
+        order = np.random.default_rng(shuffle).permutation(len(scores))[: good + defective]
+        lost = auroc(scores[order], anomalous[order]) - auroc(swapped[order], anomalous[order])
+        pair = accuracy(image=lost, aupro=None, good=good, defective=defective)
+        assert pair.broken(TOLERANCES["fp32"]) == []
+    assert accuracy(image=1 / 72 + 6e-17, aupro=None, good=8, defective=9).broken(TOLERANCES["fp32"]) == []
 
 
 def test_a_figure_that_is_not_a_number_breaks_its_gate() -> None:
@@ -131,6 +153,99 @@ def test_a_threshold_of_this_device_goes_before_the_bundles(bundle: Path, good_p
     assert stale["threshold_source"] == (
         f"{before['threshold_source']} (this device's own was drawn with another version: run its check again)"
     )
+
+
+def test_a_check_keeps_what_one_with_images_established(
+    bundle: Path, good_pictures: Path, parts: Path, tmp_path: Path
+) -> None:
+    arguments = ("--backend", "openvino", "--precision", "int8", "--json")
+    given = call("reason-export", "check", bundle, *arguments, "--held-out", good_pictures, "--data", parts)
+    first = json.loads(given.output)
+    again = json.loads(call("reason-export", "check", bundle, *arguments).output)
+    assert first["threshold"] is not None
+    assert (again["threshold"], again["accuracy"], again["passed"]) == (
+        first["threshold"],
+        first["accuracy"],
+        first["passed"],
+    )
+    path = bundle / "checks" / "openvino_int8.json"
+    kept = json.loads(path.read_text())
+    kept["accuracy"]["image_auroc"]["lost"] = 0.5  # as a check on other images found it
+    path.write_text(json.dumps(kept))
+    assert "the score loses 0.5000 image AUROC" in call("reason-export", "check", bundle, *arguments).error
+    opened = open_bundle(bundle)  # another precision's file and threshold change nothing
+    update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds={}), files={})
+    known = known_check(open_bundle(bundle), backend="openvino", precision="int8")
+    assert known is not None
+    assert known.threshold is not None
+    assert not known.passed
+
+
+def test_thresholds_are_for_the_rate_that_the_bundle_was_calibrated_for(bundle: Path, good_pictures: Path) -> None:
+    opened = open_bundle(bundle)
+    own = dataclasses.replace(opened.manifest.thresholds["fp32"], target_false_reject_rate=0.2)
+    update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds={"fp32": own}))
+    for more, rate in (((), 0.2), (("--false-reject-rate", 0.1), 0.1)):
+        done = call("reason-export", "check", bundle, "--held-out", good_pictures, *more, "--json")
+        found = json.loads(done.output)["threshold"]
+        assert (found["target_false_reject_rate"], found["images"]) == (rate, 20)
+
+
+def test_defective_parts_and_trained_ones_set_no_threshold(bundle: Path, good_pictures: Path) -> None:
+    opened = open_bundle(bundle)
+    own = dataclasses.replace(opened.manifest.thresholds["fp32"], images=20, value=1e-3)
+    strict = update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds={"fp32": own}))
+    told = call("reason-export", "check", bundle, "--held-out", good_pictures).error
+    assert f"{good_pictures}: the trained model rejects 20 of 20 images; expected good parts" in told
+    known = ScoreStatistics(images=50, mean=1e3, std=1.0, minimum=990.0, maximum=1010.0)
+    manifest = dataclasses.replace(strict.manifest, thresholds={}, score_statistics=known)
+    update_bundle(strict, manifest=manifest)
+    told = call("reason-export", "check", bundle, "--held-out", good_pictures).error
+    assert f"{good_pictures}: its images score" in told
+    assert "training has seen them" in told
+
+
+def blind_to_white(path: Path) -> None:
+    """The same bundle whose map is NaN for pictures with a white pixel in their corner, and whose score is not."""
+    opened, model = open_bundle(path), onnx.load(path / "model.onnx")
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["clean" if name == "anomaly_map" else name for name in node.output]
+    constants = {"corner": np.array([0, 0, 0]), "next": np.array([1, 1, 1]), "axes": np.array([1, 2, 3])}
+    graph.initializer.extend(numpy_helper.from_array(value.astype(np.int64), name) for name, value in constants.items())
+    graph.initializer.append(numpy_helper.from_array(np.array([[[255.0]]], np.float32), "white"))
+    graph.node.extend(
+        [
+            helper.make_node("Cast", ["image"], ["corner_pixels"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Slice", ["corner_pixels", "corner", "next", "axes"], ["corner_pixel"]),
+            helper.make_node("Squeeze", ["corner_pixel", "last"], ["corner_value"]),
+            helper.make_node("Sub", ["corner_value", "white"], ["from_white"]),
+            helper.make_node("Div", ["from_white", "from_white"], ["one_or_nan"]),
+            helper.make_node("Mul", ["clean", "one_or_nan"], ["anomaly_map"]),
+        ]
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([3]), "last"))
+    update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_labelled_images_whose_values_are_not_finite_fail_the_check_and_stay_failed(
+    backend: str, bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    blind_to_white(bundle)
+    data = Path(shutil.copytree(parts, tmp_path / "parts"))
+    first = sorted((data / "test" / "good").iterdir())[0]
+    pixels = np.asarray(Image.open(first)).copy()
+    pixels[:4, :4] = 255
+    save(first, pixels)
+    assert call("reason-export", "check", bundle, "--backend", backend).status == 0
+    for more in (("--data", data), ()):
+        told = call("reason-export", "check", bundle, "--backend", backend, *more).error
+        assert f"{data}: 1 of 8 images give values that are not finite, the first is {first}" in told
+        known = known_check(open_bundle(bundle), backend=backend, precision="fp32")  # type: ignore[arg-type]
+        assert known is not None
+        assert not known.passed
+    assert call("reason-export", "check", bundle, "--backend", backend, "--data", parts).status == 0
 
 
 def test_few_held_out_images_are_refused(bundle: Path, parts: Path) -> None:

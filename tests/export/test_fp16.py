@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from reason_export.graph_parts import before_network, map_head
-from reason_export.half import half_graph
+from reason_export.half import half_graph, require_room
 from reason_runtime.bundle import open_bundle
 from reason_runtime.errors import ParityError
 from tests.commands import call
@@ -69,6 +69,30 @@ def test_it_passes_its_own_gate_and_has_its_own_threshold(precise_bundle: Path) 
     limits = open_bundle(precise_bundle).manifest.thresholds
     assert limits["fp16"].images == limits["fp32"].images
     assert limits["fp16"].value == pytest.approx(limits["fp32"].value, rel=2e-2)
+
+
+def network_of(gain: float) -> onnx.ModelProto:
+    """Pixels times a gain, and back: only the value between them is large."""
+    weights = [
+        numpy_helper.from_array(np.full((1, 1, 1, 1), value, np.float32), name)
+        for name, value in (("up", gain), ("down", 1 / gain))
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["pixels", "up"], ["large"], name="first"),
+        helper.make_node("Conv", ["large", "down"], ["out"], name="second"),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 4, 4])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 1, 4, 4])
+    graph = helper.make_graph(nodes, "g", [image], [out], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_values_beyond_half_precision_are_refused_where_no_check_on_a_cpu_sees_them() -> None:
+    images = np.full((2, 1, 4, 4), 200, np.uint8)
+    require_room(network_of(100), images)  # 20000
+    with pytest.raises(ParityError, match="large: reaches 6e\\+04 on these images, and half precision ends at 65504"):
+        require_room(network_of(300), images)
 
 
 def test_a_weight_beyond_half_precision_is_refused() -> None:

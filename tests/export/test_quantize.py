@@ -16,8 +16,10 @@ from reason_export.equalisation import equalise
 from reason_export.golden import golden_bytes, synthetic_images
 from reason_export.graph_parts import map_head
 from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised_graph
+from reason_export.quantisation import quantise_model
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.errors import ParityError
 from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import save
@@ -209,6 +211,49 @@ def test_it_loads_no_torch(exported_bundle: Path, tmp_path: Path) -> None:
     loaded = loaded_packages(code, arguments=[bundle, tmp_path / "few"])
     assert loaded & {"torch", "torchvision", "timm", "safetensors"} == set()
     assert "onnxruntime" in loaded
+
+
+def two_that_nearly_agree() -> onnx.ModelProto:
+    """A map of what two branches of four layers each differ by: a ten-thousandth of what they hold."""
+    random = np.random.default_rng(0)
+    weights, nodes = (
+        {},
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["pixels"], ["x"], name="transpose", perm=[0, 3, 1, 2]),
+        ],
+    )
+    common = [random.normal(0, 0.2, (8, 3 if i == 0 else 8, 3, 3)) for i in range(4)]
+    for branch, apart in (("a", 0.0), ("b", 1e-4)):
+        before = "x"
+        for i, weight in enumerate(common):
+            name = f"{branch}{i}"
+            weights[f"{name}.weight"] = weight * (1 + apart * random.normal(size=weight.shape))
+            layer = [before, f"{name}.weight"]
+            nodes.append(helper.make_node("Conv", layer, [f"{name}.sum"], name=name, pads=[1, 1, 1, 1]))
+            nodes.append(helper.make_node("Relu", [f"{name}.sum"], [f"{name}.out"], name=f"{name}.relu"))
+            before = f"{name}.out"
+    nodes += [
+        helper.make_node("Sub", ["a3.out", "b3.out"], ["apart"], name="sub"),
+        helper.make_node("ReduceL2", ["apart", "channels"], ["anomaly_map"], name="norm", keepdims=0),
+        helper.make_node("ReduceMax", ["anomaly_map", "sides"], ["score"], name="max", keepdims=0),
+    ]
+    stored = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    stored += [numpy_helper.from_array(np.array(axes), name) for name, axes in (("channels", [1]), ("sides", [1, 2]))]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 16, 16, 3])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("anomaly_map", ["N", 16, 16]), ("score", ["N"]))
+    ]
+    graph = helper.make_graph(nodes, "g", [image], outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_a_network_that_int8_cannot_hold_is_refused(tmp_path: Path) -> None:
+    onnx.save(two_that_nearly_agree(), tmp_path / "model.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(ParityError, match="even with half of the layers in float32, at least 15 dB is needed"):
+        quantise_model(tmp_path / "model.onnx", images)
 
 
 def test_activations_are_measured_over_all_images() -> None:

@@ -165,6 +165,32 @@ def test_a_bundle_needs_its_required_files_and_takes_no_others(tmp_path: Path) -
     assert names(tmp_path) == []
 
 
+def test_a_folder_with_a_manifest_of_another_program_or_with_more_than_a_bundle_is_never_replaced(
+    tmp_path: Path,
+) -> None:
+    made = make_bundle(tmp_path / "real")
+    files = {name: (made.path / name).read_bytes() for name in made.manifest.files}
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(BundleError, match="page: exists and is not a bundle"):
+        write_bundle(page, manifest=made.manifest, files=files, overwrite=True)
+    (made.path / "notes.txt").write_text("precious")
+    with pytest.raises(BundleError, match="notes.txt: is no part of a bundle, and would be lost with it"):
+        write_bundle(made.path, manifest=made.manifest, files=files, overwrite=True)
+    assert (made.path / "notes.txt").read_text() == "precious"
+
+
+def test_an_update_of_a_bundle_that_was_replaced_meanwhile_leaves_the_new_one(tmp_path: Path) -> None:
+    opened = make_bundle(tmp_path / "bundle")
+    files = {"model.onnx": grey_model(scale=1 / 64), "golden.npz": golden_bytes(opened.manifest.input)}
+    other = write_bundle(opened.path, manifest=opened.manifest, files=files, overwrite=True)
+    with pytest.raises(BundleError, match="was changed by another program meanwhile and stays so"):
+        update_bundle(opened, manifest=opened.manifest, files={"model_int8.onnx": grey_model()})
+    assert open_bundle(opened.path).manifest == other.manifest
+    assert sorted(path.name for path in opened.path.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+
+
 def test_an_update_adds_files_and_thresholds_and_keeps_the_rest(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", threshold=None)
     with_limit = make_manifest(threshold=0.75).thresholds["fp32"]

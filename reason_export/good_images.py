@@ -1,0 +1,63 @@
+"""Whether images are what a threshold may be drawn from: good parts that nothing was trained on. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_export.labelled import LEAST_HELD_OUT
+from reason_runtime.bundle import Bundle
+from reason_runtime.errors import DataError
+
+MOST_REJECTED = 0.2
+"""Share of the images that the trained model may reject beyond the rate it was calibrated for: above it they are not
+good parts, or not these parts."""
+LOWER_SCORES = 4.0
+"""Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
+seen them, and a threshold from them would reject good parts."""
+
+
+def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:
+    """Refuse images that the bundle's own threshold says are not of good parts.
+
+    Args:
+        bundle: Its float32 threshold counts, where that is drawn from enough images.
+        scores: (N,) of the images, in whatever precision: this is about very different ones.
+        where: The folder, for the message.
+
+    Raises:
+        DataError: Too many are rejected.
+    """
+    limit = bundle.manifest.thresholds.get("fp32")
+    if limit is None or limit.images < LEAST_HELD_OUT:
+        return
+    rejected = int((scores >= limit.value).sum())
+    if rejected > (MOST_REJECTED + limit.target_false_reject_rate) * len(scores):
+        raise DataError(
+            f"{where}: the trained model rejects {rejected} of {len(scores)} images; expected good parts, as the "
+            "camera sees them"
+        )
+
+
+def require_unseen(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:
+    """Refuse images that score so low that training must have seen them.
+
+    Args:
+        bundle: The scores of its own held-out images count, where these are enough.
+        scores: (N,) of the images.
+        where: The folder, for the message.
+
+    Raises:
+        DataError: They score too low on average.
+    """
+    known = bundle.manifest.score_statistics
+    if known is None or known.images < LEAST_HELD_OUT:
+        return
+    error = known.std * np.sqrt(1 / known.images + 1 / len(scores))
+    if known.mean - scores.mean() > LOWER_SCORES * error > 0:
+        raise DataError(
+            f"{where}: its images score {scores.mean():.3g} on average, the bundle's own held-out images "
+            f"{known.mean:.3g}: training has seen them, so that no threshold can be drawn; give others with --held-out"
+        )
