@@ -76,10 +76,32 @@ def test_lost_lines_make_the_frames_that_hold_the_gap_incomplete() -> None:
     assert grabs[1].image is None
 
 
+def test_lines_lost_between_two_frames_without_overlap_make_the_second_incomplete() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=0)
+    grabs = fed(assembler, lines(0, 10), lines(13, 10), lines(23, 10))
+    assert [grab.failure for grab in grabs] == [None, "3 lines lost before encoder count 13", None]
+
+
 def test_a_block_that_failed_makes_every_frame_that_holds_a_line_of_it_incomplete() -> None:
     assembler = Assembler(frame_lines=8, overlap_lines=4)
     blocks = [lines(first, 4, failure="torn" if first == 8 else None) for first in range(0, 32, 4)]
     assert [grab.failure for grab in fed(assembler, *blocks)] == [None, "torn", "torn", None, None, None, None]
+
+
+@pytest.mark.parametrize("block", [3, 7, 10, 25])
+@pytest.mark.parametrize("overlap", [0, 1, 5])
+@pytest.mark.parametrize("torn", range(1, 6))
+def test_no_line_of_a_block_that_failed_is_judged_however_blocks_and_frames_lie(
+    block: int, overlap: int, torn: int
+) -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=overlap)
+    firsts = range(0, 20 * block, block)
+    failed = set(range(torn * block, (torn + 1) * block))
+    blocks = [lines(first, block, failure="torn" if first in failed else None) for first in firsts]
+    for grab in fed(assembler, *blocks) + assembler.flush():
+        assert grab.strip is not None
+        held = range(grab.strip.first_line, grab.strip.first_line + grab.strip.valid_lines)
+        assert grab.failure == ("torn" if failed & set(held) else None)
 
 
 def test_after_a_flush_a_new_web_begins_and_owns_its_first_line() -> None:

@@ -28,6 +28,15 @@ class Lines:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """Lines `first` to `end`, the last one excluded, that nobody may judge."""
+
+    first: int
+    end: int
+    text: str
+
+
 class Assembler:
     """Cuts an endless web into frames.
 
@@ -53,21 +62,22 @@ class Assembler:
         self._first_line = 0
         self._carried = 0  # of the held lines, those that the frame before has shown
         self._seen = 0
-        self._failures: list[tuple[int, str]] = []
+        self._expected_count: int | None = None  # of the next line; None where a web begins
+        self._failures: list[_Failure] = []
 
     def add(self, lines: Lines) -> list[Grab]:
         """Take lines in; gives the frames that they complete."""
-        if self._blocks:
-            last = self._blocks[-1]
-            expected = last.encoder_count + len(last.pixels) * self._counts_per_line
-            if lines.encoder_count != expected:
-                lost = (lines.encoder_count - expected) / self._counts_per_line
-                self._failures.append((self._seen, f"{lost:g} lines lost before encoder count {lines.encoder_count}"))
+        first, end = self._seen, self._seen + len(lines.pixels)
+        if self._expected_count is not None and lines.encoder_count != self._expected_count:
+            lost = (lines.encoder_count - self._expected_count) / self._counts_per_line
+            text = f"{lost:g} lines lost before encoder count {lines.encoder_count}"
+            self._failures.append(_Failure(first=first, end=first + 1, text=text))
         if lines.failure is not None:
-            self._failures.append((self._seen, lines.failure))
+            self._failures.append(_Failure(first=first, end=end, text=lines.failure))
         self._blocks.append(lines)
         self._held += len(lines.pixels)
-        self._seen += len(lines.pixels)
+        self._seen = end
+        self._expected_count = lines.encoder_count + len(lines.pixels) * self._counts_per_line
         grabs = []
         while self._held >= self._frame_lines:
             grabs.append(self._frame(self._frame_lines, grabbed_ns=lines.grabbed_ns, last=False))
@@ -85,6 +95,7 @@ class Assembler:
             grabs.append(self._frame(self._held, grabbed_ns=self._blocks[-1].grabbed_ns, last=True))
         self._forget(self._held)
         self._carried = 0
+        self._expected_count = None
         return grabs
 
     def _frame(self, valid: int, *, grabbed_ns: int, last: bool) -> Grab:
@@ -93,7 +104,7 @@ class Assembler:
             mirrored = np.arange(self._frame_lines) % (2 * valid)  # goes on like the web; a repeated line would not
             pixels = pixels[np.where(mirrored < valid, mirrored, 2 * valid - 1 - mirrored)]
         end = self._first_line + valid
-        failure = next((text for line, text in self._failures if self._first_line <= line < end), None)
+        failure = next((item.text for item in self._failures if item.first < end and self._first_line < item.end), None)
         strip = Strip(
             first_line=self._first_line,
             valid_lines=valid,
@@ -113,7 +124,7 @@ class Assembler:
         """Drop the oldest lines."""
         self._first_line += count
         self._held -= count
-        self._failures = [(line, text) for line, text in self._failures if line >= self._first_line]
+        self._failures = [item for item in self._failures if item.end > self._first_line]
         while count and self._blocks:
             block = self._blocks[0]
             if len(block.pixels) <= count:
