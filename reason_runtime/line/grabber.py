@@ -63,6 +63,7 @@ class Grabber:
         self._ended = ended
         self._stop = threading.Event()
         self._number = 0
+        self._failure: ReasonError | None = None
         self._last_s = time.monotonic()
         started = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
         self._run_name = f"{camera.name}-{started}-{secrets.token_hex(2)}"  # the token: the clock may be stepped back
@@ -79,7 +80,13 @@ class Grabber:
             self._desk.health.fault(f"camera {self._camera.name}", f"no frame for more than {stall_s:g} s")
 
     def _run(self) -> None:
-        failure: ReasonError | None = None
+        try:
+            self._read_until_end()
+        finally:  # a camera whose thread is gone must never look like one that waits
+            self._queue.close()
+            self._ended(self._failure)
+
+    def _read_until_end(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while not self._stop.is_set():
             before = self._number
@@ -88,7 +95,7 @@ class Grabber:
                 break
             except Exception as error:  # the fail-safe boundary: a camera may fail in any way and come back
                 if not self._camera.source.live or isinstance(error, ConfigurationError):
-                    failure = (
+                    self._failure = (
                         error if isinstance(error, ReasonError) else SourceError(f"{type(error).__name__}: {error}")
                     )
                     break
@@ -97,10 +104,8 @@ class Grabber:
                 self._stop.wait(pause_s)
             finally:
                 self._camera.source.close()
-        if failure is not None and self._camera.source.live:  # of a file, the command says it in its one line
-            self._desk.health.fault(f"camera {self._camera.name}", str(failure))
-        self._queue.close()
-        self._ended(failure)
+        if self._failure is not None and self._camera.source.live:  # of a file, the command says it in its one line
+            self._desk.health.fault(f"camera {self._camera.name}", str(self._failure))
 
     def _read_all(self) -> None:
         source = self._camera.source

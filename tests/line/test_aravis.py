@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.pipeline import PipelineSettings
-from reason_runtime.line.sources.aravis import AravisSettings, AravisSource, decode_pixels
+from reason_runtime.line.sources import aravis
+from reason_runtime.line.sources.aravis import AravisSettings, AravisSource, decode_pixels, lost_between
 from tests.line.models import line_bundle
 from tests.line.stations import running
 
@@ -85,6 +87,49 @@ def test_without_aravis_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(ConfigurationError, match=r"apt install gir1\.2-aravis-0\.8 .*reason-edge\[camera\]"):
         AravisSource("x", settings=AravisSettings()).open()
+
+
+def test_without_aravis_the_line_ends_with_that_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gi"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gi", None)
+    top = Camera(name="top", source=AravisSource("x", settings=AravisSettings()))
+    with running(line_bundle(tmp_path / "line").path, top) as line:
+        assert line.pipeline.wait(5)
+        with pytest.raises(ConfigurationError, match=r"apt install gir1\.2-aravis-0\.8"):
+            line.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        (7, 8, 0),
+        (7, 10, 2),
+        (65535, 1, 0),  # GigE Vision has no frame 0
+        (65534, 3, 3),
+        (65536, 2, 0),  # a frame of id 1 that arrived incomplete was counted on
+        (65535, 65536, 0),  # 64 bits
+        (2**40, 2**40 + 4, 3),
+        (0, 3, 2),  # USB3 Vision begins at 0
+        (0, 0, 0),
+    ],
+)
+def test_frames_between_two_ids_by_hand(before: int, after: int, lost: int) -> None:
+    assert lost_between(before, after) == lost
+
+
+def test_ids_that_begin_anew_or_jump_are_no_number_of_frames() -> None:
+    for before, after in ((500, 3), (500, 500), (2**40, 1), (3, 2**40)):
+        assert not 0 <= lost_between(before, after) <= 1000
+
+
+@needs_aravis
+def test_the_camera_within_the_process_counts_past_16_bits_without_a_loss() -> None:
+    source = AravisSource("Fake_1", settings=AravisSettings(fake=True, frame_rate=300))
+    source.open()
+    found = frames(source, 160)  # its ids begin at 65401
+    source.close()
+    assert all(item.failure is None for item in found)
 
 
 def test_pixels_of_each_format_by_hand() -> None:
@@ -193,3 +238,49 @@ def test_frames_with_missing_packets_are_incomplete_and_unknown(network_camera: 
     assert all(answer.decision == "UNKNOWN" for answer in broken)
     assert all("arrived incomplete" in (answer.reason or "") for answer in broken)
     assert line.metrics.snapshot().grabbed_bad["top"] == len(broken)
+
+
+@needs_aravis
+@needs_network
+def test_more_lost_frames_than_anybody_can_answer_are_a_lost_camera(
+    network_camera: NetworkCamera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aravis, "_MOST_LOST", 10)
+    source = AravisSource(THEIRS, settings=AravisSettings(pixel_format="Mono8", frame_rate=50))
+    source.open()
+    frames(source, 2)
+    time.sleep(0.6)
+    with pytest.raises(SourceError, match=r"frame \d+ came after frame \d+, too far for answers"):
+        frames(source, 30)
+    source.close()
+    source.open()
+    assert [item.failure for item in frames(source, 2)] == [None, None]
+    source.close()
+
+
+@needs_aravis
+@needs_network
+def test_each_frame_that_the_host_lost_is_incomplete_and_unknown(network_camera: NetworkCamera, tmp_path: Path) -> None:
+    bundle = line_bundle(tmp_path / "line", threshold=0.99).path
+
+    class Halting(AravisSource):
+        halts = 0
+
+        def read(self):  # type: ignore[no-untyped-def]
+            self.halts += 1
+            if self.halts == 10:
+                time.sleep(1.0)  # a process that stands still: 50 frames, and room for 8
+            return super().read()
+
+    source = Halting(THEIRS, settings=AravisSettings(pixel_format="Mono8", frame_rate=50))
+    source.checks_freezing = False
+    with running(bundle, Camera(name="top", source=source), settings=PipelineSettings(deadline_s=1.0)) as line:
+        line.sink.wait(lambda: len(line.sink.answers) >= 80, 10)
+        line.close()
+    lost = [answer for answer in line.sink.answers if answer.reason == "lost between camera and host"]
+    assert 35 <= len(lost) <= 45
+    assert {(answer.decision, answer.cause) for answer in lost} == {("UNKNOWN", "incomplete")}
+    assert [answer.number for answer in lost] == list(range(lost[0].number, lost[0].number + len(lost)))
+    seconds = [datetime.fromisoformat(answer.grabbed).timestamp() for answer in line.sink.answers]
+    assert len(seconds) == pytest.approx(50 * (seconds[-1] - seconds[0]), abs=6)
+    assert line.sink.events == []

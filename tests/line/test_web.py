@@ -264,6 +264,23 @@ def test_a_line_scan_camera_that_gives_the_same_block_again_is_frozen() -> None:
     assert found == [None, None, FROZEN, None, None, None]
 
 
+def test_a_block_that_the_host_lost_is_lines_that_nobody_saw() -> None:
+    from tests.line.stations import ListSource
+
+    blocks = [np.full((6, 4), 1, np.uint8), "lost", "lost", *[np.full((6, 4), 1, np.uint8)] * 3]
+    source = WebSource(
+        ListSource(blocks),  # type: ignore[arg-type]
+        assembler=Assembler(frame_lines=8, overlap_lines=0),
+        counts_per_line=1,
+    )
+    source.open()
+    found = []
+    while (item := source.read()) != "end":
+        if isinstance(item, Grab):
+            found.append((item.encoder_count, item.failure))
+    assert found == [(0, "lost"), (8, "lost"), (16, "lost"), (24, None), (32, None)]
+
+
 def test_an_area_camera_can_be_tiled_too(tiled: Path) -> None:
     from tests.line.stations import camera
 

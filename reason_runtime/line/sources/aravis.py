@@ -15,6 +15,7 @@ read: choose the unpacked one.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _BUFFERS = 8
 _WAIT_US = 500_000
+_LAST_16_BIT_ID = 65535  # of GigE Vision; 1 comes next, since 0 is reserved. USB3 Vision has 64 bits and begins at 0
+_MOST_LOST = 1000  # frames with an answer each; after more, nobody can say how many they were
 # GenICam's PFNC: bits of the unpacked mono formats
 MONO_BITS = {"Mono8": 8, "Mono10": 10, "Mono12": 12, "Mono16": 16}
 # OpenCV names a Bayer pattern by its second row's second and third pixel
@@ -87,7 +90,7 @@ def aravis_settings(address: Address) -> AravisSettings:
 
 
 class AravisSource:
-    """See `Source`. A frame that arrives incomplete is a frame without pixels.
+    """See `Source`. A frame that arrives incomplete is one without pixels, and so is one that the host lost.
 
     Args:
         name: The camera's id, serial number or IP address; empty takes the first one found.
@@ -104,6 +107,8 @@ class AravisSource:
         self._stream: Aravis.Stream | None = None
         self._lost = False
         self._format = ""
+        self._last_id: int | None = None  # of the frame before
+        self._ready: deque[Grab] = deque()
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -123,6 +128,8 @@ class AravisSource:
             for _ in range(_BUFFERS):
                 stream.push_buffer(aravis.Buffer.new_allocate(payload))
             self._lost = False
+            self._last_id = None
+            self._ready.clear()
             camera.get_device().connect("control-lost", self._control_lost)
             camera.start_acquisition()
         except failure as error:
@@ -130,7 +137,9 @@ class AravisSource:
         self._camera, self._stream = camera, stream
 
     def read(self) -> Grab | Nothing:
-        """See `Source.read`."""
+        """See `Source.read`; frames that the camera sent and the host lost come first, each without pixels."""
+        if self._ready:
+            return self._ready.popleft()
         aravis, _ = _library()
         if self._stream is None or self._lost:
             raise SourceError(f"{self._label}: connection lost")
@@ -141,19 +150,23 @@ class AravisSource:
         try:
             status = buffer.get_status()
             if status != aravis.BufferStatus.SUCCESS:
+                self._last_id = None if self._last_id is None else self._last_id + 1  # its own need not have arrived
                 return Grab(grabbed_ns=grabbed_ns, failure=f"the frame arrived incomplete ({status.value_nick})")
             shape = (buffer.get_image_height(), buffer.get_image_width())
             image = decode_pixels(bytes(buffer.get_data()), self._format, shape=shape)
+            lost = self._lost_before(buffer.get_frame_id())
         finally:
             self._stream.push_buffer(buffer)
-        return Grab(grabbed_ns=grabbed_ns, image=image)
+        self._ready.extend(Grab(grabbed_ns=grabbed_ns, failure="lost between camera and host") for _ in range(lost))
+        self._ready.append(Grab(grabbed_ns=grabbed_ns, image=image))
+        return self._ready.popleft()
 
     def close(self) -> None:
         """See `Source.close`."""
-        _, failure = _library()
         camera, self._camera = self._camera, None
         self._stream = None
         if camera is not None:
+            _, failure = _library()
             try:
                 camera.stop_acquisition()
             except failure:  # a camera that is gone cannot be told to stop
@@ -162,6 +175,13 @@ class AravisSource:
     @property
     def _label(self) -> str:
         return f"aravis:{self._name}"
+
+    def _lost_before(self, frame_id: int) -> int:
+        last, self._last_id = self._last_id, frame_id
+        lost = 0 if last is None else lost_between(last, frame_id)
+        if not 0 <= lost <= _MOST_LOST:
+            raise SourceError(f"{self._label}: frame {frame_id} came after frame {last}, too far for answers")
+        return lost
 
     def _control_lost(self, _device: object) -> None:
         self._lost = True
@@ -189,6 +209,17 @@ class AravisSource:
             else:
                 camera.gv_auto_packet_size()
         camera.set_acquisition_mode(aravis.AcquisitionMode.CONTINUOUS)
+
+
+def lost_between(before: int, after: int) -> int:
+    """How many frames are missing between two that came one after the other, by the ids that the camera gave them.
+
+    0 where a camera does not count and all ids are 0; negative or absurdly large where it counts anew.
+    """
+    if after == 0:
+        return 0
+    lost = after - before - 1
+    return lost if lost >= 0 else lost + _LAST_16_BIT_ID
 
 
 def decode_pixels(content: bytes, pixel_format: str, *, shape: tuple[int, int]) -> Pixels:
