@@ -81,6 +81,7 @@ def predict(
 
 @app.command()
 def inspect(
+    ctx: typer.Context,
     bundle: Annotated[Path | None, typer.Argument(help="Folder that `reason-export onnx` wrote.")] = None,
     source: Annotated[
         list[str] | None,
@@ -124,8 +125,7 @@ def inspect(
     from reason_runtime.line.web.judge import WebSettings
 
     if config is not None:
-        if bundle or source or sink:
-            raise typer.BadParameter("--config holds bundle, sources and sinks; give the one or the others")
+        _refuse_beside_config(ctx)
         inspect_station(read_station(config))
         return
     if bundle is None or not source:
@@ -171,6 +171,18 @@ def info(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 def main() -> None:
     """Entry point of `reason-run`."""
     run(app)
+
+
+def _refuse_beside_config(ctx: typer.Context) -> None:
+    given = []
+    for parameter in ctx.command.params:
+        origin = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name != "config" and origin is not None and origin.name == "COMMANDLINE":
+            given.append("BUNDLE" if parameter.name == "bundle" else parameter.opts[0])
+    if given:
+        raise typer.BadParameter(
+            f"--config holds bundle, sources and sinks, and all other settings; write {', '.join(given)} there"
+        )
 
 
 def _readable(judgement: Judgement) -> str:

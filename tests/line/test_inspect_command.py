@@ -244,6 +244,8 @@ def test_the_dashboard_answers_while_the_line_runs(bundle: Path, tmp_path: Path)
     [
         (["--config", "y"], 1, "y: cannot be read"),
         (["BUNDLE", "--config", "y"], 2, "--config holds bundle, sources and sinks"),
+        (["--config", "y", "--threshold", "0.5"], 2, "write --threshold there"),
+        (["--batch", "1", "--config", "y", "--cuda-graph", "BUNDLE"], 2, "write BUNDLE, --batch, --cuda-graph there"),
         (["BUNDLE", "--source", "nowhere"], 1, "nowhere: does not exist"),
         (["BUNDLE", "--source", "aravis:x?speed=1"], 1, "unknown option speed"),
         (["BUNDLE", "--source", "opencv:0", "--sink", "tape:x"], 1, "tape:x: is no sink"),
