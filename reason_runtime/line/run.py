@@ -72,7 +72,8 @@ class LineRun:
     def __init__(self, station: Station, *, tell: Callable[[Event], None] = lambda _: None) -> None:
         self._station = station
         self._stopping = threading.Event()
-        self._swapping: threading.Thread | None = None
+        self._asked = threading.Lock()  # held while a change of bundle is asked for and has not begun
+        self._loading = threading.Lock()
         self.metrics = Metrics()
         self.model = self._load()
         form = self.model.detector.bundle.manifest.input
@@ -135,22 +136,26 @@ class LineRun:
         self._stopping.set()
 
     def swap(self) -> None:
-        """Load the bundle again in the background and judge with it; the one in use goes on if that fails."""
-        if self._swapping is None or not self._swapping.is_alive():
-            self._swapping = threading.Thread(target=self._swap, name="swap", daemon=True)
-            self._swapping.start()
+        """Load the bundle again in the background and judge with it; the one in use goes on if that fails.
+
+        Asked while one loads, it loads once more afterwards: the path may name another by then.
+        """
+        if self._asked.acquire(blocking=False):
+            threading.Thread(target=self._swap, name="swap", daemon=True).start()
 
     def swap_back(self) -> None:
         """Judge with the bundle before."""
         threading.Thread(target=self._pipeline.swap_back, name="swap back", daemon=True).start()
 
     def _swap(self) -> None:
-        try:
-            model = self._load(like=self.model.detector.session)
-        except ReasonError as error:
-            self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
-            return
-        self._pipeline.swap(model)
+        with self._loading:
+            self._asked.release()
+            try:
+                model = self._load(like=self.model.detector.session)
+            except ReasonError as error:
+                self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
+                return
+            self._pipeline.swap(model)
 
     def _load(self, *, like: Session | None = None) -> LineModel:
         plan = self._station.model

@@ -31,9 +31,13 @@ def part(value: int, *, code: int = 0, size_px: int = SIZE_PX) -> NDArray[np.uin
     return image
 
 
+def trips_of(seconds: float) -> int:
+    """Turns of the loop that take so long on this machine, whatever it is and does besides."""
+    return round(_trips_per_s() * seconds)
+
+
 @lru_cache(maxsize=1)
-def _slow_trips() -> int:
-    """Turns of the loop that take `_SLOW_S` on this machine, whatever it is and does besides."""
+def _trips_per_s() -> float:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -45,13 +49,13 @@ def _slow_trips() -> int:
         started_s = time.perf_counter()
         session.run(None, {"image": part(128)[None]})
         durations.append(time.perf_counter() - started_s)
-    return round(_MEASURED_TRIPS * _SLOW_S / sorted(durations)[len(durations) // 2])
+    return _MEASURED_TRIPS / sorted(durations)[len(durations) // 2]
 
 
 def line_model(*, size_px: int = SIZE_PX, trips: int = 0, slow_trips: int | None = None) -> bytes:
     """The grey model of the runtime's tests that obeys the first pixel; a call takes `trips` turns of a loop more."""
     table = np.full(256, trips, np.int64)
-    table[SLOW], table[HANG] = _slow_trips() if slow_trips is None else slow_trips, _HANG_TRIPS
+    table[SLOW], table[HANG] = trips_of(_SLOW_S) if slow_trips is None else slow_trips, _HANG_TRIPS
     broken = np.zeros(256, np.float32)
     broken[NAN] = np.nan
     ignore = np.ones((size_px, size_px), np.float32)

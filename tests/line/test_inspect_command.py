@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.line.station import CameraPlan, ModelPlan
+from reason_runtime.line.run import LineRun
+from reason_runtime.line.station import CameraPlan, ModelPlan, Station
 from reason_runtime.line.station_file import read_station
 from tests.commands import call
-from tests.line.models import HANG, line_bundle, part
+from tests.line.models import HANG, line_bundle, part, trips_of
 from tests.line.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +203,37 @@ def test_sighup_takes_the_bundle_that_a_link_names_and_sigusr1_goes_back(tmp_pat
     assert {line["decision"] for line in good if line["bundle"] == first} == {"OK"}
     assert {line["decision"] for line in good if line["bundle"] != first} == {"NG"}
     assert found[-1]["bundle"] == first
+
+
+def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Path) -> None:
+    line_bundle(tmp_path / "first")
+    line_bundle(tmp_path / "slow", trips=trips_of(0.6))  # to warm up
+    last = line_bundle(tmp_path / "last", threshold=0.2)
+    link, out = tmp_path / "current", tmp_path / "r.jsonl"
+    link.symlink_to("first")
+    line = LineRun(
+        Station(
+            model=ModelPlan(bundle=link, threads=1),
+            cameras=(CameraPlan(name="top", source=endless(tmp_path)),),
+            sinks=(f"jsonl:{out}",),
+        )
+    )
+    runner = threading.Thread(target=line.run)
+    runner.start()
+    try:
+        wait_for(out, 1)
+        for name in ("slow", "last"):
+            (tmp_path / "new").symlink_to(name)
+            os.replace(tmp_path / "new", link)
+            line.swap()
+            time.sleep(0.3)
+        until_s = time.monotonic() + 10
+        while last.manifest.content_sha256[:12] not in {item["bundle"] for item in results(out)}:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+    finally:
+        line.stop()
+        runner.join()
 
 
 def test_supervisor_hears_ready_alive_and_stopping(
