@@ -40,6 +40,7 @@ Outcome = Literal["ended", "stopped", "hung"]
 _INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add waiting
 
 _LAST_READ_S = 0.7  # a source's read returns within half a second
+_LAST_TURN_S = 0.05  # of threads that have nothing left to do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,11 @@ class Pipeline:
                 Grabber(camera, desk=desk, queue=queue, deadline_s=settings.deadline_s, ended=self._source_ended)
             )
             name = f"prepare {camera.name}"
-            self._stages.append(Stage(name, desk=desk, queue=queue, handle=self._prepare, ended=self._prepared_all))
+            self._stages.append(
+                Stage(
+                    name, desk=desk, queue=queue, handle=self._prepare, onward=self._to_infer, ended=self._prepared_all
+                )
+            )
         desk.metrics.watch_queue("infer", self._to_infer)
         self._stages += [
             Stage(
@@ -154,11 +159,12 @@ class Pipeline:
                 desk=desk,
                 queue=self._to_infer,
                 handle=self._infer,
+                onward=self._to_judge,
                 ended=self._to_judge.close,
                 most=settings.batch,
                 wait_s=settings.batch_wait_s,
             ),
-            Stage("judge", desk=desk, queue=self._to_judge, handle=self._judge, ended=self._finished),
+            Stage("judge", desk=desk, queue=self._to_judge, handle=self._judge, onward=None, ended=self._finished),
         ]
 
     def start(self) -> None:
@@ -183,8 +189,7 @@ class Pipeline:
         ended = self._done.is_set()
         for grabber in self._grabbers:
             grabber.stop()
-        for grabber in self._grabbers:
-            grabber.thread.join(min(_LAST_READ_S, seconds))
+        _join([grabber.thread for grabber in self._grabbers], min(_LAST_READ_S, seconds))
         for queue in self._camera_queues:
             queue.close()
         seconds = max(0.0, until_s - time.monotonic())
@@ -192,8 +197,8 @@ class Pipeline:
             self._desk.ledger.refuse_all("stopped", "the line stopped before this part was judged")
         self._timekeeper.stop()
         self._desk.ledger.wake()
-        for thread in self.threads:
-            thread.join(max(0.05, until_s - time.monotonic()) if self._outcome != "hung" else 0.05)
+        left_s = 0.0 if self._outcome == "hung" else until_s - time.monotonic()
+        _join(self.threads, max(_LAST_TURN_S, left_s))
         if self._failure is not None:
             raise self._failure
         return self._outcome if ended and self._outcome else "stopped"
@@ -234,56 +239,55 @@ class Pipeline:
         with self._lock:
             return self._model
 
-    def _prepare(self, works: list[Work]) -> None:
+    def _prepare(self, works: list[Work]) -> list[Work]:
+        seen = []
         for work in works:
-            image = work.frame.grab.image
-            if image is None:
-                raise ReasonError("a frame without pixels reached the model")
-            work.model = self._current()
-            work.prepared = work.model.prepare(image)
-            blind = work.prepared.blind or self._frozen(work)
-            if blind is not None:
-                self._desk.ledger.refuse(work.frame, "blind", blind)
-                self._desk.health.fault(f"sight {work.frame.camera}", blind)
-                continue
-            self._desk.health.clear(f"sight {work.frame.camera}")
-            work.waits_since_ns = time.monotonic_ns()
-            if self._to_infer.put(work) is not None:
-                self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
+            before = self._last_image.get(work.frame.camera) if work.frame.checks_freezing else None
+            image = work.frame.grab.image  # of the camera: resized ones may be the same by chance
+            work.repeats = before is not None and image is not None and same_pixels(before, image)
+            if self._sees(work, self._current()):
+                seen.append(work)
+                if image is not None and work.frame.checks_freezing:
+                    self._last_image[work.frame.camera] = image
+        return seen
 
-    def _frozen(self, work: Work) -> str | None:
-        """Judged from the pixels of the camera, not from the resized ones."""
-        limits = work.model.blind_limits if work.model else None
+    def _sees(self, work: Work, model: LineModel) -> bool:
+        """Prepare a frame for a model; False where it is answered, since the camera cannot have seen the part."""
         image = work.frame.grab.image
-        if not work.frame.checks_freezing or image is None or (limits is not None and limits.repeats):
-            return None
-        before = self._last_image.get(work.frame.camera)
-        self._last_image[work.frame.camera] = image
-        return FROZEN if before is not None and same_pixels(before, image) else None
+        if image is None:
+            raise ReasonError("a frame without pixels reached the model")
+        work.model, work.prepared = model, model.prepare(image)
+        limits = model.blind_limits
+        frozen = FROZEN if work.repeats and not (limits is not None and limits.repeats) else None
+        blind = work.prepared.blind or frozen
+        if blind is not None:
+            self._desk.ledger.refuse(work.frame, "blind", blind)
+            self._desk.health.fault(f"sight {work.frame.camera}", blind)
+            return False
+        self._desk.health.clear(f"sight {work.frame.camera}")
+        return True
 
-    def _infer(self, works: list[Work]) -> None:
-        model = self._current()
-        for work in works:
-            image = work.frame.grab.image
-            if work.model is not model and image is not None:  # swapped since: another bundle may resize otherwise
-                work.model, work.prepared = model, model.prepare(image)
-        ready = [(work, work.prepared.images) for work in works if work.prepared is not None]
-        outputs = model.infer(np.concatenate([images for _, images in ready]))
+    def _infer(self, works: list[Work]) -> list[Work]:
+        model = self._current()  # swapped since a frame was prepared: another bundle may resize and see otherwise
+        works = [work for work in works if work.model is model or self._sees(work, model)]
+        images = [work.prepared.images for work in works if work.prepared is not None]
+        if not images:
+            return []
+        outputs = model.infer(np.concatenate(images))
         first = 0
-        for work, images in ready:
-            end = first + len(images)
+        for work, own in zip(works, images, strict=True):
+            end = first + len(own)
             work.outputs = Outputs(anomaly_map=outputs.anomaly_map[first:end], score=outputs.score[first:end])
             first = end
-            work.waits_since_ns = time.monotonic_ns()
-            if self._to_judge.put(work) is not None:
-                self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
+        return works
 
-    def _judge(self, works: list[Work]) -> None:
+    def _judge(self, works: list[Work]) -> list[Work]:
         for work in works:
             if work.model is None or work.prepared is None or work.outputs is None:
                 raise ReasonError("a frame without outputs reached the judgement")
             book = self._books[work.frame.camera]
             self._desk.ledger.answer(work.frame, work.model.judge(work.frame, work.prepared, work.outputs, book=book))
+        return []
 
     def _source_ended(self, failure: ReasonError | None) -> None:
         if failure is not None:
@@ -317,3 +321,10 @@ class Pipeline:
             self._desk.health.clear("journal")
         else:
             self._desk.health.fault("journal", failure)
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
+    """Wait until all have ended, for so long in all."""
+    until_s = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, until_s - time.monotonic()))

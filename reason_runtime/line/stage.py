@@ -1,4 +1,4 @@
-"""One stage on one thread: takes work from its queue; whatever goes wrong rejects the part and the stage goes on."""
+"""One stage on one thread: from its queue to the next; whatever goes wrong rejects the part and the stage goes on."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class Desk:
 
 
 class Stage:
-    """A thread that hands the work in a queue to a function.
+    """A thread that hands the work in a queue to a function, and what comes of it to the next queue.
 
     Args:
         name: For metrics, events and the thread.
         desk: Books, health and metrics.
         queue: To take from.
-        handle: Does the work; parts that were answered meanwhile never reach it.
+        handle: Does the work and gives what goes on; parts that were answered meanwhile never reach it.
+        onward: Takes what goes on; None after the last stage. To wait for room there is no work and cannot hang.
         ended: Called once when the queue is closed and empty.
         most: Frames handed over at once.
         wait_s: How long to wait for further frames once there is one.
@@ -44,7 +45,8 @@ class Stage:
         *,
         desk: Desk,
         queue: BoundedQueue[Work],
-        handle: Callable[[list[Work]], None],
+        handle: Callable[[list[Work]], list[Work]],
+        onward: BoundedQueue[Work] | None,
         ended: Callable[[], None],
         most: int = 1,
         wait_s: float = 0.0,
@@ -53,6 +55,7 @@ class Stage:
         self._desk = desk
         self._queue = queue
         self._handle = handle
+        self._onward = onward
         self._ended = ended
         self._most = most
         self._wait_s = wait_s
@@ -67,15 +70,23 @@ class Stage:
             stage = self._name.partition(" ")[0]
             for work in works:
                 self._desk.metrics.stage(f"wait for {stage}", (started_ns - work.waits_since_ns) / 1e9)
+            done: list[Work] = []
             try:
                 with self._desk.watch.busy(self._name):
-                    self._handle(works)
+                    done = self._handle(works)
             except Exception as error:  # the fail-safe boundary: no error, of whatever kind, may let a part pass
                 self._fail(works, error)
             else:
                 self._desk.health.clear(self._name)
             self._desk.metrics.stage(stage, (time.monotonic_ns() - started_ns) / 1e9)
+            self._hand_on(done)
         self._ended()
+
+    def _hand_on(self, works: list[Work]) -> None:
+        for work in works:
+            work.waits_since_ns = time.monotonic_ns()
+            if self._onward is not None and self._onward.put(work) is not None:
+                self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
 
     def _fail(self, works: list[Work], error: Exception) -> None:
         text = f"{self._name} failed ({type(error).__name__}: {error})"

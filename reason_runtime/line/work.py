@@ -17,6 +17,7 @@ class Work:
         frame: As grabbed.
         model: That prepared, and then judged it; None before.
         prepared: The graph's input.
+        repeats: The camera gave the same bytes as before.
         outputs: Of the graph, for all images of this frame.
         waits_since_ns: `time.monotonic_ns` when it was ready for its next stage; first, when it was grabbed.
     """
@@ -24,6 +25,7 @@ class Work:
     frame: Frame
     model: LineModel | None = None
     prepared: Prepared | None = None
+    repeats: bool = False
     outputs: Outputs | None = None
     waits_since_ns: int = 0
 

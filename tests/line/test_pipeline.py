@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
-from tests.line.models import NAN, SLOW, line_bundle, part
+from tests.line.models import NAN, SLOW, line_bundle, part, trips_of
 from tests.line.stations import Line, ListSink, ListSource, camera, running
 
 
@@ -203,6 +204,26 @@ def test_a_camera_that_gives_the_same_bytes_again_is_frozen(seeing: Path) -> Non
     assert "frozen" in (line.sink.answers[1].reason or "")
 
 
+@pytest.mark.parametrize(("kind", "cause"), [("black", "too dark"), ("again", "frozen")])
+def test_a_frame_that_was_prepared_before_a_swap_is_blind_by_the_limits_of_the_new_bundle(
+    seeing: Path, tmp_path: Path, kind: str, cause: str
+) -> None:
+    new = LineModel(load(seeing, threads=1))
+    assert new.blind_limits is not None
+    of_still_pictures = dataclasses.replace(new.blind_limits, repeats=True)
+    old = line_bundle(tmp_path / "old", threshold=2.0, blind_limits=of_still_pictures if kind == "again" else None).path
+    random = np.random.default_rng(5)
+    slow, noisy = (np.clip(part(130) + random.normal(0, 9, (32, 32, 3)), 0, 255).astype(np.uint8) for _ in range(2))
+    slow[0, 0] = SLOW
+    last = np.zeros((32, 32, 3), np.uint8) if kind == "black" else noisy
+    with running(old, camera(slow, noisy, last, live=True, checks_freezing=True)) as line:
+        time.sleep(0.25)  # the last one waits behind the slow one
+        line.pipeline.swap(new)
+        line.finish()
+    assert line.sink.causes == ["judged", "judged", "blind"]
+    assert cause in (line.sink.answers[2].reason or "")
+
+
 def test_a_sink_that_is_down_delays_no_decision_and_gets_everything_later(bundle: Path) -> None:
     sink = ListSink(down=True)
     with running(bundle, camera(*[part(130)] * 30, 0.3, live=True), sink=sink) as line:
@@ -266,6 +287,25 @@ def test_a_call_that_takes_too_long_is_answered_unknown_and_ends_the_line(bundle
     assert line.sink.causes[:2] == ["judged", "hung"]
     assert set(line.sink.decisions[1:]) == {"UNKNOWN"}
     assert "infer hangs" in (line.sink.answers[1].reason or "")
+
+
+def test_cameras_that_wait_their_turn_for_the_model_do_not_hang(tmp_path: Path) -> None:
+    busy = line_bundle(tmp_path / "busy", slow_trips=trips_of(0.15)).path
+    cameras = [camera(part(130, code=SLOW), name=f"c{number}") for number in range(14)]
+    with running(busy, *cameras, settings=PipelineSettings(hang_s=0.5)) as line:
+        assert line.finish() == "ended"
+    assert line.sink.causes == ["judged"] * 14
+    stages = line.metrics.snapshot().stages
+    assert stages["prepare"].total_s < 1  # the wait is that for the model, not part of preparing
+    assert stages["wait for infer"].total_s > 2
+
+
+def test_stopping_takes_as_long_for_many_silent_cameras_as_for_one(bundle: Path) -> None:
+    cameras = [camera(2.0, name=f"c{number}", live=True) for number in range(8)]
+    with running(bundle, *cameras) as line:
+        started_s = time.monotonic()
+        line.close(drain_s=1.0)
+        assert time.monotonic() - started_s < 1.5
 
 
 def test_a_part_id_that_comes_twice_keeps_its_answer_and_the_second_part_is_unknown(bundle: Path) -> None:
