@@ -70,6 +70,25 @@ def test_frames_of_a_video_are_rgb(tmp_path: Path) -> None:
     np.testing.assert_allclose(second.image.mean(axis=(0, 1)), (10, 10, 250), atol=5)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("video.avi", r"is cut off or damaged: \d+ of 40 frames could be read"),
+        ("video.mkv", r"is cut off or damaged: \d\.\d of 4\.0 s could"),
+    ],
+)
+def test_a_video_that_is_cut_off_gives_what_it_has_and_is_an_error(tmp_path: Path, name: str, message: str) -> None:
+    path = write_video(tmp_path / name, frames_rgb=[(6 * number, 90, 10) for number in range(40)])
+    assert len(grabs(open_source(str(path), input_format=FORM))) == 40
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source, found = open_source(str(path), input_format=FORM), []
+    source.open()
+    with pytest.raises(SourceError, match=message):
+        read_on(source, found)
+    source.close()
+    assert 5 < len(found) < 30
+
+
 @pytest.mark.parametrize("place", ["nowhere", "empty", "text.avi"])
 def test_a_file_that_gives_no_frame_is_an_error(tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -16,6 +16,8 @@ from reason_runtime.line.sources.source import Nothing
 
 _OPEN_MS = 5000
 _READ_MS = 2000
+_AVI, _MATROSKA = b"RIFF", b"\x1a\x45\xdf\xa3"  # a file's first bytes
+_LATE_ENOUGH = 0.9  # of a Matroska file's length, which sound or the last frame's duration may draw out
 
 
 class OpenCvSource:
@@ -45,6 +47,7 @@ class OpenCvSource:
         self._kind = kind
         self._video: cv2.VideoCapture | None = None
         self._count = 0
+        self._last_ms = 0.0
         self.live = kind != "file"
         self.checks_freezing = kind != "file"
 
@@ -69,6 +72,7 @@ class OpenCvSource:
             raise SourceError(f"{self._place}: {what}")
         self._video = video
         self._count = 0
+        self._last_ms = 0.0
 
     def read(self) -> Grab | Nothing:
         """See `Source.read`."""
@@ -77,13 +81,32 @@ class OpenCvSource:
         there, frame = self._video.read()
         if there:
             self._count += 1
+            self._last_ms = self._video.get(cv2.CAP_PROP_POS_MSEC)
             rgb = frame if frame.ndim == 2 else np.ascontiguousarray(frame[:, :, ::-1])
             return Grab(grabbed_ns=time.monotonic_ns(), image=rgb.astype(np.uint8, copy=False))
         if self._kind != "file":
             raise SourceError(f"{self._place}: the stream ended, or gave nothing for {_READ_MS / 1000:g} s")
         if self._count == 0:
             raise SourceError(f"{self._place}: holds no frame that can be read")
+        missing = self._missing(self._video)
+        if missing is not None:
+            raise SourceError(f"{self._place}: is cut off or damaged: {missing}")
         return "end"
+
+    def _missing(self, video: cv2.VideoCapture) -> str | None:
+        """What a file says that it holds and did not give; None where nothing is known to be missing.
+
+        AVI files say how many frames they hold. For Matroska FFmpeg makes that number up from length and rate, so that
+        only the length can be trusted; MP4's counts frames that were trimmed away, too.
+        """
+        with open(self._place, "rb") as file:
+            head = file.read(4)
+        stated, per_s = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
+        if head == _AVI and self._count < stated:
+            return f"{self._count} of {stated:g} frames could be read"
+        if head == _MATROSKA and per_s > 0 and self._last_ms < _LATE_ENOUGH * 1000 * (stated - 1) / per_s:
+            return f"{self._last_ms / 1000:.1f} of {stated / per_s:.1f} s could be read"
+        return None
 
     def close(self) -> None:
         """See `Source.close`."""
