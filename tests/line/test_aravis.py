@@ -250,7 +250,7 @@ def test_more_lost_frames_than_anybody_can_answer_are_a_lost_camera(
     source.open()
     frames(source, 2)
     time.sleep(0.6)
-    with pytest.raises(SourceError, match=r"frame \d+ came after frame \d+, too far for answers"):
+    with pytest.raises(SourceError, match=r"frame \d+ came after frame \d+; nobody can count"):
         frames(source, 30)
     source.close()
     source.open()

@@ -180,7 +180,9 @@ class AravisSource:
         last, self._last_id = self._last_id, frame_id
         lost = 0 if last is None else lost_between(last, frame_id)
         if not 0 <= lost <= _MOST_LOST:
-            raise SourceError(f"{self._label}: frame {frame_id} came after frame {last}, too far for answers")
+            raise SourceError(
+                f"{self._label}: frame {frame_id} came after frame {last}; nobody can count those between"
+            )
         return lost
 
     def _control_lost(self, _device: object) -> None:
