@@ -88,8 +88,11 @@ def main(
         os.environ["XDG_CACHE_HOME"] = folder  # compiled models of made-up networks are of no use later
         found = _measured(bundles, seconds=seconds, teachers=RESNETS if resnets else (), device=device)
     where = "" if device == "cpu" else f" --device {device}"
+    where += "" if resnets else " --no-resnets"
     named = " ".join(["BUNDLE"] * len(bundles))
-    found["command"] = f"python benchmarks/speed.py {named}{where} --out benchmarks/results/{out.name}"
+    found["command"] = (
+        f"python benchmarks/speed.py {named}{where} --seconds {seconds:g} --out benchmarks/results/{out.name}"
+    )
     found["measured"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

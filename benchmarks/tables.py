@@ -223,13 +223,15 @@ def precision_table(found: dict) -> str:
         "map's SQNR, dB",
         "map differs by",
         "flipped",
+        "good rejected",
+        "defective passed",
     )
     rows: list[Sequence[str]] = [(*titles, "gate")]
     for check in found["checks"]:
         names = (check["backend"], check["precision"])
         if "not_run" in check:
             if (reason := _not_run(check["not_run"])) is not None:
-                rows.append((*names, *["not run here"] * 2, *[""] * 5, reason))
+                rows.append((*names, *["not run here"] * 2, *[""] * 7, reason))
             continue
         lost, parity = check["accuracy"], check["accuracy"]["parity"]
         rows.append(
@@ -242,6 +244,8 @@ def precision_table(found: dict) -> str:
                 "" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.0f}",
                 f"{parity['map_difference_max']:.0e}",
                 "no threshold" if lost["decisions_flipped"] is None else str(lost["decisions_flipped"]),
+                "" if lost["good_rejected"] is None else f"{lost['good_rejected']} of {lost['good']}",
+                "" if lost["defective_passed"] is None else f"{lost['defective_passed']} of {lost['defective']}",
                 "passed" if check["passed"] else "failed",
             )
         )

@@ -77,6 +77,8 @@ def onnx(
         overwrite=overwrite,
     )
     exported = export_onnx(run_folder, out, choices=choices)
+    if not exported.bundle.manifest.thresholds:
+        print(f"note: {run_folder} has no threshold, so that every decision will be UNKNOWN", file=sys.stderr)
     size_mib = sum(entry.size_bytes for entry in exported.bundle.manifest.files.values()) / 2**20
     if as_json:
         checks = {result.precision: result.to_json() for result in exported.checks}

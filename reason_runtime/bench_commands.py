@@ -105,7 +105,7 @@ def latency(
     print(f"{found.count} calls, {found.backend} {found.precision}, {height} x {width}, batch 1; {_session(found)}")
     print(f"{found.overhead_p50_ms:.3f} ms of it outside the backend; power {_power(found.power_w)}")
     for name, value in facts.items():
-        print(f"{name.replace('_', ' ')}: {json.dumps(value)}")
+        print(f"{name.replace('_', ' ')}: {_in_words(value)}")
     _print_machine(found)
 
 
@@ -244,7 +244,8 @@ def accuracy(
         return
     print(f"image AUROC {found.image_auroc:.4f} on {found.good} good and {found.defective} defective images")
     print(f"{found.good_rejected} good images rejected, {found.defective_passed} defective ones passed")
-    print(f"{found.backend} {found.precision}, threshold {found.threshold} ({detector.limit.source})")
+    limit = "no threshold" if found.threshold is None else f"threshold {found.threshold:.6g} ({detector.limit.source})"
+    print(f"{found.backend} {found.precision}, {limit}")
 
 
 @app.command()
@@ -289,6 +290,12 @@ def _print_machine(found: Latency | Pipeline | Throughput) -> None:
 def _session(found: Latency | Pipeline) -> str:
     session = found.environment["session"]
     return ", ".join(f"{name} {value}" for name, value in session.items()) if isinstance(session, dict) else ""
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner)}" for name, inner in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _power(watts: float | str) -> str:

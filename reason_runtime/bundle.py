@@ -200,7 +200,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if not _is_sealed(target / MANIFEST):
         raise BundleError(f"{target}: exists and is not a bundle; choose another name")
     if not overwrite:
-        raise BundleError(f"{target}: a bundle is there already; choose another name, or ask to overwrite it")
+        raise BundleError(f"{target}: a bundle is there already; choose another name, or --overwrite it")
     for found in sorted(target.iterdir()):
         if found.name not in (MANIFEST, *PORTABLE, *DEVICE_FOLDERS) and not found.name.startswith("."):
             raise BundleError(f"{found}: is no part of a bundle, and would be lost with it; move it out of the bundle")

@@ -189,8 +189,11 @@ def _readable(judgement: Judgement) -> str:
     result = judgement.result
     if result is None:
         return f"{judgement.decision:7}  {judgement.failure}"
-    compared = "" if result.threshold is None else f" {'<' if result.decision == 'OK' else '>='} {result.threshold:.4g}"
-    score = judgement.failure or f"score {result.score:.4g}{compared}"
+    shown, limit = f"{result.score:.4g}", "" if result.threshold is None else f"{result.threshold:.4g}"
+    if shown == limit:  # both, to the last bit of a score
+        shown, limit = f"{result.score:.9g}", f"{result.threshold:.9g}"
+    compared = limit and f" {'<' if result.decision == 'OK' else '>='} {limit}"
+    score = judgement.failure or f"score {shown}{compared}"
     return f"{judgement.decision:7}  {score}  {result.latency_ms:.1f} ms  {judgement.path}"
 
 

@@ -96,6 +96,7 @@ def test_a_run_without_calibration_gives_a_bundle_without_threshold(tmp_path: Pa
     assert call("reason-train", "fit", "--data", data, "--out", run, *sizes, "--students", 1).status == 0
     done = export(run, tmp_path / "bundle")
     assert done.status == 0, done.log
+    assert "has no threshold, so that every decision will be UNKNOWN" in done.log
     bundle = open_bundle(tmp_path / "bundle")
     assert (bundle.manifest.thresholds, bundle.manifest.score_statistics) == ({}, None)
     assert bundle.golden().synthetic.all()

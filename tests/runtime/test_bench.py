@@ -18,7 +18,7 @@ from reason_runtime.bench_compare import compare_files
 from reason_runtime.cold_start import measure_cold_start
 from reason_runtime.detection_bench import _auroc
 from reason_runtime.detector import load
-from reason_runtime.errors import BackendError
+from reason_runtime.errors import BackendError, DataError
 from reason_runtime.power import power_w
 from reason_runtime.roofline import count_gflop
 from reason_runtime.throughput import settings
@@ -253,8 +253,10 @@ def test_its_auroc_is_the_projects(seed: int) -> None:
 
 def test_two_results_are_compared_by_ratio_and_environment(tmp_path: Path) -> None:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
-    a.write_text(json.dumps({"p50_ms": 4.0, "backend": "openvino", "environment": {"cores": 2, "system": "Linux"}}))
-    b.write_text(json.dumps({"p50_ms": 2.0, "backend": "onnxruntime", "environment": {"cores": 2, "system": "L4T"}}))
+    common = {"overhead_p50_ms": 0.1}
+    linux, jetson = ({"cores": 2, "system": system} for system in ("Linux", "L4T"))
+    a.write_text(json.dumps({"p50_ms": 4.0, "backend": "openvino", "environment": linux, **common}))
+    b.write_text(json.dumps({"p50_ms": 2.0, "backend": "onnxruntime", "environment": jetson, **common}))
     assert compare_files(a, b) == [
         ("p50_ms", 4.0, 2.0, 0.5),
         ("backend", "openvino", "onnxruntime", None),
@@ -267,6 +269,21 @@ def test_two_results_are_compared_by_ratio_and_environment(tmp_path: Path) -> No
     assert "cannot be read" in call("reason-bench", "compare", a, tmp_path / "none.json").error
     a.write_text("p50 4 ms")
     assert str(a) in call("reason-bench", "compare", a, b).error
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"tried": [], "environment": {}}, "is of reason-bench latency, .* of throughput; expected two of one command"),
+        ({"name": "an app"}, "b.json: is no result; expected what reason-bench --json printed"),
+        ({"overhead_p50_ms": 1.0}, "b.json: is no result"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(other: dict[str, object], told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"overhead_p50_ms": 0.1, "environment": {}}))
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    with pytest.raises(DataError, match=told):
+        compare_files(tmp_path / "a.json", tmp_path / "b.json")
 
 
 def test_results_of_two_runs_can_be_compared(bundle: Path, tmp_path: Path) -> None:

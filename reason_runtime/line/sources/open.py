@@ -9,12 +9,14 @@
 | `aravis:`, `aravis:NAME` | a GigE Vision or USB3 Vision camera; the first, or by name, serial number or IP address |
 | `linescan:IMAGE?lines_per_s=N` | a simulated line-scan camera |
 
-Any of them becomes a web with `frame_lines=N`, `overlap_lines=M` and `counts_per_line=K`.
+A web is cut out of what a camera gives with `frame_lines=N`, `overlap_lines=M` and `counts_per_line=K`, wherever the
+address begins with one of the words; a stream's query is the camera's own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import InputFormat
@@ -33,6 +35,8 @@ def open_source(text: str, *, input_format: InputFormat) -> Source:
         SourceError: A simulated camera's image cannot be read.
     """
     if text.partition(":")[0] in _STREAMS and "://" in text:
+        if "frame_lines" in dict(parse_qsl(urlsplit(text).query)):
+            raise ConfigurationError(f"{text}: a stream cannot be cut into a web; frame_lines is of other sources")
         from reason_runtime.line.sources.opencv import OpenCvSource
 
         return OpenCvSource(text, kind="stream")  # all of its query belongs to the camera
