@@ -59,6 +59,6 @@ def require_unseen(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) 
     if known.mean - scores.mean() > LOWER_SCORES * error > 0:
         raise DataError(
             f"{where}: its images score {scores.mean():.3g} on average, the bundle's own held-out images "
-            f"{known.mean:.3g}: training has seen them, so that no threshold can be drawn; give others with --held-out, "
-            "such as run.json lists as held_out"
+            f"{known.mean:.3g}: training has seen them, so that no threshold can be drawn; give others with "
+            "--held-out, such as run.json lists as held_out"
         )
