@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import typer
 
-from reason_runtime.line.messages import Event
+from reason_runtime.line.log import Log
 from reason_runtime.line.run import LineRun, Summary
 from reason_runtime.line.station import Station
+
+_LAST_LINES_S = 0.3  # for a pipe that nobody empties
 
 
 def inspect_station(station: Station) -> None:
@@ -23,11 +25,32 @@ def inspect_station(station: Station) -> None:
     Raises:
         ReasonError: The station cannot run.
     """
-    line = LineRun(station, tell=_say)
+    log = Log(sys.stderr)
+    status = 1
+    is_stuck = False
+    try:
+        summary = _run(station, log)
+        log.say(describe(summary))
+        error = _error(summary)
+        if error is not None:
+            log.say(f"error: {error}")
+        status = int(error is not None)
+        is_stuck = summary.is_stuck
+    finally:
+        is_stuck = not log.finish(_LAST_LINES_S) or is_stuck
+        if is_stuck:
+            sys.stdout.flush()
+            os._exit(status)  # the interpreter cannot end around a thread that is still in a native call
+    if status:
+        raise typer.Exit(status)
+
+
+def _run(station: Station, log: Log) -> Summary:
+    line = LineRun(station, tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"))
     for remark in line.model.detector.remarks:
-        print(remark, file=sys.stderr)
+        log.say(remark)
     if line.is_live and station.journal is None:
-        print("without --journal, parts in flight at a power cut or a kill get no answer", file=sys.stderr)
+        log.say("without --journal, parts in flight at a power cut or a kill get no answer")
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: line.stop()),
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: line.stop()),
@@ -35,38 +58,23 @@ def inspect_station(station: Station) -> None:
         signal.SIGUSR1: signal.signal(signal.SIGUSR1, lambda *_: line.swap_back()),
     }
     try:
-        summary = line.run()
+        return line.run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    print(describe(summary), file=sys.stderr)
-    status = _status(summary)
-    if summary.is_stuck:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # the interpreter cannot end around a thread that is still in a native call
-    if status:
-        raise typer.Exit(status)
 
 
-def _say(event: Event) -> None:
-    print(f"{event.at} {event.level} {event.name}: {event.text}", file=sys.stderr, flush=True)
-
-
-def _status(summary: Summary) -> int:
+def _error(summary: Summary) -> str | None:
     failed, missed = _failed(summary), sum(summary.metrics.missed.values())
     if summary.outcome == "hung":
-        print("error: a stage hangs; the process ends so that its supervisor can start it again", file=sys.stderr)
-        return 1
+        return "a stage hangs; the process ends so that its supervisor can start it again"
     if summary.outcome == "ended" and failed:
         frames = sum(summary.metrics.frames.values())
-        print(f"error: {failed} of {frames} images could not be judged; their lines say why", file=sys.stderr)
-        return 1
+        return f"{failed} of {frames} images could not be judged; their lines say why"
     if summary.outcome == "ended" and missed:
         sinks = ", ".join(sink for sink, count in summary.metrics.missed.items() if count)
-        print(f"error: {missed} messages were lost: {sinks}", file=sys.stderr)
-        return 1
-    return 0
+        return f"{missed} messages were lost: {sinks}"
+    return None
 
 
 def describe(summary: Summary) -> str:

@@ -24,7 +24,8 @@ class Publisher:
     Args:
         metrics: Counts what sinks miss.
         journal: Told when a part is done with; None keeps none.
-        tell: Hears every event besides, for people: where a sink is down, it cannot say so itself.
+        tell: Hears every event besides, for people: where a sink is down, it cannot say so itself. It must
+            neither wait nor fail: many threads call it, some of them under the ledger's lock.
     """
 
     def __init__(

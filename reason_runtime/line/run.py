@@ -63,7 +63,7 @@ class LineRun:
 
     Args:
         station: What to run.
-        tell: Hears of every event, on whatever thread it happened.
+        tell: Hears of every event, on whatever thread it happened; must neither wait nor fail.
 
     Raises:
         ReasonError: Something is wrong with the station: bundle, address, journal.

@@ -10,9 +10,11 @@ from reason_runtime.line.grabber import Grabber
 from reason_runtime.line.messages import Message
 from reason_runtime.line.stage import Desk
 
+_PAUSE_S = 0.05  # after a turn that failed
+
 
 class Timekeeper:
-    """Runs until it is stopped, or a stage hangs and the process has to end.
+    """Runs until it is stopped, whatever fails in a turn; the next one follows.
 
     Args:
         desk: Books, health and what is being worked on.
@@ -40,6 +42,8 @@ class Timekeeper:
         self._publish = publish
         self._hung = hung
         self._stop = threading.Event()
+        self._next_beat_s = time.monotonic()
+        self._reported = False
         self.thread = threading.Thread(target=self._run, name="timekeeper", daemon=True)
 
     def stop(self) -> None:
@@ -47,18 +51,25 @@ class Timekeeper:
         self._stop.set()
 
     def _run(self) -> None:
-        next_beat_s = time.monotonic()
-        reported = False
         while not self._stop.is_set():
-            self._desk.ledger.expire()
-            if time.monotonic() >= next_beat_s:
-                for grabber in self._grabbers:
-                    grabber.check_stall()
-                self._publish(self._desk.health.beat(busy=len(self._desk.ledger) > 0))
-                next_beat_s += self._heartbeat_s
-                next_beat_s = max(next_beat_s, time.monotonic())  # after a pause of the whole process: no burst
-            longest = self._desk.watch.longest()
-            if longest is not None and longest[1] > self._hang_s and not reported:
-                reported = True
-                self._hung(*longest)
-            self._desk.ledger.sleep(int(next_beat_s * 1e9))
+            try:
+                self._turn()
+            except Exception as error:  # the fail-safe boundary: without a clock no deadline would be kept
+                self._desk.health.fault("timekeeper", f"{type(error).__name__}: {error}")
+                self._stop.wait(_PAUSE_S)
+            else:
+                self._desk.health.clear("timekeeper")
+
+    def _turn(self) -> None:
+        self._desk.ledger.expire()
+        if time.monotonic() >= self._next_beat_s:
+            for grabber in self._grabbers:
+                grabber.check_stall()
+            self._next_beat_s += self._heartbeat_s
+            self._next_beat_s = max(self._next_beat_s, time.monotonic())  # after a pause of the whole process: no burst
+            self._publish(self._desk.health.beat(busy=len(self._desk.ledger) > 0))
+        longest = self._desk.watch.longest()
+        if longest is not None and longest[1] > self._hang_s and not self._reported:
+            self._hung(*longest)
+            self._reported = True
+        self._desk.ledger.sleep(int(self._next_beat_s * 1e9))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +27,12 @@ from tests.line.ports import free_port
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, log: int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", "from reason_runtime.commands import main; main()", "inspect", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log,
         text=True,
     )
 
@@ -98,6 +100,39 @@ def test_answers_that_a_full_disk_did_not_take_are_an_error(bundle: Path, tmp_pa
         subprocess.run(["umount", disk], check=True)
     assert f"fault sink jsonl {disk / 'r.jsonl'}: {disk / 'r.jsonl'}: the disk is full" in log
     assert re.search(rf"^error: \d+ messages were lost: jsonl {disk / 'r.jsonl'}$", log, re.M)
+
+
+@pytest.mark.parametrize("kind", ["full disk", "pipe that nobody empties"])
+def test_a_log_that_cannot_be_written_decides_nothing(bundle: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "r.jsonl"
+    source = endless(tmp_path, lines_per_s=640, faults="unplug@6-9")
+    with log_of(kind) as log:
+        process = start(bundle, "--source", source, "--sink", f"jsonl:{out}", "--journal", tmp_path / "j", log=log)
+        wait_for(out, 20)  # the camera was lost, which was said, and came back
+        assert "connection lost" in out.read_text()
+        process.send_signal(signal.SIGTERM)
+        started_s = time.monotonic()
+        process.communicate(timeout=10)
+        assert time.monotonic() - started_s < 5
+    assert process.returncode == 0
+
+
+@contextmanager
+def log_of(kind: str) -> Iterator[int]:
+    if kind == "full disk":
+        log = os.open("/dev/full", os.O_WRONLY)
+        yield log
+        os.close(log)
+        return
+    reader, log = os.pipe()
+    os.set_blocking(log, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(log, bytes(1024))
+    os.set_blocking(log, True)
+    yield log
+    os.close(log)
+    os.close(reader)
 
 
 def test_parts_in_flight_at_a_kill_are_answered_unknown_after_the_restart(bundle: Path, tmp_path: Path) -> None:
