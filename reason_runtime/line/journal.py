@@ -10,6 +10,7 @@ is another matter: `sync` writes every record through to the disk, at the price 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,13 +27,21 @@ from reason_runtime.line.read_answer import read_answer
 from reason_runtime.strict_json import Json
 
 _COMPACT_BYTES = 8 << 20
+_BLANK = b" " * 4095 + b"\n"  # more than nearly every record
 _RESTART = "the process ended before this part was judged"
 
 
 @dataclass(slots=True)
 class _Entry:
-    taken: dict[str, Json]
-    answer: dict[str, Json] | None = None
+    """The lines of a part, as they stand in the file; empty where there is none."""
+
+    taken: bytes = b""
+    answer: bytes = b""
+
+    def said(self, part_id: str) -> Answer:
+        if self.answer:
+            return read_answer(json.loads(self.answer)["answer"])
+        return _unanswered(part_id, json.loads(self.taken))
 
 
 class Journal:
@@ -43,7 +52,7 @@ class Journal:
         sync: Write every record through to the disk.
 
     Raises:
-        ConfigurationError: Another process uses the journal.
+        ConfigurationError: Another process uses the journal, or another version wrote it.
         SinkError: It cannot be opened or read.
     """
 
@@ -57,11 +66,14 @@ class Journal:
         try:
             self._read()
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            self._size = os.fstat(self._file).st_size
-            self._compact()
+        except ConfigurationError:
+            os.close(self._guard)
+            raise
         except OSError as error:
             os.close(self._guard)
             raise SinkError(f"{path}: the journal cannot be opened ({reason(error)})") from error
+        self._size = os.fstat(self._file).st_size
+        self._compact()
 
     def recovered(self) -> list[Answer]:
         """Answers that the process before did not get out: its own where it gave one, else UNKNOWN.
@@ -70,13 +82,11 @@ class Journal:
         """
         answers = []
         for part_id, entry in list(self._open.items()):
-            if entry.answer is None:
-                unknown = _unanswered(part_id, entry.taken)
+            answer = entry.said(part_id)
+            if not entry.answer:
                 with suppress(SinkError):
-                    self.answered(unknown)
-                answers.append(unknown)
-            else:
-                answers.append(read_answer(entry.answer))
+                    self.answered(answer)
+            answers.append(answer)
         return answers
 
     def taken(self, frame: Frame) -> None:
@@ -91,9 +101,10 @@ class Journal:
             "frame": frame.number,
             "grabbed": wall_text(frame.grabbed_at),
         }
+        line = _line(record)
         with self._lock:
-            self._append(record)
-            self._open[frame.part_id] = _Entry(record)
+            self._append(line)
+            self._open[frame.part_id] = _Entry(taken=line)
 
     def answered(self, answer: Answer) -> None:
         """Record the answer of a part, before it is handed to anybody.
@@ -101,10 +112,10 @@ class Journal:
         Raises:
             SinkError: The system refused to write; nothing is recorded.
         """
-        line = answer.line()
+        line = _line({"answer": answer.line()})
         with self._lock:
-            self._append({"answer": line})
-            self._open.setdefault(answer.part_id, _Entry({})).answer = line
+            self._append(line)
+            self._open.setdefault(answer.part_id, _Entry()).answer = line
 
     def delivered(self, part_id: str) -> None:
         """Record that nothing is left to do for a part.
@@ -113,10 +124,23 @@ class Journal:
             SinkError: The system refused to write; after a kill the answer would be handed on once more.
         """
         with self._lock:
-            self._append({"delivered": part_id})
+            self._append(_line({"delivered": part_id}))
             self._open.pop(part_id, None)
-            if self._size > _COMPACT_BYTES:
+            if self._size > self._compact_at:
                 self._compact()
+
+    def check(self) -> None:
+        """Find out whether there is room for records; leaves nothing behind.
+
+        Raises:
+            SinkError: The system refuses to write.
+        """
+        with self._lock:
+            size, is_cut = self._size, self._is_cut
+            self._append(_BLANK)
+            with suppress(OSError):  # a blank line is passed over
+                os.ftruncate(self._file, size)
+                self._size, self._is_cut = size, is_cut
 
     def close(self) -> None:
         """Close the file; what is open stays recorded."""
@@ -124,56 +148,86 @@ class Journal:
             os.close(self._file)
             os.close(self._guard)
 
-    def _append(self, record: dict[str, Json]) -> None:
-        line = b"\n" * self._is_cut + (json.dumps(record) + "\n").encode()
+    def _append(self, line: bytes) -> None:
+        """All of a line, through to the disk where that is asked for, or nothing of it.
+
+        A record that stayed after its failure would contradict, after a kill, what was told instead.
+        """
+        line = b"\n" * self._is_cut + line
         try:
-            if os.write(self._file, line) != len(line):
-                os.ftruncate(self._file, self._size)  # half a line would join the next one
-                raise SinkError(f"{self._path}: the journal cannot be written (the disk is full)")
-            if self._sync:
-                os.fdatasync(self._file)
+            try:
+                _write(self._file, line, sync=self._sync)
+            except OSError:
+                os.ftruncate(self._file, self._size)
+                raise
         except OSError as error:
             raise SinkError(f"{self._path}: the journal cannot be written ({reason(error)})") from error
         self._size += len(line)
         self._is_cut = False
 
     def _compact(self) -> None:
-        """Keep only what is open, in a new file that takes the old one's name; a full disk keeps the old one."""
+        """Keep only what is open, in a new file that takes the old one's name; where that fails the old one goes on.
+
+        The next time is when the file has doubled: while a sink is down for hours, much is open, and every answer
+        would write it all again.
+        """
+        content = b"".join(line for entry in self._open.values() for line in (entry.taken, entry.answer))
         beside = self._path.with_name(f"{self._path.name}.new")
-        records = [
-            record
-            for entry in self._open.values()
-            for record in (entry.taken, {"answer": entry.answer} if entry.answer else {})
-            if record
-        ]
-        content = "".join(json.dumps(record) + "\n" for record in records).encode()
         try:
-            beside.write_bytes(content)
-            os.replace(beside, self._path)
+            file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+            try:
+                _write(file, content, sync=self._sync)
+                os.replace(beside, self._path)
+            except OSError:
+                os.close(file)
+                raise
         except OSError:
-            beside.unlink(missing_ok=True)
-            return
-        os.close(self._file)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-        self._size = len(content)
-        self._is_cut = False
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+        else:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file, self._size, self._is_cut = file, len(content), False
+        self._compact_at = max(_COMPACT_BYTES, 2 * self._size)
 
     def _read(self) -> None:
         if not self._path.exists():
             return
         *lines, rest = self._path.read_bytes().split(b"\n")
         self._is_cut = rest != b""  # by a kill; it must not join the next line where the disk is too full to compact
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:  # a line that an earlier kill cut off
-                continue
-            if "taken" in record:
-                self._open[record["taken"]] = _Entry(record)
-            elif "answer" in record:
-                self._open.setdefault(record["answer"]["part_id"], _Entry({})).answer = record["answer"]
-            elif "delivered" in record:
-                self._open.pop(record["delivered"], None)
+        try:
+            for line in lines:
+                self._take(line)
+            for part_id, entry in self._open.items():
+                entry.said(part_id)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"{self._path}: holds records that this version does not read ({type(error).__name__}: {error}); "
+                "let the version that wrote them hand them on, or move the file away, and its parts get no answer"
+            ) from error
+
+    def _take(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+        except ValueError:  # a line that an earlier kill cut off
+            return
+        if "taken" in record:
+            self._open[record["taken"]] = _Entry(taken=line + b"\n")
+        elif "answer" in record:
+            self._open.setdefault(record["answer"]["part_id"], _Entry()).answer = line + b"\n"
+        elif "delivered" in record:
+            self._open.pop(record["delivered"], None)
+
+
+def _line(record: dict[str, Json]) -> bytes:
+    return (json.dumps(record) + "\n").encode()
+
+
+def _write(file: int, content: bytes, *, sync: bool) -> None:
+    if os.write(file, content) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if sync:
+        os.fdatasync(file)
 
 
 def _unanswered(part_id: str, taken: dict[str, Json]) -> Answer:

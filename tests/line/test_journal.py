@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -120,6 +121,104 @@ def test_a_long_run_keeps_the_journal_short_and_what_is_open_in_it(
     assert (tmp_path / "journal").stat().st_size < 4000
     journal.close()
     assert [answer.part_id for answer in Journal(tmp_path / "journal").recovered()] == ["left-0"]
+
+
+def test_much_that_is_open_is_not_written_again_with_every_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.journal._COMPACT_BYTES", 2000)
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    files = [path.stat().st_ino]
+    for number in range(300):  # a sink is down, and from 200 parts on each pushes the oldest out of its buffer
+        journal.taken(frame(number))
+        journal.answered(passed(frame(number)))
+        if number >= 200:
+            journal.delivered(f"top-{number - 200}")
+            files.append(path.stat().st_ino)
+    assert sum(before != after for before, after in zip(files, files[1:], strict=False)) <= 2
+    journal.close()
+    assert [answer.part_id for answer in Journal(path).recovered()] == [f"top-{number}" for number in range(100, 300)]
+
+
+def test_no_descriptor_at_the_moment_of_making_it_short_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.journal._COMPACT_BYTES", 0)
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    system_open = os.open
+    refused: set[os.PathLike[str]] = set()
+
+    def none_left(name: os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+        if name in refused:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return system_open(name, flags, mode)
+
+    monkeypatch.setattr("os.open", none_left)
+    for number, name in enumerate((path, path.with_name("journal.new"))):
+        refused = {name}
+        journal.taken(frame(number))
+        journal.answered(passed(frame(number)))
+        journal.delivered(f"top-{number}")
+        journal.taken(frame(number, camera="left"))
+    refused = set()
+    journal.close()
+    assert [answer.part_id for answer in Journal(path).recovered()] == ["left-0", "left-1"]
+
+
+def test_a_record_that_did_not_reach_the_disk_is_not_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal", sync=True)
+    book = Book(journal)
+    first, second = frame(0), frame(1)
+    for item in (first, second):
+        book.ledger.take(item)
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fdatasync", fails)
+        book.ledger.answer(first, passed(first))
+    book.ledger.answer(second, passed(second))
+    journal.close()
+    told = {answer.part_id: answer.decision for answer in book.published}
+    assert told == {"top-0": "UNKNOWN", "top-1": "OK"}
+    assert {answer.part_id: answer.decision for answer in Journal(tmp_path / "journal").recovered()} == told
+
+
+@pytest.mark.parametrize("line", ['{"answer": {"part_id": "top-0"}}', '{"taken": "top-0"}', "3", '{"answer": 1}'])
+def test_records_of_another_version_are_one_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal"
+    path.write_text(f"{line}\n")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="does not read .*move the file away"):
+            Journal(path)
+    path.unlink()
+    Journal(path).close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_journal_on_a_full_disk_can_be_asked_whether_it_works_again(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
+    try:
+        journal = Journal(disk / "journal")
+        journal.taken(frame(0))
+        before = (disk / "journal").read_bytes()
+        with pytest.raises(OSError, match="No space"):
+            (disk / "filler").write_bytes(bytes(32_000))
+        with pytest.raises(SinkError, match="cannot be written"):
+            journal.check()
+        (disk / "filler").unlink()
+        journal.check()
+        assert (disk / "journal").read_bytes() == before
+        journal.close()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_file_that_is_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp_path: Path) -> None:
