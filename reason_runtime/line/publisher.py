@@ -59,12 +59,27 @@ class Publisher:
 
     def publish(self, message: Message) -> None:
         """Hand a message to every sink."""
-        if isinstance(message, Answer):
-            with self._lock:
-                self._pending[message.part_id] = len(self._runners)
         if isinstance(message, Event):
             self._tell(message)
-        for runner in list(self._runners):
+        self._send(message, self._runners)
+
+    def hand_on(self, answer: Answer) -> None:
+        """Hand an answer that the process before did not get out to the sinks that keep what they missed.
+
+        A PLC, which would take it for the part that is before it now, hears only of parts that were in flight.
+        """
+        in_flight = answer.cause == "restart"
+        self._send(
+            answer, [runner for runner in self._runners if runner.sink.keeps or (runner.sink.drives_line and in_flight)]
+        )
+
+    def _send(self, message: Message, runners: Sequence[SinkRunner]) -> None:
+        if isinstance(message, Answer):
+            with self._lock:
+                self._pending[message.part_id] = len(runners)
+            if not runners:
+                self._done(message)
+        for runner in list(runners):
             runner.put(message)
 
     def finish(self, seconds: float) -> int:

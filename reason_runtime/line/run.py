@@ -111,7 +111,7 @@ class LineRun:
         self.publisher.start(self._sinks())
         if self._journal is not None:
             for answer in self._journal.recovered():
-                self.publisher.publish(answer)
+                self.publisher.hand_on(answer)
         self._pipeline.start()
         notify("READY=1")
         while not (self._stopping.is_set() or self._pipeline.wait(0.2)):

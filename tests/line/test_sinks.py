@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from PIL import Image
 
 from reason_runtime import load
 from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Beat, Event, Message, Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
@@ -29,6 +32,7 @@ from reason_runtime.line.sinks.plc import PlcState
 from reason_runtime.line.sinks.sink import Sink
 from tests.line.models import line_bundle, part
 from tests.line.ports import free_port
+from tests.line.stations import ListSink
 
 
 def answer(number: int, decision: str = "OK", *, picture: bool = False) -> Answer:
@@ -156,6 +160,112 @@ def test_a_sink_that_fails_at_the_start_in_whatever_way_is_down_and_tried_again(
     told = [(item.level, item.text) for item in sink.got if isinstance(item, Event)]
     assert told[0] == ("fault", "KeyError: 'unforeseen'")
     assert publisher.health.faults == {}
+
+
+def wait_until(done: Callable[[], bool], *, seconds: float = 5) -> None:
+    until_s = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
+class HungSink(ListSink):
+    """Its medium takes messages and never says that it has them, until the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        self.entered.set()
+        self.gate.wait(10)
+        super().deliver(messages)
+
+
+def test_a_sink_that_is_down_is_opened_again_though_no_message_comes() -> None:
+    publisher, plc = Publisher(metrics=Metrics(), journal=None), ListSink(down=True, keeps=False, drives_line=True)
+    publisher.start([plc])
+    time.sleep(0.3)  # two tries, and the event of the fault has had its turn
+    assert not publisher.health.beat(busy=False).healthy
+    plc.down = False
+    wait_until(lambda: publisher.health.beat(busy=False).healthy)
+    publisher.finish(1)
+
+
+def test_a_plc_hears_no_answer_of_the_time_it_was_not_served() -> None:
+    metrics, plc = Metrics(), ListSink(down=True, keeps=False, drives_line=True)
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([plc])
+    for number in range(200):
+        publisher.publish(answer(number))
+    plc.down = False
+    wait_until(lambda: not publisher.health.faults)
+    publisher.publish(answer(200))
+    assert publisher.finish(5) == 0
+    assert [item.number for item in plc.answers] == [200]
+    assert metrics.snapshot().missed["list"] >= 200
+
+
+def test_after_a_restart_a_plc_hears_of_parts_in_flight_only_and_keeping_sinks_of_all(tmp_path: Path) -> None:
+    old = [answer(number) for number in range(3)]
+    in_flight = dataclasses.replace(answer(3, "UNKNOWN"), cause="restart")
+    for sinks in ([ListSink(keeps=False, drives_line=True), ListSink(name="broker")], [ListSink(keeps=False)]):
+        journal = Journal(tmp_path / "journal")
+        for item in (*old, in_flight):
+            journal.answered(item)
+        publisher = Publisher(metrics=Metrics(), journal=journal)
+        publisher.start(sinks)
+        for item in journal.recovered():
+            publisher.hand_on(item)
+        assert publisher.finish(5) == 0
+        assert [item.number for item in sinks[0].answers] == [3] * sinks[0].drives_line
+        assert [item.number for sink in sinks[1:] for item in sink.answers] == [0, 1, 2, 3][: 4 * len(sinks[1:])]
+        journal.close()
+        again = Journal(tmp_path / "journal")
+        assert again.recovered() == []
+        again.close()
+
+
+def test_what_a_sink_has_in_hand_at_the_end_counts_as_lost() -> None:
+    metrics, sink = Metrics(), HungSink()
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([sink])
+    publisher.publish(answer(0))
+    assert sink.entered.wait(5)
+    publisher.publish(answer(1))
+    assert publisher.finish(0.1) == 2
+    assert metrics.snapshot().missed == {"list": 2}
+    sink.gate.set()
+
+
+def test_what_fails_for_the_last_time_at_the_end_counts_as_lost() -> None:
+    metrics, sink = Metrics(), HungSink()
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([sink])
+    publisher.publish(answer(0))
+    assert sink.entered.wait(5)
+    sink.down = True
+    threading.Timer(0.4, sink.gate.set).start()
+    assert publisher.finish(0.3) == 2  # with the event that says so
+    assert metrics.snapshot().missed == {"list": 2}
+
+
+def test_heartbeats_that_wait_push_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reason_runtime.line.publisher._BUFFER", 5)
+    metrics, sink = Metrics(), HungSink()
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([sink])
+    publisher.publish(beat(1))
+    assert sink.entered.wait(5)
+    for number in range(5):
+        publisher.publish(answer(number))
+        publisher.publish(beat(number + 2))
+    sink.gate.set()
+    assert publisher.finish(5) == 0
+    assert [item.number for item in sink.answers] == list(range(5))
+    assert [item.count for item in sink.beats] == [1, 6]
+    assert metrics.snapshot().missed == {"list": 0}
 
 
 def test_what_a_bounded_buffer_pushes_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
