@@ -18,6 +18,7 @@ from reason_runtime.line.work import Work
 
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 10.0
+_IDLE = 2  # reads; a web whose camera is lost at once is idle for one of them, then says so
 _DROPPED = "dropped: the model cannot keep up"
 
 
@@ -110,11 +111,16 @@ class Grabber:
     def _read_all(self) -> None:
         source = self._camera.source
         source.open()
+        idle = 0
         while not self._stop.is_set():
             grab = source.read()
             if grab == "end" or self._stop.is_set():  # what comes after the stop was never promised an answer
                 return
-            if grab != "idle":
+            if grab == "idle":
+                idle += 1
+                if idle == _IDLE and self._camera.stall_s is None:  # well, and waits for the trigger
+                    self._desk.health.clear(f"camera {self._camera.name}")
+            else:
                 self._last_s = time.monotonic()
                 self._desk.health.clear(f"camera {self._camera.name}")
                 self._enter(grab)

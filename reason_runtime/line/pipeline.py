@@ -126,6 +126,7 @@ class Pipeline:
         self._timekeeper = Timekeeper(
             desk=self._desk,
             grabbers=self._grabbers,
+            journal=journal,
             hang_s=settings.hang_s,
             heartbeat_s=settings.heartbeat_s,
             publish=publisher.publish,

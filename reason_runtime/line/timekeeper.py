@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from reason_runtime.errors import SinkError
 from reason_runtime.line.grabber import Grabber
+from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Message
 from reason_runtime.line.stage import Desk
 
@@ -19,6 +22,7 @@ class Timekeeper:
     Args:
         desk: Books, health and what is being worked on.
         grabbers: Whose cameras may stall.
+        journal: Tried at each beat while it is a fault, since no part may come until the heartbeat goes on.
         hang_s: A stage busy for longer with one piece of work hangs.
         heartbeat_s: From beat to beat.
         publish: Takes heartbeats.
@@ -30,6 +34,7 @@ class Timekeeper:
         *,
         desk: Desk,
         grabbers: Sequence[Grabber],
+        journal: Journal | None,
         hang_s: float,
         heartbeat_s: float,
         publish: Callable[[Message], None],
@@ -37,6 +42,7 @@ class Timekeeper:
     ) -> None:
         self._desk = desk
         self._grabbers = grabbers
+        self._journal = journal
         self._hang_s = hang_s
         self._heartbeat_s = heartbeat_s
         self._publish = publish
@@ -65,6 +71,7 @@ class Timekeeper:
         if time.monotonic() >= self._next_beat_s:
             for grabber in self._grabbers:
                 grabber.check_stall()
+            self._check_journal()
             self._next_beat_s += self._heartbeat_s
             self._next_beat_s = max(self._next_beat_s, time.monotonic())  # after a pause of the whole process: no burst
             self._publish(self._desk.health.beat(busy=len(self._desk.ledger) > 0))
@@ -73,3 +80,9 @@ class Timekeeper:
             self._hung(*longest)
             self._reported = True
         self._desk.ledger.sleep(int(self._next_beat_s * 1e9))
+
+    def _check_journal(self) -> None:
+        if self._journal is not None and "journal" in self._desk.health.faults:
+            with suppress(SinkError):
+                self._journal.check()
+                self._desk.health.clear("journal")

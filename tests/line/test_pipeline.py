@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from reason_runtime import load
 from reason_runtime.blind import limits_from
 from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.grabber import Camera
+from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger
 from reason_runtime.line.messages import Message
 from reason_runtime.line.metrics import Metrics
@@ -164,6 +167,42 @@ def test_a_lost_camera_is_reported_and_reconnected_and_an_error_of_any_kind_coun
     assert any("unplugged" in text for text in texts)
     assert any("odd" in text for text in texts)
     assert any(not beat.healthy for beat in line.sink.beats)
+
+
+def test_a_triggered_camera_that_is_back_is_well_before_a_part_comes(bundle: Path) -> None:
+    source = ListSource([part(130), SourceError("unplugged"), *[0.05] * 60], live=True)
+    settings = PipelineSettings(heartbeat_s=0.05)
+    with running(bundle, Camera(name="top", source=source), settings=settings) as line:
+        line.sink.wait(lambda: len(line.sink.events) >= 2, 5)
+        count = line.sink.beats[-1].count
+        line.sink.wait(lambda: line.sink.beats[-1].count > count + 2, 5)
+        line.close()
+    assert [event.level for event in line.sink.events if event.name == "camera top"] == ["fault", "info"]
+    assert numbers(line) == [0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_journal_whose_disk_was_freed_is_well_before_a_part_comes(bundle: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
+    try:
+        journal = Journal(disk / "journal")
+        (disk / "filler").write_bytes(bytes(16_384))
+        settings = PipelineSettings(heartbeat_s=0.05)
+        parts = camera(part(130), *[0.05] * 60, live=True)
+        with running(bundle, parts, journal=journal, settings=settings) as line:
+            line.sink.wait(lambda: any(not beat.healthy for beat in line.sink.beats), 5)
+            time.sleep(0.2)
+            assert not line.sink.beats[-1].healthy
+            (disk / "filler").unlink()
+            line.sink.wait(lambda: line.sink.beats[-1].healthy, 2)
+            line.close()
+        assert line.sink.causes == ["journal"]
+        assert [event.level for event in line.sink.events if event.name == "journal"] == ["fault", "info"]
+        journal.close()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_file_that_cannot_be_read_is_an_error_after_everything_before_it_is_answered(bundle: Path) -> None:
@@ -347,6 +386,7 @@ def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
     clock = Timekeeper(
         desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
         grabbers=[],
+        journal=None,
         hang_s=10,
         heartbeat_s=0.02,
         publish=publish,
