@@ -230,6 +230,10 @@ class Pipeline:
     def _tell(self, text: str, model: LineModel) -> None:
         self._desk.health.note("bundle", "; ".join([text, *model.detector.remarks]))
 
+    def current_model(self) -> LineModel:
+        """The model that judges what comes now."""
+        return self._current()
+
     @property
     def threads(self) -> list[threading.Thread]:
         """All threads of the pipeline, for checking that none is left."""

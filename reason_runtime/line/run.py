@@ -193,7 +193,8 @@ class LineRun:
         if self._station.dashboard is not None:
             from reason_runtime.line.sinks.dashboard import open_dashboard
 
-            sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, model=self.model))
+            model = self._pipeline.current_model
+            sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, model=model))
         return sinks
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 import urllib.request
 from html import unescape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -55,9 +58,64 @@ def test_a_browser_sees_decisions_arrive_the_latest_reject_and_a_fault(tmp_path:
 
 @needs_browser
 def test_a_page_that_reaches_no_line_says_so(tmp_path: Path) -> None:
-    from importlib import resources
-
     page = tmp_path / "dashboard.html"
     page.write_bytes(resources.files("reason_runtime.line.sinks").joinpath("dashboard.html").read_bytes())
     shown = run_browser(page.as_uri(), f"--virtual-time-budget={WATCH_MS}", "--dump-dom", profile=tmp_path / "profile")
+    assert re.search(r'class="bad">no contact<', shown)
+
+
+class FrozenLine(BaseHTTPRequestHandler):
+    """Gives the page and one healthy state, then nothing more, as a process that was stopped.
+
+    A picture at the end of the page, which comes late, keeps the browser looking for as long.
+    """
+
+    told = False
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            content = resources.files("reason_runtime.line.sinks").joinpath("dashboard.html").read_bytes()
+            content = content.replace(b"limit.abort(), 3000", b"limit.abort(), 300") + b"<img src=/late>"
+        elif self.path == "/late":
+            self.over.wait(2.5)
+            content = b""
+        else:
+            if FrozenLine.told:
+                self.over.wait(30)
+            FrozenLine.told = True
+            content = json.dumps(STATE).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+STATE = {
+    "bundle": "b",
+    "beat": {"healthy": True, "faults": {}},
+    "decisions": {},
+    "unknown": {},
+    "answers": [],
+    "events": [],
+    "reject": None,
+}
+
+
+@needs_browser
+def test_a_page_whose_line_is_frozen_does_not_stay_healthy(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FrozenLine)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        shown = run_browser(address, "--dump-dom", profile=tmp_path / "profile")
+    finally:
+        FrozenLine.over.set()
+        server.shutdown()
+        server.server_close()
+    assert FrozenLine.told
     assert re.search(r'class="bad">no contact<', shown)

@@ -6,7 +6,8 @@ import io
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -23,6 +24,7 @@ from reason_runtime.line.sinks.pictures import RejectPainter
 from reason_runtime.strict_json import Json
 
 _LATEST = 50
+_IDLE_S = 5.0
 
 
 class DashboardSink:
@@ -32,19 +34,18 @@ class DashboardSink:
         host: Address to listen on.
         port: To listen on.
         metrics: To show.
-        model: Gives the colour scale of rejects, and its name.
+        model: The one in use, which may be another later: gives the colour scale of rejects, and its name.
     """
 
     keeps = False
     drives_line = False
     wants_pictures = True
 
-    def __init__(self, host: str, port: int, *, metrics: Metrics, model: LineModel) -> None:
+    def __init__(self, host: str, port: int, *, metrics: Metrics, model: Callable[[], LineModel]) -> None:
         self.name = f"dashboard {host}:{port}"
         self._address = (host, port)
         self._metrics = metrics
-        self._bundle = model.detector.bundle.manifest.name
-        self._painter = RejectPainter(model.detector)
+        self._model = model
         self._lock = threading.Lock()
         self._answers: deque[dict[str, Json]] = deque(maxlen=_LATEST)
         self._events: deque[dict[str, Json]] = deque(maxlen=_LATEST)
@@ -84,7 +85,7 @@ class DashboardSink:
 
     def state(self) -> dict[str, Json]:
         """What the page shows."""
-        now = self._metrics.snapshot()
+        now, model = self._metrics.snapshot(), self._model()
         decisions: Counter[str] = Counter()
         for (_, decision), count in now.decisions.items():
             decisions[decision] += count
@@ -92,7 +93,7 @@ class DashboardSink:
         p50_ms, p99_ms = np.percentile(now.latest_ms, (50, 99)) if now.latest_ms else (None, None)
         with self._lock:
             return {
-                "bundle": self._bundle,
+                "bundle": f"{model.detector.bundle.manifest.name} {model.content}",
                 "beat": None if self._beat is None else self._beat.line(),
                 "frames": {**now.frames},
                 "decisions": {**decisions},
@@ -109,7 +110,7 @@ class DashboardSink:
         """The latest reject as JPEG."""
         with self._lock:
             answer = self._reject
-        picture = None if answer is None else self._painter.paint(answer)
+        picture = None if answer is None else RejectPainter(self._model().detector).paint(answer)
         if picture is None:
             return None
         stream = io.BytesIO()
@@ -118,11 +119,17 @@ class DashboardSink:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    timeout = _IDLE_S  # of a connection on which nothing comes or goes
+
     def __init__(self, board: DashboardSink, *arguments: object) -> None:
         self._board = board
         super().__init__(*arguments)  # type: ignore[arg-type]  # request, address and server, as the server gives them
 
     def do_GET(self) -> None:  # noqa: N802 - the library's name
+        with suppress(ConnectionError, TimeoutError):  # whoever asked has gone
+            self._answer()
+
+    def _answer(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/":
             page = resources.files("reason_runtime.line.sinks").joinpath("dashboard.html").read_bytes()
@@ -147,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def open_dashboard(address: str, *, metrics: Metrics, model: LineModel) -> DashboardSink:
+def open_dashboard(address: str, *, metrics: Metrics, model: Callable[[], LineModel]) -> DashboardSink:
     """The page at `HOST:PORT`.
 
     Raises:

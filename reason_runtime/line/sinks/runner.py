@@ -72,7 +72,9 @@ class SinkRunner:
             if isinstance(message, Beat):
                 self._beat = message if self._open else None
             elif self.sink.drives_line and not self._open:
-                lost = message  # a PLC must take it for no part that is there later
+                lost = (
+                    message if isinstance(message, Answer) else None
+                )  # a PLC must take it for no part that comes later
             else:
                 if len(self._waiting) >= self._size:
                     lost = self._waiting.popleft()
