@@ -19,6 +19,7 @@ from reason_runtime.line.work import Work
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 10.0
 _IDLE = 2  # reads; a web whose camera is lost at once is idle for one of them, then says so
+_ROOM_S = 0.005
 _DROPPED = "dropped: the model cannot keep up"
 
 
@@ -45,6 +46,7 @@ class Grabber:
         desk: Books, health and metrics.
         queue: Of the camera; what it pushes out is answered UNKNOWN.
         deadline_s: After the grab; None for none.
+        has_room: Sinks can take what is in flight, and a part more. A file waits for them, a camera for nobody.
         ended: Called once when a file is at its end, with the error if that is why.
     """
 
@@ -55,12 +57,14 @@ class Grabber:
         desk: Desk,
         queue: BoundedQueue[Work],
         deadline_s: float | None,
+        has_room: Callable[[], bool],
         ended: Callable[[ReasonError | None], None],
     ) -> None:
         self._camera = camera
         self._desk = desk
         self._queue = queue
         self._deadline_ns = None if deadline_s is None else int(deadline_s * 1e9)
+        self._has_room = has_room
         self._ended = ended
         self._stop = threading.Event()
         self._number = 0
@@ -113,6 +117,9 @@ class Grabber:
         source.open()
         idle = 0
         while not self._stop.is_set():
+            if not (source.live or self._has_room()):
+                self._stop.wait(_ROOM_S)
+                continue
             grab = source.read()
             if grab == "end" or self._stop.is_set():  # what comes after the stop was never promised an answer
                 return

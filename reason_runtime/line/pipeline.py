@@ -145,7 +145,14 @@ class Pipeline:
             self._camera_queues.append(queue)
             desk.metrics.watch_queue(f"camera {camera.name}", queue)
             self._grabbers.append(
-                Grabber(camera, desk=desk, queue=queue, deadline_s=settings.deadline_s, ended=self._source_ended)
+                Grabber(
+                    camera,
+                    desk=desk,
+                    queue=queue,
+                    deadline_s=settings.deadline_s,
+                    has_room=self._has_room,
+                    ended=self._source_ended,
+                )
             )
             name = f"prepare {camera.name}"
             self._stages.append(
@@ -293,6 +300,9 @@ class Pipeline:
             book = self._books[work.frame.camera]
             self._desk.ledger.answer(work.frame, work.model.judge(work.frame, work.prepared, work.outputs, book=book))
         return []
+
+    def _has_room(self) -> bool:
+        return self._publisher.has_room(len(self._desk.ledger) + len(self._grabbers))  # each may add one at once
 
     def _source_ended(self, failure: ReasonError | None) -> None:
         if failure is not None:

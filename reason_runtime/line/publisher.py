@@ -82,6 +82,14 @@ class Publisher:
         for runner in list(runners):
             runner.put(message)
 
+    def has_room(self, count: int) -> bool:
+        """No sink that is open loses anything by so many messages more."""
+        return all(runner.has_room(count) for runner in self._runners)
+
+    def backlog(self) -> int:
+        """Messages that sinks which are open have yet to deliver."""
+        return sum(runner.backlog() for runner in self._runners)
+
     def finish(self, seconds: float) -> int:
         """Let every sink deliver what it has, for at most so long together; gives how many messages were left."""
         until_s = time.monotonic() + seconds

@@ -35,6 +35,8 @@ from reason_runtime.session import Session
 
 _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
 _DELIVER_S = 1.0
+_BATCH_S = 5.0  # what a broker or a server has for one batch
+_LOOK_S = 0.02
 _LIVE_DEADLINE_S = 1.0
 _SWITCH_S = 0.0005  # Python's 5 ms would let one thread keep a finished inference waiting for as long
 
@@ -119,6 +121,8 @@ class LineRun:
         notify("STOPPING=1")
         try:
             outcome = self._pipeline.stop(_DRAIN_S)
+            if outcome == "ended":
+                self._wait_for_sinks()
         finally:
             undelivered = self.publisher.finish(_DELIVER_S)
             if self._journal is not None:
@@ -130,6 +134,15 @@ class LineRun:
             undelivered=undelivered,
             is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
         )
+
+    def _wait_for_sinks(self) -> None:
+        """Files wait for sinks that are open, as long as they deliver."""
+        left, until_s = 0, 0.0
+        while (backlog := self.publisher.backlog()) and not self._stopping.wait(_LOOK_S):
+            if backlog != left:
+                left, until_s = backlog, time.monotonic() + _BATCH_S
+            elif time.monotonic() > until_s:
+                return
 
     def stop(self) -> None:
         """Drain and end; may be called by a signal handler."""

@@ -98,6 +98,16 @@ class SinkRunner:
         self._metrics.missed(self.sink.name, len(left))
         return len(left)
 
+    def has_room(self, count: int) -> bool:
+        """So many messages more push nothing out; a closed sink, which may stay so, is not waited for."""
+        with self._changed:
+            return not self._open or len(self._waiting) + count <= self._size
+
+    def backlog(self) -> int:
+        """Messages that an open sink has yet to deliver."""
+        with self._changed:
+            return len(self._waiting) + len(self._in_work) if self._open else 0
+
     def __len__(self) -> int:
         with self._changed:
             return len(self._waiting)

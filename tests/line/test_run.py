@@ -1,0 +1,100 @@
+"""A whole run in this process."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.messages import Answer
+from reason_runtime.line.run import LineRun
+from reason_runtime.line.station import CameraPlan, ModelPlan, Station
+from tests.line.models import line_bundle, part
+from tests.line.ports import free_port
+from tests.line.stations import ListSink, camera, running
+from tests.line.test_inspect_command import endless, results, wait_for
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelPlan:
+    return ModelPlan(bundle=line_bundle(tmp_path_factory.mktemp("b") / "line").path, threads=1)
+
+
+def test_a_file_waits_for_a_sink_that_is_slower(model: ModelPlan) -> None:
+    slow = ListSink(keeps=False, wants_pictures=True, pause_s=0.1)  # of its kind, a buffer holds 16
+    with running(model.bundle, camera(*[part(250)] * 60), sink=slow) as line:
+        line.finish()
+    assert len(slow.answers) == 60
+    assert line.metrics.snapshot().missed.get("list", 0) == 0
+
+
+def test_a_file_waits_for_no_sink_that_is_down(model: ModelPlan) -> None:
+    down = ListSink(keeps=False, wants_pictures=True, down=True)
+    with running(model.bundle, camera(*[part(250)] * 60), sink=down) as line:
+        assert line.finish() == "ended"
+    assert line.metrics.snapshot().missed["list"] >= 60
+
+
+def test_a_run_over_files_ends_when_its_sinks_have_everything(
+    model: ModelPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.run._DELIVER_S", 0.05)
+    (tmp_path / "parts").mkdir()
+    for number in range(200):  # more lines than a pipe holds
+        Image.fromarray(part(130)).save(tmp_path / "parts" / f"{number:03}.bmp")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDWR)
+    read = bytearray()
+
+    def late() -> None:
+        time.sleep(1.0)
+        while read.count(b"\n") < 200:
+            read.extend(os.read(reader, 1 << 16))
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    plan = CameraPlan(name="top", source=str(tmp_path / "parts"))
+    summary = LineRun(Station(model=model, cameras=(plan,), sinks=(f"jsonl:{tmp_path}/pipe",))).run()
+    thread.join(5)
+    os.close(reader)
+    assert (summary.outcome, summary.undelivered, sum(summary.metrics.missed.values())) == ("ended", 0, 0)
+    assert read.count(b'"kind": "result"') == 200
+
+
+def test_a_plc_is_shown_no_result_of_the_process_before(model: ModelPlan, tmp_path: Path) -> None:
+    from pymodbus.client import ModbusTcpClient
+
+    journal = Journal(tmp_path / "journal")
+    for number in range(300):
+        journal.answered(
+            Answer(camera="top", number=number, part_id=f"old-{number}", decision="OK", cause="judged", grabbed="x")
+        )
+    journal.close()
+    station = Station(
+        model=model,
+        cameras=(CameraPlan(name="top", source=endless(tmp_path, lines_per_s=640)),),
+        sinks=(f"jsonl:{tmp_path}/r.jsonl", f"modbus://127.0.0.1:{(port := free_port())}"),
+        journal=tmp_path / "journal",
+    )
+    line = LineRun(station)
+    thread = threading.Thread(target=line.run)
+    thread.start()
+    try:
+        wait_for(tmp_path / "r.jsonl", 303)
+        client = ModbusTcpClient("127.0.0.1", port=port)
+        assert client.connect()
+        words = client.read_input_registers(0, count=40).registers
+        _, _, count, _, _, part_id = struct.unpack(">HHIIf64s", struct.pack(">40H", *words))
+        client.close()
+    finally:
+        line.stop()
+        thread.join(10)
+    assert 0 < count < 300
+    assert part_id.startswith(b"top-")
+    assert {item["part_id"] for item in results(tmp_path / "r.jsonl")} >= {f"old-{number}" for number in range(300)}
