@@ -39,6 +39,7 @@ from reason_runtime.session import Outputs
 Outcome = Literal["ended", "stopped", "hung"]
 _INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add waiting
 
+_AT_ONCE = 8  # cameras: half of the smallest buffer of a sink
 _LAST_READ_S = 0.7  # a source's read returns within half a second
 _LAST_TURN_S = 0.05  # of threads that have nothing left to do
 
@@ -302,7 +303,8 @@ class Pipeline:
         return []
 
     def _has_room(self) -> bool:
-        return self._publisher.has_room(len(self._desk.ledger) + len(self._grabbers))  # each may add one at once
+        at_once = min(len(self._grabbers), _AT_ONCE)  # each may add a part at the same moment
+        return self._publisher.has_room(len(self._desk.ledger) + at_once)
 
     def _source_ended(self, failure: ReasonError | None) -> None:
         if failure is not None:

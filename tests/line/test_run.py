@@ -34,6 +34,13 @@ def test_a_file_waits_for_a_sink_that_is_slower(model: ModelPlan) -> None:
     assert line.metrics.snapshot().missed.get("list", 0) == 0
 
 
+def test_more_files_than_a_buffer_holds_messages_are_read(model: ModelPlan) -> None:
+    slow = ListSink(wants_pictures=True, pause_s=0.01)
+    with running(model.bundle, *[camera(part(250), name=f"c{number}") for number in range(20)], sink=slow) as line:
+        assert line.finish() == "ended"
+    assert len(slow.answers) == 20
+
+
 def test_a_file_waits_for_no_sink_that_is_down(model: ModelPlan) -> None:
     down = ListSink(keeps=False, wants_pictures=True, down=True)
     with running(model.bundle, camera(*[part(250)] * 60), sink=down) as line:
