@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,16 +11,8 @@ from reason_runtime import load
 from reason_runtime.blind import limits_from
 from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.grabber import Camera
-from reason_runtime.line.journal import Journal
-from reason_runtime.line.ledger import Ledger
-from reason_runtime.line.messages import Message
-from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
-from reason_runtime.line.publisher import Publisher
-from reason_runtime.line.stage import Desk
-from reason_runtime.line.timekeeper import Timekeeper
-from reason_runtime.line.watch import Watch
 from tests.line.models import NAN, SLOW, line_bundle, part, trips_of
 from tests.line.stations import Line, ListSink, ListSource, camera, running
 
@@ -179,30 +169,6 @@ def test_a_triggered_camera_that_is_back_is_well_before_a_part_comes(bundle: Pat
         line.close()
     assert [event.level for event in line.sink.events if event.name == "camera top"] == ["fault", "info"]
     assert numbers(line) == [0]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_journal_whose_disk_was_freed_is_well_before_a_part_comes(bundle: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
-    try:
-        journal = Journal(disk / "journal")
-        (disk / "filler").write_bytes(bytes(16_384))
-        settings = PipelineSettings(heartbeat_s=0.05)
-        parts = camera(part(130), *[0.05] * 60, live=True)
-        with running(bundle, parts, journal=journal, settings=settings) as line:
-            line.sink.wait(lambda: any(not beat.healthy for beat in line.sink.beats), 5)
-            time.sleep(0.2)
-            assert not line.sink.beats[-1].healthy
-            (disk / "filler").unlink()
-            line.sink.wait(lambda: line.sink.beats[-1].healthy, 2)
-            line.close()
-        assert line.sink.causes == ["journal"]
-        assert [event.level for event in line.sink.events if event.name == "journal"] == ["fault", "info"]
-        journal.close()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_file_that_cannot_be_read_is_an_error_after_everything_before_it_is_answered(bundle: Path) -> None:
@@ -369,37 +335,6 @@ def test_a_part_id_that_comes_twice_keeps_its_answer_and_the_second_part_is_unkn
     first, second = line.sink.answers
     assert (first.part_id, first.decision) == ("A7", "OK")
     assert (second.part_id, second.decision, second.cause) == ("A7#top-1", "UNKNOWN", "repeated")
-
-
-def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
-    metrics, sink = Metrics(), ListSink()
-    publisher = Publisher(metrics=metrics, journal=None)
-    publisher.start([sink])
-    ledger = Ledger(publish=publisher.publish, journal=None, metrics=metrics, journal_failed=lambda _: None)
-    left = [MemoryError("no room"), MemoryError("no room")]
-
-    def publish(message: Message) -> None:
-        if left:
-            raise left.pop()
-        publisher.publish(message)
-
-    clock = Timekeeper(
-        desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
-        grabbers=[],
-        journal=None,
-        hang_s=10,
-        heartbeat_s=0.02,
-        publish=publish,
-        hung=lambda *_: None,
-    )
-    clock.thread.start()
-    sink.wait(lambda: any(beat.healthy for beat in sink.beats))
-    clock.stop()
-    ledger.wake()
-    clock.thread.join(5)
-    publisher.finish(1)
-    assert [event.level for event in sink.events if event.name == "timekeeper"] == ["fault", "info"]
-    assert "MemoryError: no room" in sink.events[0].text
 
 
 def test_cameras_of_one_name_are_refused(bundle: Path) -> None:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.ledger import Ledger
+from reason_runtime.line.messages import Message
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.pipeline import PipelineSettings
+from reason_runtime.line.publisher import Publisher
+from reason_runtime.line.stage import Desk
+from reason_runtime.line.timekeeper import Timekeeper
+from reason_runtime.line.watch import Watch
+from tests.line.models import line_bundle, part
+from tests.line.stations import ListSink, camera, running
+
+
+def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
+    metrics, sink = Metrics(), ListSink()
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([sink])
+    ledger = Ledger(publish=publisher.publish, journal=None, metrics=metrics, journal_failed=lambda _: None)
+    left = [MemoryError("no room"), MemoryError("no room")]
+
+    def publish(message: Message) -> None:
+        if left:
+            raise left.pop()
+        publisher.publish(message)
+
+    clock = Timekeeper(
+        desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
+        grabbers=[],
+        journal=None,
+        hang_s=10,
+        heartbeat_s=0.02,
+        publish=publish,
+        hung=lambda *_: None,
+    )
+    clock.thread.start()
+    sink.wait(lambda: any(beat.healthy for beat in sink.beats))
+    clock.stop()
+    ledger.wake()
+    clock.thread.join(5)
+    publisher.finish(1)
+    assert [event.level for event in sink.events if event.name == "timekeeper"] == ["fault", "info"]
+    assert "MemoryError: no room" in sink.events[0].text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_journal_whose_disk_was_freed_is_well_before_a_part_comes(tmp_path: Path) -> None:
+    bundle = line_bundle(tmp_path / "line").path
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
+    try:
+        journal = Journal(disk / "journal")
+        (disk / "filler").write_bytes(bytes(16_384))
+        settings = PipelineSettings(heartbeat_s=0.05)
+        parts = camera(part(130), *[0.05] * 60, live=True)
+        with running(bundle, parts, journal=journal, settings=settings) as line:
+            line.sink.wait(lambda: any(not beat.healthy for beat in line.sink.beats), 5)
+            time.sleep(0.2)
+            assert not line.sink.beats[-1].healthy
+            (disk / "filler").unlink()
+            line.sink.wait(lambda: line.sink.beats[-1].healthy, 2)
+            line.close()
+        assert line.sink.causes == ["journal"]
+        assert [event.level for event in line.sink.events if event.name == "journal"] == ["fault", "info"]
+        journal.close()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
