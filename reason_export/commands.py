@@ -42,8 +42,13 @@ def onnx(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `reason-train fit` wrote.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Bundle folder to make.")],
     channels: Annotated[int, typer.Option(min=1, max=3, help="Of the camera: 3, or 1 for mono.")] = 3,
-    black_level: Annotated[int, typer.Option(help="16-bit value that becomes 0.")] = 0,
-    white_level: Annotated[int, typer.Option(help="16-bit value that becomes 255; 4095 for a 12-bit camera.")] = 65535,
+    black_level: Annotated[
+        int | None, typer.Option(help="16-bit value that becomes 0.", show_default="that of the run")
+    ] = None,
+    white_level: Annotated[
+        int | None,
+        typer.Option(help="16-bit value that becomes 255; 4095 for a 12-bit camera.", show_default="that of the run"),
+    ] = None,
     input_size: Annotated[
         tuple[int, int] | None,
         typer.Option(

@@ -43,9 +43,9 @@ class ExportChoices:
 
     channels: Literal[1, 3] = 3
     """Of the camera: 1 for mono."""
-    black_level: int = 0
-    white_level: int = 65535
-    """16-bit values that become 0 and 255."""
+    black_level: int | None = None
+    white_level: int | None = None
+    """16-bit values that become 0 and 255; none: those that the run was trained with."""
     golden_folder: Path | None = None
     """Images to keep as golden ones; none: held-out good images of the run."""
     no_images: bool = False
@@ -82,7 +82,8 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
         DataError: The golden folder holds no image.
         ParityError: The exporter gave a graph of another form, a weight does not fit in half precision, or a file does
             not give what the trained model gives; `out` is as it was.
-        ConfigurationError: Frames are smaller than what they are resized to, or were trained on in tiles.
+        ConfigurationError: Frames are smaller than what they are resized to, or were trained on in tiles; or the levels
+            are not those that the run's 16-bit images were read with.
     """
     check_target(out, overwrite=choices.overwrite)
     run, network = load_run(run_folder)
@@ -91,12 +92,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
             f"{run_folder}: was trained on tiles at native resolution, which are never resized; leave --input-size out"
         )
     held_out, wanted = read_held_out(run_folder), read_threshold(run_folder)
-    own = dataclasses.replace(
-        input_format(run.config.method),
-        channels=choices.channels,
-        black_level=choices.black_level,
-        white_level=choices.white_level,
-    )
+    own = _own_format(run, held_out, choices, where=run_folder)
     form = own if choices.frame_px is None else _camera_format(own, choices.frame_px)
     model = network if form is own else camera_model(network, own=own, camera=form)
     golden = _golden(model, form, held_out, choices, tile_px=run.config.training.tile_px)
@@ -123,6 +119,21 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
 
     bundle = write_bundle(out, manifest=manifest, files=files, overwrite=choices.overwrite, accept=accept)
     return Exported(bundle=bundle, checks=tuple(checks))
+
+
+def _own_format(run: Run, held_out: HeldOut | None, choices: ExportChoices, *, where: Path) -> InputFormat:
+    """How the line reads images: with the run's levels, or, after images of 8 bits alone, with others."""
+    trained = input_format(run.config.method)
+    black = trained.black_level if choices.black_level is None else choices.black_level
+    white = trained.white_level if choices.white_level is None else choices.white_level
+    own = dataclasses.replace(trained, channels=choices.channels, black_level=black, white_level=white)
+    sixteen_bit = run.highest_16_bit is not None or (held_out is not None and held_out.sixteen_bit)
+    if sixteen_bit and (black, white) != (trained.black_level, trained.white_level):
+        raise ConfigurationError(
+            f"{where}: was trained or calibrated on 16-bit images with black level {trained.black_level} and white "
+            f"level {trained.white_level}, not {black} and {white}; leave the levels out, or train again with them"
+        )
+    return own
 
 
 def _camera_format(own: InputFormat, frame_px: tuple[int, int]) -> InputFormat:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reason_runtime.decode import decode
+from reason_runtime.decode import Decoded, decode
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -109,7 +109,24 @@ def read_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
         ImageError: The file cannot be read, is not one of the known formats, is cut off, has a side shorter than 16
             pixels or more than 150 million pixels, several pages, or pixels of a kind that is refused.
     """
-    decoded = decode(Path(path), check_size=check_size)
+    return image_of(decode_file(path), input_format=input_format)
+
+
+def decode_file(path: str | Path) -> Decoded:
+    """The image as it is in the file, 8 or 16 bits a channel.
+
+    Raises:
+        ImageError: See `read_image`.
+    """
+    return decode(Path(path), check_size=check_size)
+
+
+def image_of(decoded: Decoded, *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """What `read_image` gives, of a file that `decode_file` read.
+
+    Raises:
+        ImageError: See `read_image`.
+    """
     image = as_image(decoded.colour, input_format=input_format)
     return image if decoded.alpha is None else _over_black(image, alpha=decoded.alpha)
 

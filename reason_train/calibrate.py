@@ -38,6 +38,8 @@ class HeldOut:
     """(N, H, W, C)"""
     scores: NDArray[np.float32]
     """(N,) raw, float32 model."""
+    sixteen_bit: bool
+    """Whether there were files of 16 bits a channel among them; they were read with the run's levels."""
 
 
 def unseen(run: Run, dataset: DataSet) -> list[Path]:
@@ -105,7 +107,8 @@ def calibrate(
     buffer = io.BytesIO()
     known = dict(zip(store.paths, names, strict=True))
     pieces = [f"{known[piece.path]}{piece.place}" for piece in store.pieces]
-    np.savez_compressed(buffer, names=np.array(pieces), images=images, scores=scores)
+    sixteen_bit = np.array(store.highest_16_bit is not None)
+    np.savez_compressed(buffer, names=np.array(pieces), images=images, scores=scores, sixteen_bit=sixteen_bit)
     write_bytes(folder / CALIBRATION, buffer.getvalue())
     write_text(folder / THRESHOLD, json.dumps(dataclasses.asdict(threshold), indent=2) + "\n")
     return threshold
@@ -137,6 +140,11 @@ def read_held_out(folder: Path) -> HeldOut | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return HeldOut(names=tuple(arrays["names"].tolist()), images=arrays["images"], scores=arrays["scores"])
+            return HeldOut(
+                names=tuple(arrays["names"].tolist()),
+                images=arrays["images"],
+                scores=arrays["scores"],
+                sixteen_bit="sixteen_bit" in arrays and bool(arrays["sixteen_bit"]),  # older files do not say it
+            )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error

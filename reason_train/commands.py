@@ -38,6 +38,7 @@ def calibrate(
     from reason_train.calibrate import calibration_images, unseen
     from reason_train.datasets import load_dataset
     from reason_train.device import find_device
+    from reason_train.image_store import unused_levels
     from reason_train.progress import image_bar
     from reason_train.trained import load_run
 
@@ -55,6 +56,9 @@ def calibrate(
             false_reject_rate=false_reject_rate,
             progress=bar.advance,
         )
+    hint = unused_levels(store.highest_16_bit, input_format=store.input_format)
+    if hint is not None:
+        print(hint, file=sys.stderr)
     if as_json:
         print(json.dumps(threshold_facts(threshold)))
     else:
@@ -70,12 +74,21 @@ def import_(
     out: options.OutFolder,
     teacher: options.TeacherOption = "wide_resnet50_2",
     teacher_weights: options.TeacherWeights = None,
+    black_level: options.BlackLevel = None,
+    white_level: options.WhiteLevel = None,
     as_json: options.Json = False,
 ) -> None:
     """Make a run from a published checkpoint. It has no threshold until it is calibrated."""
     from reason_train.import_checkpoint import import_checkpoint
 
-    import_checkpoint(checkpoint, teacher=teacher, out=out, teacher_weights=teacher_weights)
+    import_checkpoint(
+        checkpoint,
+        teacher=teacher,
+        out=out,
+        teacher_weights=teacher_weights,
+        black_level=black_level,
+        white_level=white_level,
+    )
     if as_json:
         print(json.dumps({"run": str(out), "teacher": teacher, "threshold": None}))
     else:

@@ -53,6 +53,10 @@ class MethodConfig:
     """Side of the square graph input. Source: the reference."""
     crop_from_px: int | None = None
     """Side the image is resized to before a centre crop of `image_size_px`; none: no crop. AeBAD: 256, then 224."""
+    black_level: int = 0
+    """Value of images of 16 bits a channel that becomes 0; images of 8 bits are taken as they are."""
+    white_level: int = 65535
+    """Value of images of 16 bits a channel that becomes 255; 4095 for a 12-bit camera that writes 16-bit files."""
     suppression_target: SuppressionTarget = "teacher"
     """What suppressed features must equal: clean teacher features (as described) or the student's (as released)."""
     suppression_weight: float = 0.01
@@ -112,6 +116,10 @@ class MethodConfig:
         _require(
             self.crop_from_px is None or self.crop_from_px >= self.image_size_px,
             f"crop from {self.crop_from_px} px is smaller than the image size {self.image_size_px} px",
+        )
+        _require(
+            0 <= self.black_level < self.white_level <= 65535,
+            f"black level {self.black_level} and white level {self.white_level} are not 0 <= black < white <= 65535",
         )
         _require(1 <= self.students <= 8, f"{self.students} students are not between 1 and 8")
         _require(0 <= self.easy_share < 1, f"easy share {self.easy_share} is not in [0, 1)")

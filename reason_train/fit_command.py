@@ -31,6 +31,8 @@ def fit(
     learning_rate: options.LearningRate = None,
     image_size: options.ImageSize = None,
     crop_from: options.CropFrom = None,
+    black_level: options.BlackLevel = None,
+    white_level: options.WhiteLevel = None,
     tile: options.Tile = None,
     students: options.Students = None,
     suppression_layers: options.SuppressionLayers = None,
@@ -63,6 +65,7 @@ def fit(
     choices = Choices(
         teacher=teacher or (PAPER_TEACHER if preset == "paper" else EDGE_TEACHER), preset=preset, method=method,
         image_size_px=image_size, crop_from_px=crop_from, tile_px=tile,
+        black_level=black_level, white_level=white_level,
         students=students, suppression_layers=suppression_layers, views=views,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,
@@ -91,6 +94,7 @@ def fit(
                     cache_mib=cache_mib,
                     checkpoint_seconds=checkpoint_seconds,
                     announce=bar.start,
+                    say=bar.say,
                     report=bar.update,
                     ranks=ranks,
                 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.errors import ImageError
 from reason_runtime.evenly import evenly
-from reason_runtime.image import InputFormat, is_one_channel, read_image, resize_image
+from reason_runtime.image import InputFormat, decode_file, image_of, is_one_channel, resize_image
 from reason_runtime.tiles import Tile, cut, place_tiles
 from reason_train.datasets.masks import picture_size
 from reason_train.views import at_view_scale, change_view
@@ -64,11 +64,17 @@ class ImageStore:
         self._room_bytes = max(0, memory_mib) * 2**20
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._kept_pictures: dict[int, NDArray[np.uint8]] = {}
+        self._highest: dict[Path, int] = {}
 
     @property
     def images(self) -> int:
         """How many there are; each has any number of views."""
         return len(self.pieces)
+
+    @property
+    def highest_16_bit(self) -> int | None:
+        """The highest value in files of 16 bits a channel among those read so far; None where all had 8."""
+        return max(self._highest.values(), default=None)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """(H, W, C) uint8: image `index % n`, as it is where index < n, else in view `index // n`.
@@ -92,8 +98,7 @@ class ImageStore:
             return kept
         piece = self.pieces[position]
         if piece.tile is None:
-            whole = read_image(piece.path, input_format=self.input_format)
-            picture = at_view_scale(whole, input_format=self.input_format)
+            picture = at_view_scale(self._read(piece.path), input_format=self.input_format)
         else:
             picture = self._image(position)  # tiles are at native resolution
         self._keep(self._kept_pictures, position, picture)
@@ -111,13 +116,20 @@ class ImageStore:
         if kept is not None:
             return kept
         piece = self.pieces[position]
-        picture = read_image(piece.path, input_format=self.input_format)
+        picture = self._read(piece.path)
         for sibling in self._siblings[piece.path]:  # a picture is decoded once for all of its tiles, where they fit
             if sibling != position and sibling not in self._kept:
                 self._keep(self._kept, sibling, self._taken(picture, self.pieces[sibling]))
         image = self._taken(picture, piece)
         self._keep(self._kept, position, image)
         return image
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        """(H, W, C): the whole picture in its own size."""
+        decoded = decode_file(path)
+        if decoded.colour.dtype == np.uint16:
+            self._highest[path] = int(decoded.colour.max())
+        return image_of(decoded, input_format=self.input_format)
 
     def _taken(self, picture: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
         return resize_image(
@@ -180,6 +192,20 @@ def require_readable(*stores: ImageStore) -> None:
     if broken:
         images = sum(len(store.paths) for store in stores)
         raise ImageError(f"{broken[0]}; of {images} good images {len(broken)} cannot be used: mend or remove them")
+
+
+def unused_levels(highest: int | None, *, input_format: InputFormat) -> str | None:
+    """What to say where 16-bit images use less than a quarter of the levels that they are read with; None elsewhere.
+
+    Args:
+        highest: Value in the images; None where all have 8 bits.
+        input_format: Has the levels.
+    """
+    black, white = input_format.black_level, input_format.white_level
+    if highest is None or 4 * (highest - black) >= white - black:
+        return None
+    fits = 2 ** max(highest, 1).bit_length() - 1
+    return f"16-bit images reach {highest} of {white} only; train with --white-level {fits}"
 
 
 def all_images(store: ImageStore, *, batch_size: int = 16) -> Iterator[NDArray[np.uint8]]:

@@ -20,7 +20,15 @@ PARTS = {"lns_layer": "suppression", "bottleneck": "bottleneck", "decoder": "stu
 """Key of the published dict -> part of the model."""
 
 
-def import_checkpoint(checkpoint: Path, *, teacher: TeacherName, out: Path, teacher_weights: Path | None = None) -> Run:
+def import_checkpoint(
+    checkpoint: Path,
+    *,
+    teacher: TeacherName,
+    out: Path,
+    teacher_weights: Path | None = None,
+    black_level: int | None = None,
+    white_level: int | None = None,
+) -> Run:
     """Write a run from a published checkpoint; it has no threshold until it is calibrated.
 
     Args:
@@ -28,10 +36,12 @@ def import_checkpoint(checkpoint: Path, *, teacher: TeacherName, out: Path, teac
         teacher: The teacher it was trained with.
         out: The run folder to make.
         teacher_weights: File in place of the published ImageNet weights.
+        black_level: Value of 16-bit images that becomes 0; 0 where none is given.
+        white_level: Value of 16-bit images that becomes 255; 65535 where none is given.
 
     Raises:
         RunError: Not such a checkpoint, tensors of another network, or `out` is not empty.
-        ConfigurationError: The teacher is one that no published checkpoint has.
+        ConfigurationError: The teacher is one that no published checkpoint has, or the levels are none.
     """
     if is_lite(teacher):
         raise ConfigurationError(
@@ -40,7 +50,8 @@ def import_checkpoint(checkpoint: Path, *, teacher: TeacherName, out: Path, teac
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists; choose another --out")
     content = read_checkpoint(checkpoint)
-    config = resolve(Choices(teacher=teacher, preset="paper"), dataset="mvtec", bf16_is_fast=False)
+    choices = Choices(teacher=teacher, preset="paper", black_level=black_level, white_level=white_level)
+    config = resolve(choices, dataset="mvtec", bf16_is_fast=False)
     model = ReasonModel(config.method, teacher=load_teacher(teacher, weights=teacher_weights))
     for key, part in PARTS.items():
         state = content.get(key)

@@ -58,6 +58,11 @@ ImageSize = Annotated[
 CropFrom = Annotated[
     int | None, typer.Option(help="Resize to this side, px, then crop the centre.", show_default="no crop")
 ]
+BlackLevel = Annotated[int | None, typer.Option(help="Value of 16-bit images that becomes 0.", show_default="0")]
+WhiteLevel = Annotated[
+    int | None,
+    typer.Option(help="Value of 16-bit images that becomes 255; 4095 for a 12-bit camera.", show_default="65535"),
+]
 Tile = Annotated[
     int | None,
     typer.Option(metavar="PX", help="Train on tiles of this side, for webs.", show_default="whole pictures, resized"),

@@ -24,6 +24,8 @@ PAPER_EPOCHS = {"carpet": 10, "leather": 10, "wood": 100, "hazelnut": 100, "oct2
 """MVTec AD categories that do not train for 200 epochs, and OCT2017. Source: the paper's released scripts."""
 PAPER_EPOCHS_ELSE = 200
 OCT2017_SUPPRESSION_WEIGHT = 0.2
+NO_DEPARTURES = ("seed", "black_level", "white_level")
+"""Settings that the published method leaves to whoever trains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Choices:
     method: Method | None = None
     image_size_px: int | None = None
     crop_from_px: int | None = None
+    black_level: int | None = None
+    white_level: int | None = None
     tile_px: int | None = None
     students: int | None = None
     suppression_layers: bool | None = None
@@ -187,6 +191,6 @@ def _departures(
         (dataclasses.asdict(method), dataclasses.asdict(reference[0])),
         (dataclasses.asdict(training), dataclasses.asdict(reference[1])),
     ):
-        changed = [name for name in ours if ours[name] != theirs[name] and name != "seed"]
+        changed = [name for name in ours if ours[name] != theirs[name] and name not in NO_DEPARTURES]
         said += [f"{name} {ours[name]} in place of {theirs[name]}" for name in changed]
     return tuple(said)

@@ -34,6 +34,10 @@ class TrainingBar:
             self._bar.console.print(PAPER_PROTOCOL_NOTE)
         self._bar.update(self._task, total=steps, description="training")
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line)
+
     def update(self, line: StepReport) -> None:
         """Show a step."""
         self._bar.update(self._task, completed=line.step, description=f"loss {line.loss:.4f}")

@@ -51,7 +51,7 @@ class ImageEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a run was asked to do; written once, before training."""
+    """What a run was asked to do, and what its images are; written before training."""
 
     config: Config
     dataset: str
@@ -59,6 +59,8 @@ class Run:
     held_out: tuple[ImageEntry, ...]
     libraries: dict[str, str]
     imported_from: str | None = None
+    highest_16_bit: int | None = None
+    """The highest value in images of 16 bits a channel, trained on or held out; None where all have 8 bits."""
 
     @property
     def images_sha256(self) -> str | None:

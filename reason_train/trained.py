@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ class Judgement:
 
 def input_format(method: MethodConfig) -> InputFormat:
     """What images become before the graph."""
-    return square_format(method.image_size_px, resize_px=method.crop_from_px)
+    form = square_format(method.image_size_px, resize_px=method.crop_from_px)
+    return dataclasses.replace(form, black_level=method.black_level, white_level=method.white_level)
 
 
 def load_run(folder: Path) -> tuple[Run, ReasonModel]:

@@ -18,14 +18,14 @@ from reason_train.config import Config
 from reason_train.datasets import DataSet
 from reason_train.device import multiplies_bf16
 from reason_train.fit import fit
-from reason_train.image_store import ImageStore, require_readable
+from reason_train.image_store import ImageStore, require_readable, unused_levels
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
 from reason_train.preparation import forget_unstarted, prepare
 from reason_train.presets import Choices, resolve
 from reason_train.ranks import ALONE, Ranks
 from reason_train.region import counted_region
-from reason_train.run import CHECKPOINT, LOG, Run, describe_images, library_versions
+from reason_train.run import CHECKPOINT, LOG, Run, describe_images, library_versions, read_run, write_run
 from reason_train.schedule import total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.timing import Timing, read_timing
@@ -91,6 +91,7 @@ def train(
     cache_mib: int = 4096,
     checkpoint_seconds: float = 60.0,
     announce: Callable[[Config, int], None] = lambda _config, _steps: None,
+    say: Callable[[str], None] = lambda _: None,
     report: Callable[[StepReport], None] = lambda _: None,
     ranks: Ranks = ALONE,
 ) -> Finished:
@@ -108,6 +109,7 @@ def train(
         cache_mib: Bound on decoded training images kept in memory, MiB.
         checkpoint_seconds: Least time between two checkpoints.
         announce: Called once with the configuration and the number of steps.
+        say: Called with what a user should know of the images before the first step.
         report: Called after every step.
         ranks: The processes that train together; the first alone writes.
 
@@ -135,6 +137,10 @@ def train(
         try:
             if ranks.is_first:
                 require_readable(store, held_out)
+                run = _noted_levels(out, store, held_out)
+                hint = unused_levels(run.highest_16_bit, input_format=store.input_format)
+                if hint is not None:
+                    say(hint)
             fit(
                 _new_model(config, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
                 config,
@@ -180,6 +186,14 @@ def _describe(config: Config, dataset: DataSet, parts: Split) -> tuple[Run, Spli
         libraries=library_versions(),
     )
     return run, Split(train=parts.train, held_out=tuple(path for path, _ in unseen))
+
+
+def _noted_levels(out: Path, *stores: ImageStore) -> Run:
+    """The run in `out`, which now says whether its images, all of them read, have 16 bits."""
+    highest = [store.highest_16_bit for store in stores if store.highest_16_bit is not None]
+    run = dataclasses.replace(read_run(out), highest_16_bit=max(highest, default=None))
+    write_run(out, run)
+    return run
 
 
 def _new_model(config: Config, *, teacher_weights: Path | None, ignore_mask: Path | None) -> ReasonModel:
