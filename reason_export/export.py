@@ -226,6 +226,8 @@ def _manifest(run: Run, model: ReasonModel, form: InputFormat, *, name: str, pro
     configuration["dataset"] = run.dataset
     if protocol is not None:
         configuration["paper_protocol"] = protocol
+    if run.teacher_weights_sha256 is not None:
+        configuration["teacher_weights_sha256"] = run.teacher_weights_sha256
     if run.imported_from is not None:
         configuration["imported_from"] = run.imported_from
     settings = _json(dataclasses.asdict(run.config.method))

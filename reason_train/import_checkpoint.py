@@ -14,7 +14,7 @@ from reason_train.model import ReasonModel
 from reason_train.preparation import forget_unstarted
 from reason_train.presets import Choices, resolve
 from reason_train.run import MODEL, Run, library_versions, write_run, write_tensors
-from reason_train.teacher_weights import load_teacher, read_checkpoint
+from reason_train.teacher_weights import load_teacher, read_checkpoint, weights_sha256
 
 PARTS = {"lns_layer": "suppression", "bottleneck": "bottleneck", "decoder": "student"}
 """Key of the published dict -> part of the model."""
@@ -60,7 +60,13 @@ def import_checkpoint(
         _fill(model.get_submodule(part), state, where=f"{checkpoint}: {key}")
     make_folder(out)
     run = Run(
-        config=config, dataset="", train=(), held_out=(), libraries=library_versions(), imported_from=checkpoint.name
+        config=config,
+        dataset="",
+        train=(),
+        held_out=(),
+        libraries=library_versions(),
+        imported_from=checkpoint.name,
+        teacher_weights_sha256=None if teacher_weights is None else weights_sha256(teacher_weights),
     )
     try:
         write_run(out, run)

@@ -73,6 +73,7 @@ def _require_same(out: Path, run: Run) -> None:
     found = read_run(out)
     for name, ours, theirs in (
         ("settings", run.config, found.config),
+        ("teacher weights", run.teacher_weights_sha256, found.teacher_weights_sha256),
         ("training images", run.train, found.train),
         ("held-out images", run.held_out, found.held_out),
     ):

@@ -59,6 +59,8 @@ class Run:
     held_out: tuple[ImageEntry, ...]
     libraries: dict[str, str]
     imported_from: str | None = None
+    teacher_weights_sha256: str | None = None
+    """Of the file given for the teacher; None where it has the published weights."""
     highest_16_bit: int | None = None
     """The highest value in images of 16 bits a channel, trained on or held out; None where all have 8 bits."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import pickle
 import struct
@@ -47,6 +48,20 @@ def load_teacher(name: TeacherName, *, weights: Path | None = None) -> Teacher:
         state, source = read_state_dict(weights), str(weights)
     fill_teacher(teacher, state, source=source)
     return teacher
+
+
+def weights_sha256(path: Path) -> str:
+    """SHA-256 of a file of weights.
+
+    Raises:
+        RunError: There is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; expected a PyTorch checkpoint")
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({_first_line(error)})") from error
 
 
 def fill_teacher(teacher: Teacher, state: dict[str, Tensor], *, source: str) -> None:

@@ -27,7 +27,7 @@ from reason_train.ranks import ALONE, Ranks
 from reason_train.region import counted_region
 from reason_train.run import CHECKPOINT, LOG, Run, describe_images, library_versions, read_run, write_run
 from reason_train.schedule import total_steps
-from reason_train.teacher_weights import load_teacher
+from reason_train.teacher_weights import load_teacher, weights_sha256
 from reason_train.timing import Timing, read_timing
 from reason_train.trained import input_format, load_run
 
@@ -115,17 +115,20 @@ def train(
 
     Raises:
         ConfigurationError: A setting is out of range.
-        RunError: `out` holds another run, or is finished.
-        TrainingError: The loss is not finite, a GPU's memory is full, or the processes do not see the same images.
+        RunError: `out` holds another run, or is finished; or the teacher's weights cannot be read.
+        TrainingError: The loss is not finite, a GPU's memory is full, or the processes do not see the same images and
+            weights.
         ImageError: An image, to train on or held out, cannot be read.
 
     A training that fails before its first checkpoint leaves nothing in `out`.
     """
+    own_weights = None if teacher_weights is None else weights_sha256(teacher_weights)
+    ranks.require_equal(own_weights, what="teacher weights")
     config = resolve(choices, dataset=dataset.category or dataset.layout, bf16_is_fast=multiplies_bf16(device))
     parts = split(dataset, held_out_share=config.training.held_out_share, seed=config.training.seed)
     store = _training_images(config, parts, cache_mib=cache_mib)
     config = _limited_batch(config, images=store.images)
-    run, parts = _describe(config, dataset, parts)
+    run, parts = _describe(config, dataset, parts, teacher_weights_sha256=own_weights)
     ranks.require_equal(run, what="settings or images")
     choice = EpochChoice(dataset, config, device=device) if config.paper_protocol and ranks.is_first else None
     stage = ranks.from_first(lambda: prepare(out, run, resume=resume, keep_finished=keep_finished))
@@ -172,7 +175,9 @@ def train(
     )
 
 
-def _describe(config: Config, dataset: DataSet, parts: Split) -> tuple[Run, Split]:
+def _describe(
+    config: Config, dataset: DataSet, parts: Split, *, teacher_weights_sha256: str | None
+) -> tuple[Run, Split]:
     """The run, and its images without held-out ones that are copies of training images: the bound would not hold."""
     train = describe_images(parts.train, root=dataset.root)
     trained = {entry.sha256 for entry in train}
@@ -184,6 +189,7 @@ def _describe(config: Config, dataset: DataSet, parts: Split) -> tuple[Run, Spli
         train=train,
         held_out=tuple(entry for _, entry in unseen),
         libraries=library_versions(),
+        teacher_weights_sha256=teacher_weights_sha256,
     )
     return run, Split(train=parts.train, held_out=tuple(path for path, _ in unseen))
 

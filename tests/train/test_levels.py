@@ -106,11 +106,14 @@ def test_a_calibration_on_16_bit_images_binds_the_levels_too(small_run: Path, tm
     assert "16-bit images" in export(run, tmp_path / "bundle", "--white-level", 4095).error
 
 
-def test_a_run_of_an_older_version_has_the_whole_range(finished_run: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_older_version_has_the_whole_range_and_published_weights(
+    finished_run: Path, tmp_path: Path
+) -> None:
     content = json.loads((finished_run / RUN).read_text())
     for name in ("black_level", "white_level"):
         del content["config"]["method"][name]
-    del content["highest_16_bit"]
+    for name in ("highest_16_bit", "teacher_weights_sha256"):
+        del content[name]
     (tmp_path / RUN).write_text(json.dumps(content))
     assert read_run(tmp_path) == read_run(finished_run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -13,11 +14,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
 from reason_runtime.errors import RunError
 from reason_train.checkpoint import StepReport
 from reason_train.datasets import load_dataset
 from reason_train.run import CHECKPOINT, LOG, MODEL, RUN, read_tensors
+from reason_train.teacher import timm_network
 from reason_train.training_run import train
 from tests.pictures import good_parts
 from tests.train.trainings import CPU, assert_different_training, assert_same_training, small_choices, small_training
@@ -144,6 +147,23 @@ def test_changed_images_are_noticed(tmp_path: Path) -> None:
     shutil.copyfile(data / entries[1]["name"], path)
     with pytest.raises(RunError, match="was started with other training images"):
         small_training(data, run, resume=True)
+
+
+@pytest.mark.parametrize("others", [None, "theirs.pth"])
+def test_another_teacher_is_noticed(others: str | None, data: Path, tmp_path: Path) -> None:
+    weights = {name: tmp_path / name for name in ("ours.pth", "theirs.pth")}
+    for seed, path in enumerate(weights.values()):
+        torch.manual_seed(seed)
+        torch.save(timm_network("efficientnet_lite0").state_dict(), path)
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, teacher_weights=weights["ours.pth"], checkpoint_seconds=0.0, report=stop_after(2))
+    with pytest.raises(RunError, match="was started with other teacher weights"):
+        small_training(data, run, resume=True, teacher_weights=weights[others] if others else None)
+    moved = weights["ours.pth"].rename(tmp_path / "moved.pth")
+    small_training(data, run, resume=True, teacher_weights=moved)
+    expected = hashlib.sha256(moved.read_bytes()).hexdigest()
+    assert json.loads((run / RUN).read_text())["teacher_weights_sha256"] == expected
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors", None], ids=["empty", "text", "cut"])

@@ -26,7 +26,8 @@ def small_choices(**changes: object) -> Choices:
 
 def small_training(data: Path, out: Path, **more: object) -> Finished:
     """`train` on the CPU; what is not one of its arguments is a choice."""
-    options = {name: more.pop(name) for name in ("resume", "checkpoint_seconds", "report", "cache_mib") if name in more}
+    known = ("resume", "checkpoint_seconds", "report", "cache_mib", "teacher_weights")
+    options = {name: more.pop(name) for name in known if name in more}
     return train(load_dataset(data), small_choices(**more), out=out, device=CPU, **options)  # type: ignore[arg-type]
 
 
