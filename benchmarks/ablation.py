@@ -32,12 +32,12 @@ from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
+from reason_train.plan import split
 from reason_train.presets import Choices, resolve
 from reason_train.run import library_versions
 from reason_train.schedule import total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import input_format, judge
-from reason_train.training_run import split
 from reason_train.whitening import measure_maps
 
 Change = tuple[dict[str, object], dict[str, object]]

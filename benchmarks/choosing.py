@@ -37,7 +37,7 @@ from painted import (
 from PIL import Image
 
 from reason_train.datasets import DataSet, Sample, load_dataset
-from reason_train.training_run import split
+from reason_train.plan import split
 
 ChoosingSet = tuple[DataSet, tuple[Sample, ...]]
 """What is trained on, and what is judged."""

@@ -37,7 +37,7 @@ def main(
     """Count how often the bound holds."""
     trained, model = load_run(run)
     dataset = load_dataset(data)
-    paths = [*unseen(trained, dataset), *(sample.path for sample in dataset.test if not sample.anomalous)]
+    paths = [*unseen(trained, dataset).paths, *(sample.path for sample in dataset.test if not sample.anomalous)]
     store = ImageStore(paths, input_format=input_format(trained.config.method))
     scores = judge(model, store, device=torch.device("cpu"), keep_maps=False).scores
     half = len(scores) // 2

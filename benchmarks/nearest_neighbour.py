@@ -29,10 +29,10 @@ from reason_train.datasets import Sample, load_dataset, read_masks, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel
+from reason_train.plan import split
 from reason_train.run import library_versions
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import input_format
-from reason_train.training_run import split
 
 
 @torch.no_grad()

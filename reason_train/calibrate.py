@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from reason_train.calibration import described_images, threshold_for
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
-from reason_train.run import CALIBRATION, THRESHOLD, Run, describe_images
+from reason_train.run import CALIBRATION, THRESHOLD, ImageEntry, Run, describe_images
 from reason_train.trained import input_format, judge
 
 MOST_TILES = 1000
@@ -42,21 +42,60 @@ class HeldOut:
     """Whether there were files of 16 bits a channel among them; they were read with the run's levels."""
 
 
-def unseen(run: Run, dataset: DataSet) -> list[Path]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """Images that trained nothing, no two of them with the same content."""
+
+    paths: tuple[Path, ...]
+    entries: tuple[ImageEntry, ...]
+    """Of the same images."""
+    trained_on: int
+    """How many others were trained on, or are copies of such."""
+    copies: int
+    """How many others are copies of these: a bound holds for images that are independent."""
+
+
+def told_apart(paths: Sequence[Path], *, root: Path, trained: Iterable[ImageEntry]) -> Unseen:
+    """The images that are not among the trained ones by content; of copies the first.
+
+    Args:
+        paths: Images below `root`.
+        root: What their names begin at.
+        trained: What was trained on.
+
+    Raises:
+        ImageError: A file cannot be read.
+    """
+    known = {entry.sha256 for entry in trained}
+    new: dict[str, tuple[Path, ImageEntry]] = {}
+    trained_on = 0
+    for path, entry in zip(paths, describe_images(paths, root=root), strict=True):
+        if entry.sha256 in known:
+            trained_on += 1
+        else:
+            new.setdefault(entry.sha256, (path, entry))
+    return Unseen(
+        paths=tuple(path for path, _ in new.values()),
+        entries=tuple(entry for _, entry in new.values()),
+        trained_on=trained_on,
+        copies=len(paths) - trained_on - len(new),
+    )
+
+
+def unseen(run: Run, dataset: DataSet) -> Unseen:
     """Good images of a data set that the run did not train on, told by their content.
 
     Raises:
         DataError: It trained on all of them.
+        ImageError: A file cannot be read.
     """
-    trained = {entry.sha256 for entry in run.train}
-    paths = [sample.path for sample in dataset.train]
-    entries = describe_images(paths, root=dataset.root)
-    left = [path for path, entry in zip(paths, entries, strict=True) if entry.sha256 not in trained]
-    if not left:
+    found = told_apart([sample.path for sample in dataset.train], root=dataset.root, trained=run.train)
+    if not found.paths:
         raise DataError(
-            f"{dataset.root}: all {len(paths)} good images were trained on; a threshold needs good images that were not"
+            f"{dataset.root}: all {len(dataset.train)} good images were trained on; "
+            "a threshold needs good images that were not"
         )
-    return left
+    return found
 
 
 def calibration_images(run: Run, paths: Sequence[Path], *, memory_mib: int = 4096) -> ImageStore:

@@ -44,14 +44,14 @@ def calibrate(
 
     found = load_dataset(data, layout=dataset, category=category)
     trained, model = load_run(run_folder)
-    paths = unseen(trained, found)
-    store = calibration_images(trained, paths)
+    new = unseen(trained, found)
+    store = calibration_images(trained, new.paths)
     with image_bar("scoring", total=store.images) as bar:
         threshold = set_threshold(
             run_folder,
             model,
             store,
-            names=[path.relative_to(found.root).as_posix() for path in paths],
+            names=[entry.name for entry in new.entries],
             device=find_device(device),
             false_reject_rate=false_reject_rate,
             progress=bar.advance,
@@ -60,8 +60,10 @@ def calibrate(
     if hint is not None:
         print(hint, file=sys.stderr)
     if as_json:
-        print(json.dumps(threshold_facts(threshold)))
+        print(json.dumps({**threshold_facts(threshold), "copies_left_out": new.copies}))
     else:
+        if new.copies:
+            print(f"{new.copies} good images are copies of others and were left out")
         print_threshold(threshold)
     if require_bound and threshold.false_reject_upper_bound > false_reject_rate:
         print("error: the wanted false-reject rate cannot be promised with these images", file=sys.stderr)

@@ -180,6 +180,7 @@ class TrainingConfig:
         _require(0 <= self.views <= 100, f"{self.views} views an image are not between 0 and 100")
         _require(self.learning_rate > 0, f"learning rate {self.learning_rate} is not positive")
         _require(self.learning_rate <= 1e30, f"learning rate {self.learning_rate} is beyond float32")
+        _require(0 <= self.seed < 2**64, f"seed {self.seed} is not between 0 and {2**64 - 1}")
         _require(0 <= self.held_out_share <= 0.5, f"held-out share {self.held_out_share} is not in [0, 0.5]")
 
 

@@ -59,7 +59,7 @@ def fit(
     from reason_train.progress import training_bar
     from reason_train.ranks import joined_ranks
     from reason_train.region import mask_sha256, parse_roi
-    from reason_train.training_run import train
+    from reason_train.training_run import check, train
 
     # fmt: off
     choices = Choices(
@@ -80,6 +80,16 @@ def fit(
         else:
             found = {out: load_dataset(data, layout=dataset, category=category)}
         facts = []
+        for folder, images in found.items() if every and ranks.is_first else ():
+            check(
+                images,
+                choices,
+                out=folder,
+                device=where,
+                teacher_weights=teacher_weights,
+                resume=resume,
+                keep_finished=every,
+            )
         for folder, images in found.items():
             with training_bar(shown=ranks.is_first) as bar:
                 finished = train(
@@ -110,6 +120,7 @@ def _facts(folder: Path, finished: Finished, *, seconds: float) -> dict[str, obj
         "run": str(folder),
         "images": len(finished.run.train),
         "held_out": len(finished.run.held_out),
+        "copies_left_out": finished.copies,
         "tiles": finished.tiles,
         "steps": finished.steps,
         "seconds": seconds,
@@ -127,6 +138,8 @@ def _print_finished(folder: Path, finished: Finished, *, seconds: float) -> None
     images, kept = len(finished.run.train), len(finished.run.held_out)
     tiles = "" if finished.tiles is None else f" in {finished.tiles} tiles"
     print(f"{folder}: {finished.steps} steps on {images} good images{tiles} in {seconds:.0f} s, {kept} held out")
+    if finished.copies:
+        print(f"{finished.copies} more were to be held out; they are copies of other images and were left out")
     if finished.timing is not None:
         print(finished.timing.text())
     if finished.run.config.protocol_note is not None:

@@ -25,7 +25,22 @@ Stage = Literal["train", "calibrate", "finished"]
 
 
 def prepare(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
-    """Make the run folder, or check that the one there is this run.
+    """Make the run folder, or check that the one there is this run; arguments and errors are those of `find_stage`.
+
+    Raises:
+        ReasonError: The folder cannot be made.
+    """
+    stage = find_stage(out, run, resume=resume, keep_finished=keep_finished)
+    if (out / RUN).exists():
+        _remove_unfinished(out)
+    else:
+        make_folder(out)
+        write_run(out, run)
+    return stage
+
+
+def find_stage(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
+    """What is left to do in a run folder, or in one that is not there yet; nothing is written.
 
     Args:
         out: The folder.
@@ -33,25 +48,18 @@ def prepare(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
         resume: Go on with what is there.
         keep_finished: With `resume`, take a finished run as it is.
 
-    Returns:
-        What is left to do.
-
     Raises:
         RunError: Something else is there, or it is there and was not to be.
-        ReasonError: The folder cannot be made.
     """
     if not (out / RUN).exists():
         if out.exists() and not (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
             raise RunError(f"{out}: exists and is not a run; choose another --out")
-        make_folder(out)
-        write_run(out, run)
         return "train"
     if not resume:
         raise RunError(f"{out}: a run is there already; continue it with --resume or choose another --out")
     finished = (out / MODEL).exists() and ((out / THRESHOLD).exists() or not run.held_out)
     if finished and not keep_finished:
         raise RunError(f"{out}: training is finished; evaluate or export it, or choose another --out")
-    _remove_unfinished(out)
     _require_same(out, run)
     if finished:
         return "finished"

@@ -1,4 +1,4 @@
-"""One whole training: data set, split, model, run folder, fit, calibration."""
+"""One whole training: plan, run folder, model, fit, calibration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from reason_runtime.errors import ConfigurationError, ReasonError, TrainingError
+from reason_runtime.errors import TrainingError
 from reason_runtime.manifest import Threshold
-from reason_train.calibrate import calibrate, calibration_images, read_threshold
+from reason_train.calibrate import calibrate, read_threshold
 from reason_train.checkpoint import StepReport, what_is_kept
 from reason_train.config import Config
 from reason_train.datasets import DataSet
@@ -21,27 +20,18 @@ from reason_train.fit import fit
 from reason_train.image_store import ImageStore, require_readable, unused_levels
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
-from reason_train.preparation import forget_unstarted, prepare
-from reason_train.presets import Choices, resolve
+from reason_train.plan import make_plan
+from reason_train.preparation import find_stage, forget_unstarted, prepare
+from reason_train.presets import Choices
 from reason_train.ranks import ALONE, Ranks
 from reason_train.region import counted_region
-from reason_train.run import CHECKPOINT, LOG, Run, describe_images, library_versions, read_run, write_run
+from reason_train.run import CHECKPOINT, LOG, Run, read_run, write_run
 from reason_train.schedule import total_steps
-from reason_train.teacher_weights import load_teacher, weights_sha256
+from reason_train.teacher_weights import load_teacher
 from reason_train.timing import Timing, read_timing
 from reason_train.trained import input_format, load_run
 
-MOST_HELD_OUT = 1000
-"""Images, or tiles: beyond so many images the bound on the false-reject rate gains less than training loses."""
 DEFAULT_FALSE_REJECT_RATE = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """The good training images in two parts, as paths."""
-
-    train: tuple[Path, ...]
-    held_out: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +44,12 @@ class Finished:
     """None where nothing was held out, and in all of several processes but the first."""
     timing: Timing | None
     """None in all of several processes but the first."""
+    copies: int = 0
+    """Held-out images that were left out, as each is a copy of another image."""
     tiles: int | None = None
     """Training tiles; None where whole pictures were trained on."""
     was_there: bool = False
     """Whether it was finished before."""
-
-
-def split(dataset: DataSet, *, held_out_share: float, seed: int) -> Split:
-    """Hold out a random share of the good training images, the same for the same seed and list.
-
-    At least one image is held out where there are five or more and the share is not 0; at most 1000 are.
-    """
-    paths = [sample.path for sample in dataset.train]
-    wanted = round(held_out_share * len(paths))
-    if held_out_share > 0 and len(paths) >= 5:
-        wanted = max(1, wanted)
-    wanted = min(wanted, MOST_HELD_OUT, len(paths) - 1)
-    order = np.random.default_rng(seed).permutation(len(paths))
-    held_out = set(order[:wanted].tolist())
-    return Split(
-        train=tuple(path for i, path in enumerate(paths) if i not in held_out),
-        held_out=tuple(path for i, path in enumerate(paths) if i in held_out),
-    )
 
 
 def train(
@@ -122,25 +96,26 @@ def train(
 
     A training that fails before its first checkpoint leaves nothing in `out`.
     """
-    own_weights = None if teacher_weights is None else weights_sha256(teacher_weights)
-    ranks.require_equal(own_weights, what="teacher weights")
-    config = resolve(choices, dataset=dataset.category or dataset.layout, bf16_is_fast=multiplies_bf16(device))
-    parts = split(dataset, held_out_share=config.training.held_out_share, seed=config.training.seed)
-    store = _training_images(config, parts, cache_mib=cache_mib)
-    config = _limited_batch(config, images=store.images)
-    run, parts = _describe(config, dataset, parts, teacher_weights_sha256=own_weights)
+    plan = make_plan(
+        dataset,
+        choices,
+        bf16_is_fast=multiplies_bf16(device),
+        teacher_weights=teacher_weights,
+        cache_mib=cache_mib,
+    )
+    run, config, store = plan.run, plan.config, plan.store
+    ranks.require_equal(run.teacher_weights_sha256, what="teacher weights")
     ranks.require_equal(run, what="settings or images")
     choice = EpochChoice(dataset, config, device=device) if config.paper_protocol and ranks.is_first else None
     stage = ranks.from_first(lambda: prepare(out, run, resume=resume, keep_finished=keep_finished))
     steps = total_steps(config.training, images=store.images)
     tiles = None if config.training.tile_px is None else store.images
-    held_out = calibration_images(run, parts.held_out, memory_mib=cache_mib)
     if stage == "train":
-        announce(config, steps)
         try:
+            announce(config, steps)
             if ranks.is_first:
-                require_readable(store, held_out)
-                run = _noted_levels(out, store, held_out)
+                require_readable(store, plan.held_out)
+                run = _noted_levels(out, store, plan.held_out)
                 hint = unused_levels(run.highest_16_bit, input_format=store.input_format)
                 if hint is not None:
                     say(hint)
@@ -157,41 +132,50 @@ def train(
                 choice=choice,
                 ranks=ranks,
             )
-        except (ReasonError, torch.OutOfMemoryError) as error:
+        except Exception as error:
             kept = what_is_kept(out / CHECKPOINT)
             if ranks.is_first:
                 forget_unstarted(out)
-            if isinstance(error, ReasonError):
+            if not isinstance(error, torch.OutOfMemoryError):
                 raise
             raise TrainingError(
                 f"{out}: the GPU's memory is full; {kept}, train again with a smaller --batch-size or --image-size"
             ) from error
     if not ranks.is_first:
         return Finished(run=run, steps=steps, threshold=None, timing=None, tiles=tiles)
-    threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, held_out, device=device)
-    timing = read_timing(out / LOG)
+    threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, plan.held_out, device=device)
     return Finished(
-        run=run, steps=steps, threshold=threshold, timing=timing, tiles=tiles, was_there=stage == "finished"
+        run=run,
+        steps=steps,
+        threshold=threshold,
+        timing=read_timing(out / LOG),
+        copies=plan.copies,
+        tiles=tiles,
+        was_there=stage == "finished",
     )
 
 
-def _describe(
-    config: Config, dataset: DataSet, parts: Split, *, teacher_weights_sha256: str | None
-) -> tuple[Run, Split]:
-    """The run, and its images without held-out ones that are copies of training images: the bound would not hold."""
-    train = describe_images(parts.train, root=dataset.root)
-    trained = {entry.sha256 for entry in train}
-    held_out = zip(parts.held_out, describe_images(parts.held_out, root=dataset.root), strict=True)
-    unseen = [(path, entry) for path, entry in held_out if entry.sha256 not in trained]
-    run = Run(
-        config=config,
-        dataset=dataset.name,
-        train=train,
-        held_out=tuple(entry for _, entry in unseen),
-        libraries=library_versions(),
-        teacher_weights_sha256=teacher_weights_sha256,
-    )
-    return run, Split(train=parts.train, held_out=tuple(path for path, _ in unseen))
+def check(
+    dataset: DataSet,
+    choices: Choices,
+    *,
+    out: Path,
+    device: torch.device,
+    teacher_weights: Path | None = None,
+    resume: bool = False,
+    keep_finished: bool = False,
+) -> None:
+    """Refuse what `train` would refuse before its first step; every image is read, nothing is written.
+
+    Raises:
+        ReasonError: See `train`.
+    """
+    bf16 = multiplies_bf16(device)
+    plan = make_plan(dataset, choices, bf16_is_fast=bf16, teacher_weights=teacher_weights, cache_mib=0)
+    if plan.config.paper_protocol:
+        EpochChoice(dataset, plan.config, device=device)
+    if find_stage(out, plan.run, resume=resume, keep_finished=keep_finished) == "train":
+        require_readable(plan.store, plan.held_out)
 
 
 def _noted_levels(out: Path, *stores: ImageStore) -> Run:
@@ -207,16 +191,6 @@ def _new_model(config: Config, *, teacher_weights: Path | None, ignore_mask: Pat
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher, weights=teacher_weights))
     _set_region(model, ignore_mask)
     return model
-
-
-def _training_images(config: Config, parts: Split, *, cache_mib: int) -> ImageStore:
-    return ImageStore(
-        parts.train,
-        input_format=input_format(config.method),
-        memory_mib=cache_mib,
-        seed=config.training.seed,
-        tile_px=config.training.tile_px,
-    )
 
 
 def _calibrate(out: Path, run: Run, held_out: ImageStore, *, device: torch.device) -> Threshold | None:
@@ -239,10 +213,3 @@ def _set_region(model: ReasonModel, ignore_mask: Path | None) -> None:
     region = counted_region(roi=method.roi, ignore_mask=ignore_mask, input_format=input_format(method))
     if region is not None:
         model.head.get_buffer("region").copy_(torch.from_numpy(region))
-
-
-def _limited_batch(config: Config, *, images: int) -> Config:
-    if images < 2:
-        raise ConfigurationError(f"{images} good training image; expected at least 2")
-    size = min(config.training.batch_size, images)
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=size))

@@ -101,6 +101,29 @@ def test_a_broken_category_is_met_before_the_first_is_trained(root: Path, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_category_of_one_image_is_met_before_the_first_is_trained(root: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(root, tmp_path / "parts"))
+    for path in sorted((data / "screw" / "train" / "good").iterdir())[1:]:
+        path.unlink()
+    assert "1 good training image; expected at least 2" in fit(data, tmp_path / "runs").error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_broken_image_is_met_before_the_first_is_trained(root: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(root, tmp_path / "parts"))
+    path = data / "screw" / "train" / "good" / "002.png"
+    path.write_bytes(path.read_bytes()[:400])
+    assert f"{path}: " in fit(data, tmp_path / "runs").error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_in_the_way_is_met_before_the_first_is_trained(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "screw").mkdir(parents=True)
+    (tmp_path / "runs" / "screw" / "notes.txt").write_text("mine")
+    assert "screw: exists and is not a run" in fit(root, tmp_path / "runs").error
+    assert not (tmp_path / "runs" / "nut").exists()
+
+
 def test_a_category_folder_is_no_root_of_several(tmp_path: Path) -> None:
     data = good_parts(tmp_path / "stripes", images=3)
     assert "no category found; expected folders with train/good inside" in fit(data, tmp_path / "runs").error

@@ -167,6 +167,25 @@ def test_a_training_that_fails_before_its_first_checkpoint_leaves_nothing(data: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_failure_that_nobody_foresaw_leaves_nothing_either(data: Path, tmp_path: Path) -> None:
+    def fail(_line: StepReport) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        small_training(data, tmp_path / "run", report=fail)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_held_out_picture_smaller_than_a_tile_leaves_the_folder_free(tmp_path: Path) -> None:
+    data, tiled = good_parts(tmp_path / "stripes", images=5), {"tile_px": 64, "image_size_px": None, "steps": 1}
+    held_out = small_training(data, tmp_path / "run", **tiled).run.held_out[0].name
+    shutil.rmtree(tmp_path / "run")
+    save(data / held_out, good_picture(7, size_px=32))
+    with pytest.raises(ImageError, match=f"{held_out}: a picture of 32 x 32 pixels is smaller than a tile of 64"):
+        small_training(data, tmp_path / "run", **tiled)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match="the last good checkpoint is kept"):

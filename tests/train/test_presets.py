@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from reason_runtime.errors import ConfigurationError
 from reason_train.config import MethodConfig, TeacherName, TrainingConfig
+from reason_train.datasets import load_dataset
+from reason_train.plan import make_plan
 from reason_train.presets import Choices, resolve
+from tests.pictures import good_parts
 
 LITE: tuple[TeacherName, ...] = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 RESNETS: tuple[TeacherName, ...] = ("resnet18", "resnet50", "wide_resnet50_2")
@@ -63,6 +67,14 @@ def test_paper_is_the_published_method_exactly() -> None:
         "held_out_share": 0.0,
         "tile_px": None,
     }
+
+
+def test_a_category_folder_has_its_categorys_epochs(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "mvtec" / "carpet", images=2)
+    wanted = Choices(teacher="wide_resnet50_2", preset="paper")
+    for dataset in (load_dataset(data), load_dataset(data.parent, category="carpet")):
+        plan = make_plan(dataset, wanted, bf16_is_fast=False, teacher_weights=None, cache_mib=0)
+        assert plan.config.training.epochs == 10
 
 
 @pytest.mark.parametrize(

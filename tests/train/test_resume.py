@@ -30,8 +30,8 @@ KILLS = 8
 LONGEST_S = 120.0
 
 
-class Stopped(Exception):
-    """What ends a training in these tests, as Ctrl-C would."""
+class Stopped(KeyboardInterrupt):
+    """What ends a training in these tests, as Ctrl-C does."""
 
 
 def stop_after(step: int) -> Callable[[StepReport], None]:

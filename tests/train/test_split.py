@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reason_train.datasets import DataSet, Sample
-from reason_train.training_run import MOST_HELD_OUT, split
+from reason_train.plan import MOST_HELD_OUT, split
 
 
 def data_set(images: int) -> DataSet:

@@ -21,6 +21,12 @@ def fit(data: Path, out: Path, *more: object) -> Done:
     return call("reason-train", "fit", "--data", data, "--out", out, *SMALL, *more)
 
 
+def fit_run(data: Path, out: Path) -> str:
+    """What `run.json` says of such a training."""
+    assert fit(data, out).status == 0
+    return (out / RUN).read_text()
+
+
 @pytest.fixture
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run_copy"))
@@ -121,6 +127,7 @@ def test_a_run_is_not_overwritten(finished_run: Path, parts: Path) -> None:
         (("--held-out", 2), "held-out share 2.0 is not in [0, 0.5]"),
         (("--noise-std", 0), "noise deviation 0.0 is not positive"),
         (("--crop-from", 32), "crop from 32 px is smaller than the image size 64 px"),
+        (("--seed", 10**20 - 1), "seed 99999999999999999999 is not between 0 and 18446744073709551615"),
         (("--teacher-weights", "none.pth"), "none.pth: no such file"),
     ],
 )
@@ -128,6 +135,7 @@ def test_settings_that_cannot_be_are_one_clear_line(
     options: tuple[object, ...], message: str, parts: Path, tmp_path: Path
 ) -> None:
     assert message in fit(parts, tmp_path / "run", *options).error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [("--teacher", "vgg"), ("--steps", 0), ("--batch-size", 1), ("--device", "tpu")])
@@ -295,6 +303,27 @@ def test_a_held_out_copy_of_a_training_image_is_left_out(tmp_path: Path) -> None
     done = fit(data, tmp_path / "run", "--json")
     assert json.loads(done.output)["held_out"] == 0
     assert json.loads(done.output)["threshold"] is None
+
+
+def test_of_held_out_copies_one_is_kept(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "stripes", images=10)
+    first, second = (entry["name"] for entry in json.loads(fit_run(data, tmp_path / "first"))["held_out"])
+    shutil.copy(data / first, data / second)
+    done = fit(data, tmp_path / "run")
+    assert "8 good images in " in done.output
+    assert ", 1 held out\n1 more were to be held out; they are copies of other images and were left out" in done.output
+    assert [entry["name"] for entry in json.loads((tmp_path / "run" / RUN).read_text())["held_out"]] == [first]
+
+
+def test_calibrate_counts_copies_once(run_copy: Path, tmp_path: Path) -> None:
+    data = tmp_path / "new"
+    for number in range(2):
+        original = save(data / "train" / "good" / f"{number}.png", good_picture(600 + number))
+        for copy in range(3):
+            shutil.copy(original, original.with_name(f"{number}_{copy}.png"))
+    assert "6 good images are copies of others and were left out" in calibrate(run_copy, data).output
+    facts = json.loads(calibrate(run_copy, data, "--json").output)
+    assert (facts["images"], facts["copies_left_out"]) == (2, 6)
 
 
 def test_a_learning_rate_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
