@@ -65,6 +65,7 @@ class ImageStore:
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._kept_pictures: dict[int, NDArray[np.uint8]] = {}
         self._highest: dict[Path, int] = {}
+        self._last: tuple[Path | None, NDArray[np.uint8]] = None, np.empty((0, 0, 3), np.uint8)
 
     @property
     def images(self) -> int:
@@ -106,7 +107,7 @@ class ImageStore:
 
     def _keep(self, place: dict[int, NDArray[np.uint8]], position: int, pixels: NDArray[np.uint8]) -> None:
         """Where there is room; two threads that read the same file may both count it."""
-        size = pixels[:, :, 0].nbytes if is_one_channel(pixels) else pixels.nbytes
+        size = _size_bytes(pixels)
         if size <= self._room_bytes:
             self._room_bytes -= size
             place[position] = pixels
@@ -117,19 +118,27 @@ class ImageStore:
             return kept
         piece = self.pieces[position]
         picture = self._read(piece.path)
-        for sibling in self._siblings[piece.path]:  # a picture is decoded once for all of its tiles, where they fit
-            if sibling != position and sibling not in self._kept:
-                self._keep(self._kept, sibling, self._taken(picture, self.pieces[sibling]))
         image = self._taken(picture, piece)
         self._keep(self._kept, position, image)
+        for sibling in self._siblings[piece.path]:  # a picture is decoded once for all of its tiles, where they fit
+            if self._room_bytes < _size_bytes(image):
+                break
+            if sibling not in self._kept:
+                self._keep(self._kept, sibling, self._taken(picture, self.pieces[sibling]))
         return image
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
         """(H, W, C): the whole picture in its own size."""
+        last, picture = self._last
+        if last == path:
+            return picture
         decoded = decode_file(path)
         if decoded.colour.dtype == np.uint16:
             self._highest[path] = int(decoded.colour.max())
-        return image_of(decoded, input_format=self.input_format)
+        picture = image_of(decoded, input_format=self.input_format)
+        if len(self._siblings[path]) > 1:  # tiles are mostly read in order
+            self._last = path, picture
+        return picture
 
     def _taken(self, picture: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
         return resize_image(
@@ -139,12 +148,11 @@ class ImageStore:
     def broken(self) -> list[str]:
         """Why images cannot be read, one sentence each; reads all of them once."""
         with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as readers:
-            messages = [message for message in readers.map(self._why_broken, range(self.images)) if message]
-        return list(dict.fromkeys(messages))  # a picture's tiles all say the same
+            return [message for message in readers.map(self._why_broken, self._siblings) if message]
 
-    def _why_broken(self, position: int) -> str | None:
+    def _why_broken(self, path: Path) -> str | None:
         try:
-            self._image(position)
+            self._image(self._siblings[path][0])
         except ImageError as error:
             return str(error)
         return None
@@ -170,6 +178,11 @@ class ImageStore:
         for position, future in enumerate(futures):
             batch[position] = future.result()
         return batch
+
+
+def _size_bytes(pixels: NDArray[np.uint8]) -> int:
+    """What they take in memory; the view of a mono image has one channel."""
+    return pixels[:, :, 0].nbytes if is_one_channel(pixels) else pixels.nbytes
 
 
 def _cut(path: Path, tile_px: int | None) -> list[Piece]:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 from reason_runtime.image import square_format
 from reason_runtime.tiles import place_tiles
 from reason_train.datasets import load_dataset, read_masks_as_drawn, require_test
-from reason_train.image_store import ImageStore
+from reason_train.image_store import ImageStore, Piece
 from reason_train.presets import resolve
 from reason_train.views import change_view
 from tests.commands import call
@@ -32,6 +33,37 @@ def test_a_store_of_tiles_gives_the_pixels_of_every_tile_unscaled(tmp_path: Path
     last = len(expected) - 1
     view = change_view(expected[last], input_format=FORM, random=np.random.default_rng([5, last, 3]))
     np.testing.assert_array_equal(store[3 * store.images + last], view)
+
+
+class CuttingStore(ImageStore):
+    """Counts the tiles that it cuts."""
+
+    cuts = 0
+
+    def _taken(self, picture: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
+        self.cuts += 1
+        return super()._taken(picture, piece)
+
+
+@pytest.mark.parametrize("memory_mib", [0, 4096])
+def test_a_check_of_all_pictures_cuts_no_tile_that_is_not_kept(tmp_path: Path, memory_mib: int) -> None:
+    paths = [save(tmp_path / f"{number}.png", web_picture(number, rows=130)) for number in range(3)]
+    store = CuttingStore(paths, input_format=FORM, tile_px=TILE_PX, memory_mib=memory_mib)
+    assert store.images == 3 * len(place_tiles((130, 112), tile_px=TILE_PX))
+    assert store.broken() == []
+    assert store.cuts == (3 if memory_mib == 0 else store.images)
+    paths[1].write_text("not an image")
+    broken = ImageStore(paths, input_format=FORM, tile_px=None, memory_mib=memory_mib).broken()
+    assert [str(paths[1]) in message for message in broken] == [True]
+
+
+def test_a_picture_is_read_once_for_tiles_one_after_the_other(tmp_path: Path) -> None:
+    path, picture = save(tmp_path / "web.png", web_picture(0)), web_picture(0)
+    store = ImageStore([path], input_format=FORM, tile_px=TILE_PX, memory_mib=0)
+    np.testing.assert_array_equal(store[0], picture[:64, :64])
+    path.unlink()
+    for position, tile in enumerate(place_tiles((100, 112), tile_px=TILE_PX)):
+        np.testing.assert_array_equal(store[position], picture[tile.top : tile.top + 64, tile.left : tile.left + 64])
 
 
 def test_a_thinned_store_keeps_tiles_of_the_first_and_the_last_picture(tmp_path: Path) -> None:
