@@ -49,8 +49,10 @@ def find_stage(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Sta
         keep_finished: With `resume`, take a finished run as it is.
 
     Raises:
-        RunError: Something else is there, or it is there and was not to be.
+        RunError: Something else is there, or it is there and was not to be; or the folder's name is no UTF-8.
     """
+    if str(out) != str(out).encode(errors="replace").decode():  # safetensors opens no such file
+        raise RunError(f"{out}: its name is no UTF-8; choose another --out")
     if not (out / RUN).exists():
         if out.exists() and not (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
             raise RunError(f"{out}: exists and is not a run; choose another --out")

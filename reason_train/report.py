@@ -11,7 +11,7 @@ from string import Template
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.atomic import make_folder, write_text
+from reason_runtime.atomic import make_folder, write_bytes
 from reason_runtime.image import InputFormat
 from reason_runtime.manifest import Threshold
 from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
@@ -84,7 +84,7 @@ def write_report(
         settings=settings_table("Settings", settings) + settings_table("Versions", versions()),
     )
     path = folder / FILE_NAME
-    write_text(path, page)
+    write_bytes(path, page.encode(errors="backslashreplace"))  # the name of an image may be no UTF-8
     return path
 
 

@@ -70,7 +70,7 @@ class Run:
         if not self.train:
             return None
         lines = "".join(f"{entry.sha256}  {entry.name}\n" for entry in self.train)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()  # a name may be no UTF-8
 
 
 def describe_images(paths: Sequence[Path], *, root: Path) -> tuple[ImageEntry, ...]:

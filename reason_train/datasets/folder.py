@@ -94,4 +94,5 @@ def _split(good: list[Sample], root: Path) -> tuple[list[Sample], list[Sample]]:
 
 def _hash_fraction(name: str) -> float:
     """A number in [0, 1) that depends on the name only."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2.0**64
+    content = name.encode(errors="surrogateescape")  # it may be no UTF-8
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2.0**64
