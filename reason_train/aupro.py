@@ -70,19 +70,24 @@ def aupro_per_image(maps: Values, masks: Masks) -> float:
 
     Args:
         maps: (N, H, W) anomaly maps.
-        masks: (N, H, W), True where defective; images with an empty mask are left out.
+        masks: (N, H, W), True where defective; images whose mask is empty or full are left out.
 
     Raises:
         ValueError: The shapes differ.
-        DataError: See `aupro_on_grid`; or every mask is empty.
+        DataError: See `aupro_on_grid`; or every mask is empty or full.
 
     Source: the reference implementation's evaluation.
     """
     _check_shapes(maps, masks)
-    defective = np.flatnonzero(masks.any(axis=(1, 2)))
-    if not defective.size:
-        raise DataError("every mask is empty; the per-image AUPRO needs at least one defective region")
-    return float(np.mean([aupro_on_grid(maps[i : i + 1], masks[i : i + 1]) for i in defective]))
+    partial = np.flatnonzero(partly_defective(masks))
+    if not partial.size:
+        raise DataError("every mask is empty or full; the per-image AUPRO needs an image with both kinds of pixels")
+    return float(np.mean([aupro_on_grid(maps[i : i + 1], masks[i : i + 1]) for i in partial]))
+
+
+def partly_defective(masks: Masks) -> NDArray[np.bool_]:
+    """(N,) whether an image has defective pixels and good ones, so that it has an AUPRO of its own."""
+    return np.logical_and(masks.any(axis=(1, 2)), ~masks.all(axis=(1, 2)))
 
 
 def aupro_on_grid(maps: Values, masks: Masks) -> float:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reason_runtime.errors import DataError
 from reason_train.datasets import DataSet, Sample, read_masks, read_masks_as_drawn, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore
 from reason_train.paper_protocol import described_protocol
-from reason_train.run import Run
-from reason_train.trained import Judgement, input_format, judge, judge_tiled, load_run
+from reason_train.run import Run, describe_images, read_run
+from reason_train.trained import Judgement, input_format, judge, judge_tiled, load_run, require_finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +54,10 @@ def evaluate(
 
     Raises:
         RunError: No finished run there.
-        DataError: The test images are all of one kind, or masks are missing or wrong.
+        DataError: The test images are all of one kind, some of them were trained on, or masks are missing or wrong.
         ImageError: An image cannot be read.
     """
-    samples = require_test(dataset)
+    samples = check(folder, dataset)
     run, model = load_run(folder)
     method, tile_px = run.config.method, run.config.training.tile_px
     paths = [sample.path for sample in samples]
@@ -80,6 +81,34 @@ def evaluate(
         masks=masks,
         protocol=described_protocol(folder, run.config),
     )
+
+
+def check(folder: Path, dataset: DataSet) -> tuple[Sample, ...]:
+    """The test samples, after all that can be known before one is judged.
+
+    Raises:
+        RunError: No finished run there.
+        DataError: The test images are all of one kind, or some of them were trained on, which makes figures too good
+            (and is not asked of a run whose epoch the test set chose).
+        ImageError: An image cannot be read.
+    """
+    samples = require_test(dataset)
+    run = read_run(folder)
+    require_finished(folder)
+    if run.train and not run.config.paper_protocol:
+        _require_unseen(run, dataset, where=folder)
+    return samples
+
+
+def _require_unseen(run: Run, dataset: DataSet, *, where: Path) -> None:
+    trained = {entry.sha256 for entry in run.train}
+    entries = describe_images([sample.path for sample in dataset.test], root=dataset.root)
+    seen = [entry.name for entry in entries if entry.sha256 in trained]
+    if seen:
+        raise DataError(
+            f"{dataset.root}: {where} was trained on {len(seen)} of the {len(entries)} test images ({seen[0]}, ...); "
+            "remove them from the test images, or train again without them"
+        )
 
 
 def report_settings(result: Evaluated) -> dict[str, str]:

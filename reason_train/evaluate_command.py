@@ -89,11 +89,15 @@ def _evaluate_all(
     as_json: bool,
 ) -> None:
     from reason_train.all_categories import category_figures, category_table, load_categories, mean_figures
+    from reason_train.evaluate import check
     from reason_train.report_index import write_index
 
     judged: dict[str, dict[str, object]] = {}
     rows = {}
-    for name, found in load_categories(data, layout=layout).items():
+    categories = load_categories(data, layout=layout)
+    for name, found in categories.items():
+        check(runs / name, found)
+    for name, found in categories.items():
         page = report / name if report is not None else None
         evaluation, judged[name] = _judge(runs / name, found, device=device, report=page)
         rows[name] = category_figures(evaluation)
@@ -120,7 +124,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         ("f1_max", "best F1"),
     ):
         value = facts[key]
-        print(f"{name:20}", "no masks" if value is None else f"{value:.4f}")
+        missing = "no masks" if evaluation.pixel is None else "-"
+        print(f"{name:20}", missing if value is None else f"{value:.4f}")
     for title, parts in (("defect", evaluation.per_defect), ("group", evaluation.per_group)):
         for name, part in parts.items():
             figure = "-" if part.image_auroc is None else f"{part.image_auroc:.4f}"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
-from reason_train.aupro import FPR_LIMIT, Masks, aupro_per_image, region_weights
+from reason_train.aupro import FPR_LIMIT, Masks, aupro_per_image, partly_defective, region_weights
 from reason_train.datasets.samples import Sample
 from reason_train.metrics import (
     BestF1,
@@ -24,7 +24,7 @@ from reason_train.ranking import Values, area_under, rank, roc_curve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartResult:
-    """Figures of a part of the test set; None where the part lacks good or defective images, or masks.
+    """Figures of a part of the test set; None where the part lacks good or defective images or pixels, or masks.
 
     Attributes:
         good: How many good images it is judged with.
@@ -48,14 +48,15 @@ class PixelResult:
     Attributes:
         auroc: Pixel AUROC over all test pixels, 0..1.
         aupro: Standard AUPRO over the whole test set, up to a false-positive rate of 0.3, 0..1.
-        aupro_per_image: The reference's convention, 0..1; see `reason_train.aupro`.
+        aupro_per_image: The reference's convention, 0..1; see `reason_train.aupro`. None where every defective image is
+            defective all over.
         average_precision: Over all test pixels, 0..1.
         best_f1: Over all test pixels.
     """
 
     auroc: float
     aupro: float
-    aupro_per_image: float
+    aupro_per_image: float | None
     average_precision: float
     best_f1: BestF1
 
@@ -174,7 +175,7 @@ def _pixel_result(maps: Values, masks: Masks) -> PixelResult:
     return PixelResult(
         auroc=ranked_auroc(ranking),
         aupro=area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=FPR_LIMIT),
-        aupro_per_image=aupro_per_image(maps, masks),
+        aupro_per_image=aupro_per_image(maps, masks) if partly_defective(masks).any() else None,
         average_precision=ranked_average_precision(ranking),
         best_f1=ranked_best_f1(ranking),
     )
@@ -186,7 +187,7 @@ def _part(
     labels = anomalous[chosen]
     defective = int(labels.sum())
     pixel_auroc = aupro = None
-    if maps is not None and masks is not None and masks[chosen].any():
+    if maps is not None and masks is not None and masks[chosen].any() and not masks[chosen].all():
         ranking = rank(maps[chosen], masks[chosen])
         pixel_auroc = ranked_auroc(ranking)
         aupro = area_under(*roc_curve(ranking, weights=region_weights(masks[chosen])), limit=FPR_LIMIT)

@@ -100,7 +100,7 @@ def _figures(evaluation: Evaluation) -> str:
     ]
     return "".join(
         f'<div class="card"><dt>{name}</dt><dd>{figure(value)}'
-        f"<small>{note if value is not None else 'needs masks'}</small></dd></div>"
+        f"<small>{note if value is not None or pixel is not None else 'needs masks'}</small></dd></div>"
         for name, value, note in shown
     )
 

@@ -39,6 +39,18 @@ def input_format(method: MethodConfig) -> InputFormat:
     return dataclasses.replace(form, black_level=method.black_level, white_level=method.white_level)
 
 
+def require_finished(folder: Path) -> Path:
+    """The file of a run's model.
+
+    Raises:
+        RunError: There is none.
+    """
+    path = folder / MODEL
+    if not path.is_file():
+        raise RunError(f"{folder}: training is not finished (no {MODEL}); continue it with reason-train fit --resume")
+    return path
+
+
 def load_run(folder: Path) -> tuple[Run, ReasonModel]:
     """A finished run and its model, in evaluation mode on the CPU.
 
@@ -46,9 +58,7 @@ def load_run(folder: Path) -> tuple[Run, ReasonModel]:
         RunError: No run there, training is not finished, or the tensors do not fit or are not finite.
     """
     run = read_run(folder)
-    path = folder / MODEL
-    if not path.is_file():
-        raise RunError(f"{folder}: training is not finished (no {MODEL}); continue it with reason-train fit --resume")
+    path = require_finished(folder)
     model = build_model(run.config.method)
     tensors, _ = read_tensors(path)
     own = model.state_dict()

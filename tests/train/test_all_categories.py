@@ -91,7 +91,9 @@ def test_the_page_leads_to_every_categorys(runs: Path, root: Path, tmp_path: Pat
 def test_a_missing_run_is_named(runs: Path, root: Path, tmp_path: Path) -> None:
     some = Path(shutil.copytree(runs, tmp_path / "runs"))
     shutil.rmtree(some / "screw")
-    assert f"{some / 'screw'}: is not a run" in evaluate(some, root).error
+    done = evaluate(some, root, "--report", tmp_path / "report")
+    assert f"{some / 'screw'}: is not a run" in done.error
+    assert not (tmp_path / "report").exists()  # before the first was judged
 
 
 def test_a_broken_category_is_met_before_the_first_is_trained(root: Path, tmp_path: Path) -> None:

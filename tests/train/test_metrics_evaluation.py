@@ -112,6 +112,28 @@ def test_a_defect_whose_masks_vanish_at_map_size_has_no_pixel_figures() -> None:
     assert evaluation.pixel is not None
 
 
+def test_a_mask_of_a_whole_image_is_left_out_of_the_mean_per_image_alone() -> None:
+    maps, masks = maps_and_masks()
+    masks[3] = True
+    pixel = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks).pixel
+    assert pixel is not None
+    assert pixel.aupro_per_image == aupro_per_image(maps[[2, 4]], masks[[2, 4]])
+    assert (pixel.aupro, pixel.auroc) == (aupro(maps, masks), auroc(maps, masks))
+
+
+def test_where_every_defective_image_is_defective_all_over_the_other_figures_are_given() -> None:
+    maps, masks = maps_and_masks()
+    masks[2:] = True
+    samples = [sample(defect, "view" if defect == "dent" else "same") for defect in (one.defect for one in SAMPLES)]
+    evaluation = evaluate_scores(samples, SCORES, maps=maps, masks=masks)
+    assert evaluation.pixel is not None
+    assert evaluation.pixel.aupro_per_image is None
+    assert evaluation.pixel.auroc == auroc(maps, masks)
+    assert evaluation.per_group["view"].pixel_auroc is None  # all of its pixels are defective
+    assert evaluation.per_group["same"].pixel_auroc is not None
+    assert evaluation.to_json()["aupro_per_image"] is None
+
+
 def test_one_kind_only_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="the test images are 2 good and 0 defective; an evaluation needs both"):
         evaluate_scores(SAMPLES[:2], SCORES[:2], maps=None, masks=None)

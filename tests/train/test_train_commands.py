@@ -181,6 +181,14 @@ def test_evaluate_without_defective_images_is_one_clear_line(finished_run: Path,
     assert "test" in call("reason-train", "evaluate", finished_run, "--data", data).error
 
 
+def test_evaluate_refuses_images_that_were_trained_on(finished_run: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "stripes"))
+    for number, entry in enumerate(json.loads((finished_run / RUN).read_text())["train"][:3]):
+        shutil.copy(data / entry["name"], data / "test" / "good" / f"copy{number}.png")
+    error = call("reason-train", "evaluate", finished_run, "--data", data).error
+    assert f"{data}: {finished_run} was trained on 3 of the 11 test images (test/good/copy0.png, ...)" in error
+
+
 def test_evaluate_of_no_run_is_one_clear_line(parts: Path, tmp_path: Path) -> None:
     error = call("reason-train", "evaluate", tmp_path, "--data", parts).error
     assert f"{tmp_path}: is not a run (no run.json in it)" in error
