@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reason_runtime.atomic import write_bytes, write_text
 from reason_runtime.errors import DataError, RunError
 from reason_runtime.manifest import Threshold
-from reason_train.calibration import described_images, threshold_for
+from reason_train.calibration import check_rate, described_images, threshold_for
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -138,6 +138,7 @@ def calibrate(
         DataError: A score is not finite, or there is no image.
         ConfigurationError: The rate is not between 0 and 1.
     """
+    check_rate(false_reject_rate)
     scores = judge(model, store, device=device, keep_maps=False, progress=progress).scores
     tile_px = next((piece.tile.size_px for piece in store.pieces if piece.tile is not None), None)
     source = described_images(len(scores), pictures=len(store.paths), tile_px=tile_px)

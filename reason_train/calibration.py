@@ -47,7 +47,7 @@ def images_needed(false_reject_rate: float) -> int:
     Raises:
         ConfigurationError: The rate is not between 0 and 1.
     """
-    _check_rate(false_reject_rate)
+    check_rate(false_reject_rate)
     return max(1, math.ceil(math.log1p(-CONFIDENCE) / math.log1p(-false_reject_rate)))
 
 
@@ -69,7 +69,7 @@ def threshold_for(scores: NDArray[np.floating], *, false_reject_rate: float, sou
         ConfigurationError: The rate is not between 0 and 1.
         DataError: There is no score, or one is not finite.
     """
-    _check_rate(false_reject_rate)
+    check_rate(false_reject_rate)
     if scores.ndim != 1:
         raise ValueError(f"scores of shape {scores.shape}; expected (n,)")
     if not scores.size:
@@ -104,6 +104,11 @@ def _allowed_rejects(images: int, rate: float) -> int:
     return max(within - 1, 0)
 
 
-def _check_rate(false_reject_rate: float) -> None:
+def check_rate(false_reject_rate: float) -> None:
+    """Refuse what is no rate.
+
+    Raises:
+        ConfigurationError: The rate is not between 0 and 1.
+    """
     if not 0 < false_reject_rate < 1:
         raise ConfigurationError(f"false-reject rate {false_reject_rate}; expected between 0 and 1, such as 0.01")

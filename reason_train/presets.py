@@ -75,6 +75,7 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
     _check_conflicts(choices, preset=preset)
     method, training = (_edge if preset == "edge" else _paper)(choices, dataset=dataset)
     method = _changed(method, _given(choices, MethodConfig) | _tiled(choices))
+    _check_used(choices, method)
     if preset == "edge" and choices.bf16 is None:
         training = _changed(training, {"bf16": bf16_is_fast})
     changes = _given(choices, TrainingConfig)
@@ -104,6 +105,19 @@ def _check_conflicts(choices: Choices, *, preset: Preset) -> None:
         )
     if choices.paper_protocol and choices.steps is not None:
         raise ConfigurationError("--paper-protocol chooses an epoch; give --epochs in place of --steps")
+
+
+def _check_used(choices: Choices, method: MethodConfig) -> None:
+    """Refuse settings of a part that the run does not have."""
+    for name, given, used, part in (
+        ("--suppression-layers", choices.suppression_layers is True, method.has_suppression, "no suppression"),
+        ("--suppression-target", choices.suppression_target is not None, method.has_suppression, "no suppression"),
+        ("--suppression-weight", choices.suppression_weight is not None, method.has_suppression, "no suppression"),
+        ("--noise-std", choices.noise_std is not None, method.method == "reason", "no noise"),
+    ):
+        if given and not used:
+            why = "without --suppression-layers" if method.method == "reason" else f"with --method {method.method}"
+            raise ConfigurationError(f"{name} is given, and {why} there is {part}; leave it out")
 
 
 def _check_tiles(choices: Choices) -> None:

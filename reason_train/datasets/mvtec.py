@@ -5,6 +5,7 @@ The root of several categories is read with the category's name, a category fold
 without a `test` folder can be trained on and not evaluated.
 """
 
+import os
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError, DataError
@@ -14,7 +15,7 @@ from reason_train.datasets.tree import check_mask_folders, defect_samples, good_
 
 def is_category(folder: Path) -> bool:
     """Whether a folder is laid out as one category."""
-    return (folder / "train" / GOOD).is_dir()
+    return os.path.isdir(folder / "train" / GOOD)  # False too where it may not be entered, as a disk's lost+found
 
 
 def mvtec_categories(root: Path) -> list[str]:

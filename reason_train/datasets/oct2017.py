@@ -3,6 +3,7 @@
 Trained on `train/NORMAL` only; tested NORMAL against the rest. There are no masks, so everything is at image level.
 """
 
+import os
 from pathlib import Path
 
 from reason_runtime.errors import DataError
@@ -14,7 +15,7 @@ NORMAL = "NORMAL"
 
 def is_oct2017(root: Path) -> bool:
     """Whether a folder is laid out as OCT2017."""
-    return (root / "train" / NORMAL).is_dir()
+    return os.path.isdir(root / "train" / NORMAL)  # False too where it may not be entered
 
 
 def load_oct2017(root: Path) -> DataSet:

@@ -5,6 +5,7 @@
 - A mask carries its image's name with or without `_mask`, any image suffix, at the same place below its own folder.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,11 +19,13 @@ def require_folder(folder: Path, *, expected: str) -> Path:
     """The folder itself.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: There is no such folder, or it may not be read.
     """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {found}; expected {expected}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"{folder}: cannot be listed (no permission); expected {expected}")
     return folder
 
 

@@ -302,3 +302,14 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     (root / "test" / "dent").chmod(0)
     with pytest.raises(DataError, match="dent: cannot be listed"):
         load_dataset(root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read every folder")
+def test_a_folder_beside_the_categories_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
+    trees.mvtec(tmp_path / "screw")
+    (tmp_path / "lost+found").mkdir(mode=0)
+    assert categories(tmp_path) == ["screw"]
+    assert load_dataset(tmp_path, category="screw").name == "screw"
+    (tmp_path / "screw").chmod(0)
+    with pytest.raises(DataError, match="screw: cannot be listed"):
+        load_dataset(tmp_path / "screw")

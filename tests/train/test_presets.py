@@ -160,6 +160,27 @@ def test_epochs_and_steps_together_are_refused() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
+        (
+            {"suppression_weight": 5.0},
+            "--suppression-weight is given, and without --suppression-layers",
+        ),
+        ({"suppression_target": "student"}, "--suppression-target is given, and without --suppression-layers"),
+        (
+            {"method": "rd4ad", "suppression_layers": True},
+            "--suppression-layers is given, and with --method",
+        ),
+        ({"method": "rd4ad", "suppression_weight": 5.0}, "--suppression-weight is given"),
+        ({"method": "rd4ad", "noise_std": 9.0}, "--noise-std is given, and with --method rd4ad there is no noise"),
+    ],
+)
+def test_settings_of_what_the_run_has_not_are_refused(choices: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        resolve(Choices(**choices), dataset="screw", bf16_is_fast=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
         ({"image_size_px": 250}, "image size 250 px is not a multiple of 32 between 64 and 1024"),
         ({"image_size_px": 32}, "image size 32 px is not"),
         ({"image_size_px": 2048}, "image size 2048 px is not"),

@@ -74,7 +74,12 @@ def test_a_stopped_training_resumes_bit_for_bit(step: int, data: Path, uninterru
 
 @pytest.mark.parametrize(
     "changes",
-    [{"method": "rd4ad"}, {"bf16": True}, {"preset": "paper", "held_out_share": 0.2}, {"cache_mib": 0}],
+    [
+        {"method": "rd4ad", "suppression_layers": None},
+        {"bf16": True},
+        {"preset": "paper", "held_out_share": 0.2},
+        {"cache_mib": 0},
+    ],
     ids=["rd4ad", "bf16", "paper", "nothing cached"],
 )
 def test_other_settings_resume_bit_for_bit_too(changes: dict[str, object], data: Path, tmp_path: Path) -> None:
