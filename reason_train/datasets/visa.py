@@ -5,6 +5,7 @@ Columns `object,split,label,image,mask`; paths are relative to the root, such as
 """
 
 import csv
+import os
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError, DataError
@@ -19,7 +20,7 @@ DEFECT = "anomaly"  # VisA's split names no defect types
 
 def is_visa(root: Path) -> bool:
     """Whether a folder is laid out as VisA."""
-    return (root / SPLIT_FILE).is_file()
+    return os.path.isfile(root / SPLIT_FILE)  # False too where it may not be entered
 
 
 def visa_categories(root: Path) -> list[str]:
