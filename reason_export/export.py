@@ -29,7 +29,7 @@ from reason_runtime.golden import Golden
 from reason_runtime.image import InputFormat, list_images
 from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
 from reason_runtime.strict_json import Json
-from reason_train.calibrate import HeldOut, read_held_out, read_threshold
+from reason_train.calibrate import HeldOut, read_calibration
 from reason_train.calibration import threshold_for
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import described_protocol
@@ -91,7 +91,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
         raise ConfigurationError(
             f"{run_folder}: was trained on tiles at native resolution, which are never resized; leave --input-size out"
         )
-    held_out, wanted = read_held_out(run_folder), read_threshold(run_folder)
+    held_out, wanted = read_calibration(run_folder)
     own = _own_format(run, held_out, choices, where=run_folder)
     form = own if choices.frame_px is None else _camera_format(own, choices.frame_px)
     model = network if form is own else camera_model(network, own=own, camera=form)

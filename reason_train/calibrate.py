@@ -188,3 +188,17 @@ def read_held_out(folder: Path) -> HeldOut | None:
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error
+
+
+def read_calibration(folder: Path) -> tuple[HeldOut | None, Threshold | None]:
+    """What `read_held_out` and `read_threshold` give, checked to be of one calibration.
+
+    Raises:
+        RunError: A file is not as this version writes it, or a new calibration was ended between its two files.
+    """
+    held_out, threshold = read_held_out(folder), read_threshold(folder)
+    if held_out is not None and threshold is not None:
+        below = np.nextafter(np.float32(threshold.value), np.float32(-np.inf))  # a score, as `threshold_for` chose it
+        if threshold.images != len(held_out.scores) or below not in held_out.scores:
+            raise RunError(f"{folder}: {CALIBRATION} and {THRESHOLD} are of two calibrations; calibrate again")
+    return held_out, threshold

@@ -26,7 +26,10 @@ def evaluate(
     """Judge the test images of a data set: AUROC, AUPRO, F1, for each kind of defect too."""
     from reason_train.all_categories import ALL
     from reason_train.datasets import load_dataset
+    from reason_train.report import check_folder
 
+    if report is not None:
+        check_folder(report)
     if category == ALL:
         _evaluate_all(run_folder, data, layout=dataset, device=device, report=report, as_json=as_json)
         return

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.atomic import make_folder, write_bytes
+from reason_runtime.errors import ReasonError
 from reason_runtime.image import InputFormat
 from reason_runtime.manifest import Threshold
 from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
@@ -86,6 +87,17 @@ def write_report(
     path = folder / FILE_NAME
     write_bytes(path, page.encode(errors="backslashreplace"))  # the name of an image may be no UTF-8
     return path
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a place where no page can be written, before anything is judged; nothing is made.
+
+    Raises:
+        ReasonError: A file is in the way.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ReasonError(f"{there}: is a file; expected a folder for the report, or a place for one")
 
 
 def _figures(evaluation: Evaluation) -> str:

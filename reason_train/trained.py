@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reason_runtime.errors import DataError, ImageError, RunError
+from reason_runtime.errors import ImageError, RunError
 from reason_runtime.image import InputFormat, read_image, square_format
 from reason_runtime.session import Outputs
 from reason_runtime.tiles import run_tiled
 from reason_train.config import MethodConfig
+from reason_train.datasets.masks import picture_size_of_all
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel, build_model
 from reason_train.run import MODEL, Run, read_run, read_tensors
@@ -118,6 +119,10 @@ def judge_tiled(
         DataError: Maps are to be kept and the pictures differ in size.
         RunError: A score is not finite.
     """
+    if keep_maps:
+        picture_size_of_all(
+            paths, needed="maps of tiles are kept of images of one size: crop them, or ask for no report"
+        )
     model = model.to(device).eval()
 
     def run(tiles: NDArray[np.uint8]) -> Outputs:
@@ -136,7 +141,5 @@ def judge_tiled(
         scores.append(output.score)
         if keep_maps:
             maps.append(output.anomaly_map)
-        if maps and maps[0].shape != output.anomaly_map.shape:
-            raise DataError(f"{path}: is of another size than {paths[0]}; maps are kept for images of one size")
         progress(1)
     return Judgement(scores=np.concatenate(scores), maps=np.concatenate(maps) if keep_maps else None)

@@ -94,14 +94,11 @@ def read_masks_as_drawn(samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
     """
     if not any(sample.mask_path for sample in samples):
         return None
-    sizes = {picture_size(sample.path): sample.path for sample in samples}
-    if len(sizes) > 1:
-        (one, first), (other, second) = list(sizes.items())[:2]
-        raise DataError(
-            f"{first} is {one[0]} x {one[1]} pixels and {second} {other[0]} x {other[1]}; figures of pixels in tiles "
-            "need images of one size: crop them, or take the masks away for figures of images alone"
-        )
-    ((width, height),) = sizes
+    width, height = picture_size_of_all(
+        [sample.path for sample in samples],
+        needed="figures of pixels in tiles need images of one size: crop them, or take the masks away for figures of "
+        "images alone",
+    )
     masks = np.zeros((len(samples), height, width), np.bool_)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask_path is not None:
@@ -109,6 +106,24 @@ def read_masks_as_drawn(samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
         elif sample.anomalous:
             raise DataError(f"{sample.path}: the defective image has no mask while others have one; add it")
     return masks
+
+
+def picture_size_of_all(paths: Sequence[Path], *, needed: str) -> tuple[int, int]:
+    """Width and height that all pictures have, from their headers.
+
+    Args:
+        paths: One or more.
+        needed: What needs one size, and what to do where there are several.
+
+    Raises:
+        DataError: They differ, or one is not an image.
+    """
+    sizes = {picture_size(path): path for path in paths}
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise DataError(f"{first} is {one[0]} x {one[1]} pixels and {second} {other[0]} x {other[1]}; {needed}")
+    (size,) = sizes
+    return size
 
 
 def check_mask_size(mask_path: Path, *, image_path: Path) -> None:

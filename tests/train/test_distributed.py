@@ -209,6 +209,20 @@ def test_processes_that_see_other_images_are_refused(data: Path, tmp_path: Path)
     assert codes[1] == 0  # it met what it was to meet; the other was waiting for it
 
 
+def train_with_own_weights(ranks: Ranks, data: Path, weights: list[Path], out: Path) -> None:
+    options: dict[str, object] = {"teacher_weights": weights[ranks.rank]}
+    with pytest.raises(TrainingError, match="process 1 of 2 has other teacher weights than process 0"):
+        train_together(ranks, data, out, {"teacher": "resnet18"}, options, None)
+    assert ranks.rank == 1
+
+
+def test_processes_with_other_teacher_weights_are_refused(data: Path, tmp_path: Path) -> None:
+    weights = [tmp_path / "ours.pth", tmp_path / "theirs.pth"]
+    for path in weights:
+        path.write_text(path.name)
+    assert run_together(tmp_path, train_with_own_weights, data, weights, tmp_path / "run")[1] == 0
+
+
 def torchrun(data: Path, out: Path, *more: object) -> tuple[subprocess.CompletedProcess[str], float]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "reason_train", "fit", "--data", str(data), "--out", str(out), "--device", "cpu"]

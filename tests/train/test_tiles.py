@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 from reason_runtime.image import square_format
 from reason_runtime.tiles import place_tiles
+from reason_train.config import MethodConfig
 from reason_train.datasets import load_dataset, read_masks_as_drawn, require_test
 from reason_train.image_store import ImageStore, Piece
+from reason_train.model import build_model
 from reason_train.presets import resolve
+from reason_train.trained import judge_tiled
 from reason_train.views import change_view
 from tests.commands import call
 from tests.pictures import good_parts, save
-from tests.train.trainings import small_choices
+from tests.train.trainings import CPU, small_choices
 from tests.webs import TILE_PX, web_picture, webs_with_defects
 
 FORM = square_format(TILE_PX)
@@ -113,6 +116,16 @@ def test_masks_as_drawn_keep_their_pixels_and_need_one_size(tmp_path: Path) -> N
     save(data / "test" / "good" / "0.png", web_picture(1, rows=101))
     with pytest.raises(DataError, match="need images of one size"):
         read_masks_as_drawn(require_test(load_dataset(data)))
+
+
+def test_maps_of_pictures_of_several_sizes_are_refused_before_the_first_is_judged(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{rows}.png", web_picture(0, rows=rows)) for rows in (100, 90)]
+    model, judged = build_model(MethodConfig(teacher="efficientnet_lite0", image_size_px=TILE_PX)), []
+    with pytest.raises(
+        DataError, match="maps of tiles are kept of images of one size: crop them, or ask for no report"
+    ):
+        judge_tiled(model, paths, tile_px=TILE_PX, device=CPU, progress=judged.append)
+    assert judged == []
 
 
 def test_a_store_names_the_picture_that_is_too_small(tmp_path: Path) -> None:

@@ -176,6 +176,16 @@ def test_evaluate_writes_a_page(finished_run: Path, parts: Path, tmp_path: Path)
     assert ">whitening_power</th><td>0.2<" in page  # measured; stripes have little in common from place to place
 
 
+def test_a_file_in_the_reports_way_is_met_before_an_image_is_read(
+    finished_run: Path, parts: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "stripes"))
+    (data / "test" / "good" / "000.png").write_text("not an image")
+    report = data / "test" / "hole" / "000.png"
+    done = call("reason-train", "evaluate", finished_run, "--data", data, "--device", "cpu", "--report", report)
+    assert f"{report}: is a file; expected a folder for the report" in done.error
+
+
 def test_evaluate_without_defective_images_is_one_clear_line(finished_run: Path, tmp_path: Path) -> None:
     data = good_parts(tmp_path / "stripes", images=3)
     assert "test" in call("reason-train", "evaluate", finished_run, "--data", data).error
@@ -258,6 +268,17 @@ def test_held_out_images_that_cannot_be_read_are_one_clear_line(
     done = call("reason-export", "onnx", run_copy, "--out", tmp_path / "bundle")
     assert f"{path}: cannot be read" in done.error
     assert "calibrate again" in done.error
+
+
+def test_a_calibration_that_was_ended_between_its_files_is_noticed(run_copy: Path, tmp_path: Path) -> None:
+    before = (run_copy / "calibration.json").read_bytes()
+    data = tmp_path / "new"
+    for number in range(2):  # as many as there were
+        save(data / "train" / "good" / f"{number}.png", good_picture(800 + number))
+    assert calibrate(run_copy, data).status == 0
+    (run_copy / "calibration.json").write_bytes(before)
+    done = call("reason-export", "onnx", run_copy, "--out", tmp_path / "bundle")
+    assert "calibration.npz and calibration.json are of two calibrations; calibrate again" in done.error
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "null", '{"value": 1}'])
