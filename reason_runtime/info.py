@@ -39,10 +39,14 @@ def describe(bundle: Bundle) -> str:
         )
     if not manifest.thresholds:
         lines.append("threshold   none: every decision will be UNKNOWN")
+    whole = tile_px_of(manifest) is None
+    judged, promised = (
+        ("good images", "good parts") if whole else ("tiles", "tiles, were those of a picture independent")
+    )
     for precision, limit in manifest.thresholds.items():
         lines.append(
-            f"threshold   {precision}: {limit.value:.6g}, rejects {limit.rejected} of {limit.images} good images; "
-            f"at most {limit.false_reject_upper_bound:.2%} of good parts (95 % confidence), asked for "
+            f"threshold   {precision}: {limit.value:.6g}, rejects {limit.rejected} of {limit.images} {judged}; "
+            f"at most {limit.false_reject_upper_bound:.2%} of {promised} (95 % confidence), asked for "
             f"{limit.target_false_reject_rate:.2%}; {limit.source}"
         )
     if manifest.quantisation is not None:

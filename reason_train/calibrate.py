@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reason_runtime.atomic import write_bytes, write_text
 from reason_runtime.errors import DataError, RunError
 from reason_runtime.manifest import Threshold
-from reason_train.calibration import check_rate, described_images, threshold_for
+from reason_train.calibration import check_rate, described_images, images_needed, threshold_for
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -118,6 +118,7 @@ def calibrate(
     names: Sequence[str],
     device: torch.device,
     false_reject_rate: float,
+    require_bound: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Threshold:
     """Score held-out good images, derive the threshold and write both into the run.
@@ -131,11 +132,12 @@ def calibrate(
         names: Of its pictures.
         device: Where to run.
         false_reject_rate: Wanted share of rejected good images, 0..1.
+        require_bound: Write nothing where the images do not promise that rate.
         progress: Called with the number of images after each batch.
 
     Raises:
         ImageError: An image cannot be read.
-        DataError: A score is not finite, or there is no image.
+        DataError: A score is not finite, there is no image, or a bound that is required does not hold.
         ConfigurationError: The rate is not between 0 and 1.
     """
     check_rate(false_reject_rate)
@@ -143,6 +145,12 @@ def calibrate(
     tile_px = next((piece.tile.size_px for piece in store.pieces if piece.tile is not None), None)
     source = described_images(len(scores), pictures=len(store.paths), tile_px=tile_px)
     threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
+    if require_bound and threshold.false_reject_upper_bound > false_reject_rate:
+        raise DataError(
+            f"{folder}: left as it was; {threshold.images} good images promise at most "
+            f"{threshold.false_reject_upper_bound:.2%} false rejects with 95 % confidence, {false_reject_rate:.2%} "
+            f"takes {images_needed(false_reject_rate)}"
+        )
     images = np.stack([store[index] for index in range(store.images)])
     buffer = io.BytesIO()
     known = dict(zip(store.paths, names, strict=True))

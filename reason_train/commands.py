@@ -34,6 +34,7 @@ def calibrate(
     as_json: options.Json = False,
 ) -> None:
     """Set the threshold from good images that were not trained on; those that were are left out by content."""
+    from reason_runtime.errors import ConfigurationError
     from reason_train.calibrate import calibrate as set_threshold
     from reason_train.calibrate import calibration_images, unseen
     from reason_train.datasets import load_dataset
@@ -44,6 +45,11 @@ def calibrate(
 
     found = load_dataset(data, layout=dataset, category=category)
     trained, model = load_run(run_folder)
+    if require_bound and trained.config.training.tile_px is not None:
+        raise ConfigurationError(
+            f"{run_folder}: was trained on tiles; a bound is of images that are independent, which tiles of one "
+            "picture are not, so leave --require-bound out"
+        )
     new = unseen(trained, found)
     store = calibration_images(trained, new.paths)
     with image_bar("scoring", total=store.images) as bar:
@@ -54,6 +60,7 @@ def calibrate(
             names=[entry.name for entry in new.entries],
             device=find_device(device),
             false_reject_rate=false_reject_rate,
+            require_bound=require_bound,
             progress=bar.advance,
         )
     hint = unused_levels(store.highest_16_bit, input_format=store.input_format)
@@ -64,10 +71,7 @@ def calibrate(
     else:
         if new.copies:
             print(f"{new.copies} good images are copies of others and were left out")
-        print_threshold(threshold)
-    if require_bound and threshold.false_reject_upper_bound > false_reject_rate:
-        print("error: the wanted false-reject rate cannot be promised with these images", file=sys.stderr)
-        raise typer.Exit(1)
+        print_threshold(threshold, tile_px=trained.config.training.tile_px)
 
 
 @app.command("import")

@@ -38,7 +38,7 @@ def evaluate(
     if as_json:
         print(json.dumps(facts))
         return
-    _print_evaluation(evaluation)
+    _print_evaluation(evaluation, found)
     if facts["paper_protocol"] is not None:
         print(facts["paper_protocol"])
     if report is not None:
@@ -116,9 +116,10 @@ def _evaluate_all(
         print(f"report: {facts['report']}")
 
 
-def _print_evaluation(evaluation: Evaluation) -> None:
+def _print_evaluation(evaluation: Evaluation, found: DataSet) -> None:
     facts = evaluation.to_json()
-    print(f"{evaluation.good} good, {evaluation.defective} defective test images")
+    fifth = "; the good ones are the fifth of good/ that training leaves out" if found.layout == "folder" else ""
+    print(f"{evaluation.good} good, {evaluation.defective} defective test images (layout {found.layout}{fifth})")
     for key, name in (
         ("image_auroc", "image AUROC"),
         ("pixel_auroc", "pixel AUROC"),

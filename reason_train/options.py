@@ -110,6 +110,6 @@ CacheMib = Annotated[int, typer.Option(min=0, help="Bound on decoded images in m
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Least time between two checkpoints, s.")]
 FalseRejectRate = Annotated[float, typer.Option(help="Wanted share of good parts that are rejected, 0..1.")]
 RequireBound = Annotated[
-    bool, typer.Option("--require-bound", help="Exit 1 where the images are too few to promise the rate.")
+    bool, typer.Option("--require-bound", help="Change nothing and exit 1 where the images cannot promise the rate.")
 ]
 Report = Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML page with curves and pictures here.")]

@@ -18,10 +18,13 @@ def threshold_facts(threshold: Threshold) -> dict[str, object]:
     return {**dataclasses.asdict(threshold), "images_needed": needed, "bound_kept": kept}
 
 
-def print_threshold(threshold: Threshold) -> None:
-    """The same in two lines."""
+def print_threshold(threshold: Threshold, *, tile_px: int | None) -> None:
+    """The same in two lines; of a run that was trained on tiles the rate is that of tiles."""
     facts = threshold_facts(threshold)
-    print(f"threshold {threshold.value:.6g} from {threshold.images} good images, {threshold.rejected} of them rejected")
+    print(f"threshold {threshold.value:.6g} from {threshold.source}, {threshold.rejected} of them rejected")
     print(f"false rejects: at most {threshold.false_reject_upper_bound:.2%} with 95 % confidence", end="")
+    if tile_px is not None:
+        print(" of tiles, were those of a picture independent of each other")
+        return
     wanted = threshold.target_false_reject_rate
     print("" if facts["bound_kept"] else f"; promising {wanted:.2%} takes {facts['images_needed']} good images")

@@ -30,6 +30,9 @@ def load_folder(root: Path) -> DataSet:
         DataError: The folder is not laid out as described at the top of this module.
     """
     require_folder(root, expected="a folder of good images")
+    above = root.resolve().parent
+    if root.resolve().name == "test" and (above / "train" / GOOD).is_dir():
+        raise DataError(f"{root}: is the test part of a data set; give all of it, {above}")
     if (root / GOOD).is_dir():
         train, test = _good_and_defects(root)
     else:

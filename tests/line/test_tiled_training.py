@@ -75,6 +75,18 @@ def test_calibration_takes_tiles_of_other_pictures(run: Path, tmp_path: Path) ->
     assert json.loads(done.output)["source"] == "27 tiles of 3 held-out good images"
 
 
+def test_a_bound_is_not_promised_of_tiles(run: Path, data: Path) -> None:
+    told = call("reason-train", "calibrate", run, "--data", data, "--require-bound").error
+    assert f"{run}: was trained on tiles; a bound is of images that are independent" in told
+
+
+def test_rates_of_tiles_are_called_so(run: Path, bundle: Path, data: Path) -> None:
+    said = call("reason-train", "calibrate", run, "--data", data).output
+    assert "from 9 tiles of 1 held-out good images, 0 of them rejected" in said
+    assert "with 95 % confidence of tiles, were those of a picture independent of each other" in said
+    assert "rejects 0 of 9 tiles; at most " in call("reason-run", "info", bundle).output
+
+
 def test_the_check_compares_whole_pictures_and_sets_a_threshold_of_tiles(bundle: Path, data: Path) -> None:
     done = call("reason-export", "check", bundle, "--data", data, "--json")
     assert done.status == 0, done.log

@@ -123,6 +123,12 @@ def test_layouts_without_categories_refuse_one(tmp_path: Path, layout: Layout) -
         load_dataset(tmp_path, layout=layout, category="screw")
 
 
+def test_the_test_part_of_a_data_set_is_not_taken_for_one(tmp_path: Path) -> None:
+    trees.mvtec(tmp_path / "parts")
+    with pytest.raises(DataError, match=f"is the test part of a data set; give all of it, {tmp_path / 'parts'}"):
+        load_dataset(tmp_path / "parts" / "test")
+
+
 def test_two_layouts_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
     trees.aebad_s(tmp_path)
     trees.aebad_v(tmp_path)

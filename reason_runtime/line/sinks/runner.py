@@ -71,10 +71,8 @@ class SinkRunner:
         with self._changed:
             if isinstance(message, Beat):
                 self._beat = message if self._open else None
-            elif self.sink.drives_line and not self._open:
-                lost = (
-                    message if isinstance(message, Answer) else None
-                )  # a PLC must take it for no part that comes later
+            elif self.sink.drives_line and not self._open:  # a PLC must take it for no part that comes later
+                lost = message if isinstance(message, Answer) else None
             else:
                 if len(self._waiting) >= self._size:
                     lost = self._waiting.popleft()
