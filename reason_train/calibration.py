@@ -9,6 +9,7 @@ images.
 
 import math
 from bisect import bisect_right
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from reason_runtime.manifest import Threshold
 CONFIDENCE = 0.95
 
 
+@lru_cache(maxsize=4096)  # a search asks for the same ones again
 def false_reject_upper_bound(*, images: int, rejected: int) -> float:
     """Exact one-sided 95 % upper confidence bound of the share of good parts that are rejected, 0..1.
 

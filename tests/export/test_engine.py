@@ -97,6 +97,7 @@ def test_the_wide_model_becomes_an_engine_for_a_named_gpu(wide: Bundle, precisio
     assert built.file.facts.engine_size_bytes > least
 
 
+@pytest.mark.slow
 def test_the_edge_preset_becomes_an_engine_whose_score_is_a_generalised_mean(tmp_path: Path) -> None:
     method = resolve(Choices(roi=(0.1, 0.1, 0.8, 0.8)), dataset="screw", bf16_is_fast=False).method
     assert method.score_exponent is not None

@@ -137,6 +137,7 @@ def test_a_batch_is_its_images_one_by_one(model_path: Path) -> None:
         np.testing.assert_allclose(together, single, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(finished_run: Path, model_path: Path) -> None:
     _, model = load_run(finished_run)
     assert export_graph(model, input_format=square_format(64)) == model_path.read_bytes()

@@ -120,7 +120,8 @@ def fit_twenty_steps(ranks: Ranks, preset: str, data: Path, weights: Path | None
     fit(model, config, store=store, run=out, device=CPU, ranks=ranks)
 
 
-@pytest.mark.parametrize("preset", ["edge", pytest.param("paper", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["edge", "paper"])
 def test_two_processes_train_as_one(preset: str, data: Path, resnet18: Path, tmp_path: Path) -> None:
     weights = resnet18 if preset == "paper" else None
     alone, together = tmp_path / "alone", tmp_path / "together"

@@ -217,6 +217,7 @@ def kill_at_random(start: Callable[[], BaseProcess], run: Path, *, seed: int, wh
             read_tensors(path)  # whole, whenever it is seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_killed_at_random_moments_until_done(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
