@@ -60,6 +60,7 @@ class Lane:
         self._cuda_graph = cuda_graph
         self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
+        self._batches: dict[int, int] = {}  # that each context is set to
         self._graphs: dict[int, int] = {}
         self._stream = cuda.stream()
         self._device: dict[str, int] = {}
@@ -104,9 +105,11 @@ class Lane:
                 if not context.set_tensor_address(name, address):
                     raise BackendError(f"TensorRT refused the memory for {name}")
             self._contexts[key] = context
-        shape = (batch, *self._shapes[INPUT])
-        if not self._contexts[key].set_input_shape(INPUT, shape):
-            raise BackendError(f"TensorRT refused the input shape {shape}")
+        if self._batches.get(key) != batch:  # never between a run and its recording: a change may take work of its own
+            shape = (batch, *self._shapes[INPUT])
+            if not self._contexts[key].set_input_shape(INPUT, shape):
+                raise BackendError(f"TensorRT refused the input shape {shape}")
+            self._batches[key] = batch
         return self._contexts[key]
 
     def _enqueue(self, context: tensorrt.IExecutionContext, batch: int) -> None:
