@@ -164,7 +164,7 @@ class LineRun:
         with self._loading:
             self._asked.release()
             try:
-                model = self._load(like=self.model.detector.session)
+                model = self._load(like=self._pipeline.current_model().detector.session)
             except ReasonError as error:
                 self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
                 return
@@ -202,11 +202,11 @@ class LineRun:
 
     def _sinks(self) -> list[Sink]:
         addresses = self._station.sinks or ("jsonl:-",)
-        sinks = [open_sink(text, model=self.model, metrics=self.metrics) for text in addresses]
+        model = self._pipeline.current_model
+        sinks = [open_sink(text, model=model, metrics=self.metrics) for text in addresses]
         if self._station.dashboard is not None:
             from reason_runtime.line.sinks.dashboard import open_dashboard
 
-            model = self._pipeline.current_model
             sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, model=model))
         return sinks
 

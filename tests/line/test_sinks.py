@@ -64,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LineModel:
 
 @contextmanager
 def opened(text: str, model: LineModel, metrics: Metrics | None = None) -> Iterator[Sink]:
-    sink = open_sink(text, model=model, metrics=metrics or Metrics())
+    sink = open_sink(text, model=lambda: model, metrics=metrics or Metrics())
     sink.open()
     try:
         yield sink
@@ -285,8 +285,20 @@ def test_what_a_bounded_buffer_pushes_out_is_counted(tmp_path: Path, monkeypatch
     assert kept == [f"part-{number:04}" for number in range(12 - len(kept), 12)]
 
 
+def test_pictures_are_drawn_with_the_colours_of_the_bundle_in_use(model: LineModel, tmp_path: Path) -> None:
+    other = LineModel(load(line_bundle(tmp_path / "other", threshold=4.0).path, threads=1))
+    in_use = [model]
+    sink = PicturesSink(tmp_path / "pictures", max_bytes=10**6, model=lambda: in_use[-1])
+    sink.open()
+    sink.deliver([answer(1, "NG", picture=True)])
+    in_use.append(other)
+    sink.deliver([answer(2, "NG", picture=True)])
+    first, second = sorted((tmp_path / "pictures").iterdir())
+    assert first.read_bytes() != second.read_bytes()
+
+
 def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineModel, tmp_path: Path) -> None:
-    sink = PicturesSink(tmp_path, max_bytes=6000, detector=model.detector)
+    sink = PicturesSink(tmp_path, max_bytes=6000, model=lambda: model)
     sink.open()
     sink.deliver([answer(0, picture=True), EVENT, beat(1)])
     assert list(tmp_path.iterdir()) == []
@@ -298,7 +310,7 @@ def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineM
     with Image.open(tmp_path / names[0]) as picture:
         assert picture.size == (32, 32)
     again = PicturesSink(
-        tmp_path, max_bytes=sum(p.stat().st_size for p in tmp_path.iterdir()) // 2, detector=model.detector
+        tmp_path, max_bytes=sum(p.stat().st_size for p in tmp_path.iterdir()) // 2, model=lambda: model
     )
     again.open()
     assert len(list(tmp_path.iterdir())) <= len(names) // 2 + 1
@@ -402,7 +414,7 @@ def test_a_broker_that_restarts_gets_what_it_missed(model: LineModel, tmp_path: 
     port = free_port()
     metrics = Metrics()
     publisher = Publisher(metrics=metrics, journal=None)
-    publisher.start([open_sink(f"mqtt://127.0.0.1:{port}/plant/line1", model=model, metrics=metrics)])
+    publisher.start([open_sink(f"mqtt://127.0.0.1:{port}/plant/line1", model=lambda: model, metrics=metrics)])
     publisher.publish(answer(0))  # before there is a broker at all
     with broker(port, tmp_path):
         listener = Listener(port)
@@ -575,7 +587,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        sink = open_sink(f"{kind}://127.0.0.1:{other.getsockname()[1]}", model=model, metrics=Metrics())
+        sink = open_sink(f"{kind}://127.0.0.1:{other.getsockname()[1]}", model=lambda: model, metrics=Metrics())
         with pytest.raises(SinkError, match="cannot (start|listen)"):
             sink.open()
     sink.open()
@@ -599,7 +611,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
 )
 def test_wrong_addresses_are_refused_with_what_was_expected(model: LineModel, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        open_sink(text, model=model, metrics=Metrics())
+        open_sink(text, model=lambda: model, metrics=Metrics())
 
 
 @pytest.mark.parametrize(
@@ -617,6 +629,6 @@ def test_a_missing_library_names_the_extra(
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    sink = open_sink(text, model=model, metrics=Metrics())
+    sink = open_sink(text, model=lambda: model, metrics=Metrics())
     with pytest.raises(ConfigurationError, match=rf"reason-edge\[{extra}\]"):
         sink.open()

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError
@@ -24,8 +25,8 @@ from reason_runtime.line.sinks.sink import Sink
 _KINDS = ("jsonl", "pictures", "mqtt", "opcua", "modbus", "prometheus")
 
 
-def open_sink(text: str, *, model: LineModel, metrics: Metrics) -> Sink:
-    """The sink at an address, not yet opened.
+def open_sink(text: str, *, model: Callable[[], LineModel], metrics: Metrics) -> Sink:
+    """The sink at an address, not yet opened; `model` gives the one in use, which may be another later.
 
     Raises:
         ConfigurationError: The address is wrong.
@@ -38,14 +39,14 @@ def open_sink(text: str, *, model: LineModel, metrics: Metrics) -> Sink:
     return sink
 
 
-def _sink(address: Address, model: LineModel, metrics: Metrics) -> Sink:
+def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) -> Sink:
     if address.kind == "jsonl":
         return _jsonl(address)
     if address.kind == "pictures":
         from reason_runtime.line.sinks.pictures import PicturesSink
 
         max_mib = address.amount("max_mib", 1024, low=1)
-        return PicturesSink(Path(address.place), max_bytes=int(max_mib * 2**20), detector=model.detector)
+        return PicturesSink(Path(address.place), max_bytes=int(max_mib * 2**20), model=model)
     if address.kind == "mqtt":
         from reason_runtime.line.sinks.mqtt import open_mqtt
 

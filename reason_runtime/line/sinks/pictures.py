@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError, ReasonError, SinkError
 from reason_runtime.image import as_image
 from reason_runtime.line.messages import Answer, Message
+from reason_runtime.line.model import LineModel
 from reason_runtime.overlay import map_scale, overlay, save_picture
 from reason_runtime.tiles import tile_px_of
 
@@ -66,18 +67,18 @@ class PicturesSink:
     Args:
         folder: To write into; made if need be. Pictures of earlier runs there count towards the limit.
         max_bytes: Of all pictures together; the oldest are removed first.
-        detector: See `RejectPainter`.
+        model: The one in use, which may be another later; see `RejectPainter`.
     """
 
     keeps = False
     drives_line = False
     wants_pictures = True
 
-    def __init__(self, folder: Path, *, max_bytes: int, detector: Detector) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, model: Callable[[], LineModel]) -> None:
         self.name = f"pictures {folder}"
         self._folder = folder
         self._max_bytes = max_bytes
-        self._painter = RejectPainter(detector)
+        self._model = model
         self._files: deque[tuple[Path, int]] = deque()
         self._bytes = 0
 
@@ -103,7 +104,7 @@ class PicturesSink:
         """See `Sink.close`."""
 
     def _save(self, answer: Answer) -> None:
-        picture = self._painter.paint(answer)
+        picture = RejectPainter(self._model().detector).paint(answer)
         if picture is None:
             return
         name = re.sub(r"[^\w.-]", "_", answer.part_id)[:_LONGEST_NAME]
