@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,19 +189,18 @@ def _write(bundle: Bundle, check: Check) -> None:
 
 def _established(bundle: Bundle, session: Session) -> _Established:
     """Nothing, where the check was made otherwise or cannot be read: it is about to be replaced."""
-    which = {"backend": session.backend, "precision": session.precision, "provider": session.provider}
     try:
-        known = known_check(bundle, **which)  # type: ignore[arg-type]
+        known = known_check(bundle, backend=session.backend, precision=session.precision, provider=session.provider)
         if known is None or not known.holds_for(session):
             return _Established()
-        facts = json.loads(check_path(bundle, **which).read_text(encoding="utf-8"))  # type: ignore[arg-type]
+        facts: dict[str, Any] = known.facts
         accuracy = None
         if facts["accuracy"] is not None:
             from reason_export.accuracy import accuracy_from_json
 
             accuracy = accuracy_from_json(facts["accuracy"])
         return _Established(accuracy=accuracy, threshold=known.threshold, not_finite=facts["not_finite"])
-    except (BundleError, OSError, ValueError, KeyError, TypeError):
+    except (BundleError, KeyError, TypeError):
         return _Established()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_each
 from reason_runtime.atomic import reason
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import DataError, ParityError
 from reason_runtime.evenly import evenly
 from reason_runtime.image import list_images
@@ -110,7 +110,7 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 

@@ -8,7 +8,6 @@ file or folder is refused; hidden ones (file managers leave them) are ignored. N
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from reason_runtime.atomic import reason, replacing, write_text
 from reason_runtime.choices import Precision
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import BundleError, ReasonError
 from reason_runtime.golden import Golden, read_golden
 from reason_runtime.manifest import FileEntry, Manifest, content_hash, from_json, to_json
@@ -178,7 +178,7 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
         for name, content in changed.items():
             beside = renames.enter_context(replacing(bundle.path / name))
             _place(content, beside)
-            entries[name] = file_entry(beside)
+            entries[name] = _entry(beside)
         new_manifest.write_text(to_json(_sealed(manifest, entries)), encoding="utf-8")
         if read_manifest(bundle.path).content_sha256 != bundle.manifest.content_sha256:
             raise BundleError(f"{bundle.path}: was changed by another program meanwhile and stays so; try again")
@@ -215,26 +215,6 @@ def _is_sealed(path: Path) -> bool:
     return isinstance(content, dict) and "content_sha256" in content
 
 
-def file_entry(path: Path) -> FileEntry:
-    """Size and SHA-256 of a file.
-
-    Raises:
-        BundleError: It is missing or cannot be read.
-    """
-    digest = hashlib.sha256()
-    size_bytes = 0
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                size_bytes += len(block)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: is missing; copy the bundle again") from error
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({reason(error)})") from error
-    return FileEntry(sha256=digest.hexdigest(), size_bytes=size_bytes)
-
-
 def _check_portable(names: Mapping[str, object], folder: Path) -> None:
     for name in names:
         if name not in PORTABLE:
@@ -253,11 +233,20 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
 
 
 def _verify(path: Path, entry: FileEntry) -> None:
-    found = file_entry(path)
+    found = _entry(path)
     if found.size_bytes != entry.size_bytes:
         raise BundleError(f"{path}: has {found.size_bytes} bytes, expected {entry.size_bytes}; copy the bundle again")
     if found.sha256 != entry.sha256:
         raise BundleError(f"{path}: was changed (SHA-256 does not match the manifest); copy the bundle again")
+
+
+def _entry(path: Path) -> FileEntry:
+    try:
+        return FileEntry(sha256=file_sha256(path), size_bytes=path.stat().st_size)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: is missing; copy the bundle again") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _read_bytes(path: Path, *, missing: str) -> bytes:
@@ -277,7 +266,7 @@ def _place(content: Path | bytes, path: Path) -> None:
 
 
 def _write_manifest(folder: Path, manifest: Manifest, *, names: Mapping[str, object]) -> None:
-    write_text(folder / MANIFEST, to_json(_sealed(manifest, {name: file_entry(folder / name) for name in names})))
+    write_text(folder / MANIFEST, to_json(_sealed(manifest, {name: _entry(folder / name) for name in names})))
 
 
 def _sealed(manifest: Manifest, entries: dict[str, FileEntry]) -> Manifest:

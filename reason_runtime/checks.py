@@ -28,6 +28,7 @@ class KnownCheck:
         threshold: From this backend's own scores on this device; None where none was drawn.
         libraries: Versions by name, as the session gave them.
         runtime: Version of this runtime that the check was made with; None where it was not installed.
+        facts: All that `reason-export check` wrote.
     """
 
     backend: Backend
@@ -37,6 +38,7 @@ class KnownCheck:
     threshold: Threshold | None
     libraries: dict[str, Json]
     runtime: Json
+    facts: dict[str, Json]
 
     def is_of(self, session: Session | None) -> bool:
         """Whether a session is of this backend, provider and precision."""
@@ -104,4 +106,5 @@ def known_check(
         threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),
         libraries=session,
         runtime=runtime,
+        facts=content,
     )

@@ -49,8 +49,8 @@ class Unseen:
     paths: tuple[Path, ...]
     entries: tuple[ImageEntry, ...]
     """Of the same images."""
-    trained_on: int
-    """How many others were trained on, or are copies of such."""
+    trained_on: tuple[ImageEntry, ...]
+    """Others that were trained on, or are copies of such."""
     copies: int
     """How many others are copies of these: a bound holds for images that are independent."""
 
@@ -68,17 +68,17 @@ def told_apart(paths: Sequence[Path], *, root: Path, trained: Iterable[ImageEntr
     """
     known = {entry.sha256 for entry in trained}
     new: dict[str, tuple[Path, ImageEntry]] = {}
-    trained_on = 0
+    trained_on = []
     for path, entry in zip(paths, describe_images(paths, root=root), strict=True):
         if entry.sha256 in known:
-            trained_on += 1
+            trained_on.append(entry)
         else:
             new.setdefault(entry.sha256, (path, entry))
     return Unseen(
         paths=tuple(path for path, _ in new.values()),
         entries=tuple(entry for _, entry in new.values()),
-        trained_on=trained_on,
-        copies=len(paths) - trained_on - len(new),
+        trained_on=tuple(trained_on),
+        copies=len(paths) - len(trained_on) - len(new),
     )
 
 

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
+from reason_train.calibrate import told_apart
 from reason_train.datasets import DataSet, Sample, read_masks, read_masks_as_drawn, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore
 from reason_train.paper_protocol import described_protocol
-from reason_train.run import Run, describe_images, read_run
+from reason_train.run import Run, read_run
 from reason_train.trained import Judgement, input_format, judge, judge_tiled, load_run, require_finished
 
 
@@ -101,13 +102,11 @@ def check(folder: Path, dataset: DataSet) -> tuple[Sample, ...]:
 
 
 def _require_unseen(run: Run, dataset: DataSet, *, where: Path) -> None:
-    trained = {entry.sha256 for entry in run.train}
-    entries = describe_images([sample.path for sample in dataset.test], root=dataset.root)
-    seen = [entry.name for entry in entries if entry.sha256 in trained]
+    seen = told_apart([sample.path for sample in dataset.test], root=dataset.root, trained=run.train).trained_on
     if seen:
         raise DataError(
-            f"{dataset.root}: {where} was trained on {len(seen)} of the {len(entries)} test images ({seen[0]}, ...); "
-            "remove them from the test images, or train again without them"
+            f"{dataset.root}: {where} was trained on {len(seen)} of the {len(dataset.test)} test images "
+            f"({seen[0].name}, ...); remove them from the test images, or train again without them"
         )
 
 

@@ -106,7 +106,7 @@ def make_plan(
         run=run,
         store=store,
         held_out=calibration_images(run, held_out.paths, memory_mib=cache_mib),
-        copies=held_out.trained_on + held_out.copies,
+        copies=len(held_out.trained_on) + held_out.copies,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import InputFormat, load_image, resize_image
 
@@ -48,7 +48,7 @@ def mask_sha256(path: Path) -> str:
     """
     if not path.is_file():
         raise ConfigurationError(f"{path}: no such file; expected an image, white where defects do not count")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def counted_region(

@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reason_runtime.atomic import reason, replacing, write_text
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ImageError, RunError
 from reason_train.config import Config, MethodConfig, TrainingConfig
 
@@ -84,7 +85,7 @@ def describe_images(paths: Sequence[Path], *, root: Path) -> tuple[ImageEntry, .
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import pickle
 import struct
@@ -15,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError, RunError
 from reason_train.config import TeacherName
 from reason_train.teacher import LiteTeacher, Teacher, build_teacher, timm_network
@@ -59,7 +59,7 @@ def weights_sha256(path: Path) -> str:
     if not path.is_file():
         raise RunError(f"{path}: no such file; expected a PyTorch checkpoint")
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({_first_line(error)})") from error
 

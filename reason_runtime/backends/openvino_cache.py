@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reason_runtime.atomic import write_text
-from reason_runtime.bundle import file_entry
 from reason_runtime.cache import cache_folder
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ReasonError
 
 _BLOBS = "*.blob"
@@ -38,7 +38,7 @@ def kept_models(model_sha256: str) -> Iterator[dict[str, str]]:
     with suppress(OSError, ReasonError):  # what is not recorded is compiled again
         for blob in folder.glob(_BLOBS):
             if not _record(blob).exists():
-                write_text(_record(blob), file_entry(blob).sha256)
+                write_text(_record(blob), file_sha256(blob))
 
 
 def _usable(model_sha256: str) -> Path | None:
@@ -58,8 +58,8 @@ def _usable(model_sha256: str) -> Path | None:
 
 def _is_as_written(blob: Path) -> bool:
     try:
-        return _record(blob).read_text(encoding="ascii") == file_entry(blob).sha256
-    except (OSError, UnicodeDecodeError, ReasonError):
+        return _record(blob).read_text(encoding="ascii") == file_sha256(blob)
+    except (OSError, UnicodeDecodeError):
         return False
 
 

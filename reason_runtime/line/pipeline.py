@@ -240,7 +240,8 @@ class Pipeline:
 
     def current_model(self) -> LineModel:
         """The model that judges what comes now."""
-        return self._current()
+        with self._lock:
+            return self._model
 
     @property
     def threads(self) -> list[threading.Thread]:
@@ -248,17 +249,13 @@ class Pipeline:
         started = [*(grabber.thread for grabber in self._grabbers), *(stage.thread for stage in self._stages)]
         return [*started, self._timekeeper.thread]
 
-    def _current(self) -> LineModel:
-        with self._lock:
-            return self._model
-
     def _prepare(self, works: list[Work]) -> list[Work]:
         seen = []
         for work in works:
             before = self._last_image.get(work.frame.camera) if work.frame.checks_freezing else None
             image = work.frame.grab.image  # of the camera: resized ones may be the same by chance
             work.repeats = before is not None and image is not None and same_pixels(before, image)
-            if self._sees(work, self._current()):
+            if self._sees(work, self.current_model()):
                 seen.append(work)
                 if image is not None and work.frame.checks_freezing:
                     self._last_image[work.frame.camera] = image
@@ -281,7 +278,7 @@ class Pipeline:
         return True
 
     def _infer(self, works: list[Work]) -> list[Work]:
-        model = self._current()  # swapped since a frame was prepared: another bundle may resize and see otherwise
+        model = self.current_model()  # swapped since a frame was prepared: another bundle may resize and see otherwise
         works = [work for work in works if work.model is model or self._sees(work, model)]
         images = [work.prepared.images for work in works if work.prepared is not None]
         if not images:

@@ -21,6 +21,7 @@ from reason_runtime.line.run import LineRun
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
 from reason_runtime.line.station_file import read_station
 from tests.commands import call
+from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.line.models import HANG, line_bundle, part, trips_of
 from tests.line.ports import free_port
 
@@ -82,22 +83,18 @@ def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: 
     assert (tmp_path / "journal").read_text().count('"delivered"') >= len(found)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@NEEDS_MOUNT
 def test_answers_that_a_full_disk_did_not_take_are_an_error(bundle: Path, tmp_path: Path) -> None:
-    disk, images = tmp_path / "disk", tmp_path / "images"
-    disk.mkdir()
+    images = tmp_path / "images"
     images.mkdir()
     for number in range(40):
         Image.fromarray(part(120 + number % 4)).save(images / f"{number:02}.png")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", size="4k") as disk:
         process = start(bundle, "--source", images, "--sink", f"jsonl:{disk / 'r.jsonl'}", "--sink", "jsonl:-")
         out, log = process.communicate(timeout=30)
         assert process.returncode == 1, log
         assert len([line for line in out.splitlines() if '"kind": "result"' in line]) == 40
         assert 0 < len(results(disk / "r.jsonl")) < 40
-    finally:
-        subprocess.run(["umount", disk], check=True)
     assert f"fault sink jsonl {disk / 'r.jsonl'}: {disk / 'r.jsonl'}: the disk is full" in log
     assert re.search(rf"^error: \d+ messages were lost: jsonl {disk / 'r.jsonl'}$", log, re.M)
 

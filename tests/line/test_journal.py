@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger, blank
 from reason_runtime.line.messages import Answer, Defect
 from reason_runtime.line.metrics import Metrics
+from tests.line.disks import NEEDS_MOUNT, small_disk
 
 
 def frame(number: int, *, camera: str = "top", deadline_s: float | None = None) -> Frame:
@@ -77,12 +77,9 @@ def test_a_record_that_the_kill_cut_off_is_as_if_never_written(tmp_path: Path) -
         assert answer.decision == "UNKNOWN"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@NEEDS_MOUNT
 def test_a_full_disk_at_the_restart_neither_stops_the_line_nor_spoils_a_record(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", size="16k") as disk:
         path = disk / "journal"
         journal = Journal(path)
         journal.taken(frame(0))
@@ -95,9 +92,9 @@ def test_a_full_disk_at_the_restart_neither_stops_the_line_nor_spoils_a_record(t
         assert (unknown.part_id, unknown.cause) == ("top-0", "restart")
         again.taken(frame(1))  # there is room in the journal's own page
         again.close()
-        assert {"top-0", "top-1"} == {answer.part_id for answer in Journal(path).recovered()}
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+        last = Journal(path)
+        assert {"top-0", "top-1"} == {answer.part_id for answer in last.recovered()}
+        last.close()
 
 
 def test_a_journal_belongs_to_one_process(tmp_path: Path) -> None:
@@ -200,12 +197,9 @@ def test_records_of_another_version_are_one_line(tmp_path: Path, line: str) -> N
     Journal(path).close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@NEEDS_MOUNT
 def test_a_journal_on_a_full_disk_can_be_asked_whether_it_works_again(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", size="16k") as disk:
         journal = Journal(disk / "journal")
         journal.taken(frame(0))
         before = (disk / "journal").read_bytes()
@@ -217,8 +211,6 @@ def test_a_journal_on_a_full_disk_can_be_asked_whether_it_works_again(tmp_path: 
         journal.check()
         assert (disk / "journal").read_bytes() == before
         journal.close()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_file_that_is_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from reason_runtime.line.log import Log
+from tests.line.disks import NEEDS_MOUNT, enlarge, small_disk
 
 
 def test_lines_are_written_in_order_to_a_file_and_to_a_stream_that_is_none(tmp_path: Path) -> None:
@@ -41,15 +41,12 @@ def test_a_pipe_that_nobody_empties_delays_nobody() -> None:
             time.sleep(0.01)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@NEEDS_MOUNT
 def test_a_full_disk_delays_nobody_and_has_the_lines_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reason_runtime.line.log._PAUSE_S", 0.02)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", size="16k") as disk:
         (disk / "filler").write_bytes(bytes(12_000))
         with (disk / "log").open("w") as stream:
             log = Log(stream)
@@ -58,14 +55,12 @@ def test_a_full_disk_delays_nobody_and_has_the_lines_once_there_is_room(
             time.sleep(0.1)
             assert (disk / "log").stat().st_size == 4096
             (disk / "filler").unlink()
-            subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+            enlarge(disk, size="1m")
             until_s = time.monotonic() + 5
             while (disk / "log").stat().st_size < 100 * 101 and time.monotonic() < until_s:
                 time.sleep(0.01)
             assert log.finish(5)
         assert (disk / "log").read_text().splitlines() == [f"{number:0100}" for number in range(100)]
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_log_that_fails_until_the_end_ends_nevertheless() -> None:

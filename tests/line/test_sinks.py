@@ -30,6 +30,7 @@ from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.pictures import PicturesSink
 from reason_runtime.line.sinks.plc import PlcState
 from reason_runtime.line.sinks.sink import Sink
+from tests.line.disks import NEEDS_MOUNT, enlarge, small_disk
 from tests.line.models import line_bundle, part
 from tests.line.ports import free_port
 from tests.line.stations import ListSink
@@ -109,12 +110,9 @@ def test_a_line_that_a_kill_cut_off_does_not_spoil_the_next(tmp_path: Path) -> N
     assert json.loads(path.read_text().splitlines()[1])["part_id"] == "part-0003"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@NEEDS_MOUNT
 def test_a_full_disk_loses_no_line_and_leaves_no_half_one(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", size="64k") as disk:
         metrics = Metrics()
         publisher = Publisher(metrics=metrics, journal=None)
         publisher.start([JsonlSink(disk / "r.jsonl", max_bytes=10**7, keep=1, fsync="never")])
@@ -127,12 +125,10 @@ def test_a_full_disk_loses_no_line_and_leaves_no_half_one(tmp_path: Path) -> Non
         assert "No space left" in str(publisher.health.faults) or "full" in str(publisher.health.faults)
         assert (disk / "r.jsonl").read_bytes()[-1:] in (b"\n", b"")
         (disk / "filler").unlink()
-        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        enlarge(disk, size="4m")
         assert publisher.finish(10) == 0
         assert [item for item in part_ids(disk / "r.jsonl") if item] == [f"part-{number:04}" for number in range(300)]
         assert metrics.snapshot().missed.get(f"jsonl {disk / 'r.jsonl'}", 0) == 0
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 class OnceBroken(StdoutSink):

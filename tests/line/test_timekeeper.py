@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from pathlib import Path
-
-import pytest
 
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger
@@ -16,6 +12,7 @@ from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.stage import Desk
 from reason_runtime.line.timekeeper import Timekeeper
 from reason_runtime.line.watch import Watch
+from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.line.models import line_bundle, part
 from tests.line.stations import ListSink, camera, running
 
@@ -51,13 +48,10 @@ def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
     assert "MemoryError: no room" in sink.events[0].text
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@NEEDS_MOUNT
 def test_a_journal_whose_disk_was_freed_is_well_before_a_part_comes(tmp_path: Path) -> None:
     bundle = line_bundle(tmp_path / "line").path
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", size="16k") as disk:
         journal = Journal(disk / "journal")
         (disk / "filler").write_bytes(bytes(16_384))
         settings = PipelineSettings(heartbeat_s=0.05)
@@ -72,5 +66,3 @@ def test_a_journal_whose_disk_was_freed_is_well_before_a_part_comes(tmp_path: Pa
         assert line.sink.causes == ["journal"]
         assert [event.level for event in line.sink.events if event.name == "journal"] == ["fault", "info"]
         journal.close()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)

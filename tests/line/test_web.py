@@ -15,6 +15,7 @@ from reason_runtime.line.grabber import Camera
 from reason_runtime.line.messages import Defect
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.sources.linescan import LineScanSource, Motion
+from reason_runtime.line.sources.source import Source
 from reason_runtime.line.sources.web import WebSource
 from reason_runtime.line.web.assemble import Assembler, Lines
 from reason_runtime.line.web.judge import DefectBook, WebSettings
@@ -247,20 +248,23 @@ def test_the_partial_frame_at_the_end_judges_its_valid_lines_only(tiled: Path) -
     assert [(item.first_line, item.lines) for item in last.defects] == [(639, 1)]
 
 
+def frames_of(source: Source, *, frame_lines: int) -> list[Grab]:
+    """All frames of a web without overlap, one encoder count a line."""
+    web = WebSource(source, assembler=Assembler(frame_lines=frame_lines, overlap_lines=0), counts_per_line=1)
+    web.open()
+    found = []
+    while (item := web.read()) != "end":
+        if isinstance(item, Grab):
+            found.append(item)
+    return found
+
+
 def test_a_line_scan_camera_that_gives_the_same_block_again_is_frozen() -> None:
     from tests.line.stations import ListSource
 
     blocks = [np.full((8, 4), value, np.uint8) for value in (1, 2, 2, 3, 4, 5)]
-    source = WebSource(
-        ListSource(blocks, live=True, checks_freezing=True),  # type: ignore[arg-type]
-        assembler=Assembler(frame_lines=8, overlap_lines=0),
-        counts_per_line=1,
-    )
-    source.open()
-    found = []
-    while (item := source.read()) != "end":
-        if isinstance(item, Grab):
-            found.append(item.failure)
+    source = ListSource(blocks, live=True, checks_freezing=True)  # type: ignore[arg-type]
+    found = [grab.failure for grab in frames_of(source, frame_lines=8)]
     assert found == [None, None, FROZEN, None, None, None]
 
 
@@ -268,16 +272,8 @@ def test_a_block_that_the_host_lost_is_lines_that_nobody_saw() -> None:
     from tests.line.stations import ListSource
 
     blocks = [np.full((6, 4), 1, np.uint8), "lost", "lost", *[np.full((6, 4), 1, np.uint8)] * 3]
-    source = WebSource(
-        ListSource(blocks),  # type: ignore[arg-type]
-        assembler=Assembler(frame_lines=8, overlap_lines=0),
-        counts_per_line=1,
-    )
-    source.open()
-    found = []
-    while (item := source.read()) != "end":
-        if isinstance(item, Grab):
-            found.append((item.encoder_count, item.failure))
+    source = ListSource(blocks)  # type: ignore[arg-type]
+    found = [(grab.encoder_count, grab.failure) for grab in frames_of(source, frame_lines=8)]
     assert found == [(0, "lost"), (8, "lost"), (16, "lost"), (24, None), (32, None)]
 
 
