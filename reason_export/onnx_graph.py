@@ -8,13 +8,13 @@ import onnx
 import torch
 
 from reason_export.resize_graph import CameraModel
+from reason_runtime.backends.signature import INPUT, OUTPUTS
 from reason_runtime.errors import ParityError
 from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
 
 OPSET = 18
 """Read by TensorRT 10.3 and later, OpenVINO 2025 and later and ONNX Runtime 1.14 and later."""
-INPUT, MAP, SCORE = "image", "anomaly_map", "score"
 MAX_BATCH = 1024
 
 
@@ -41,7 +41,7 @@ def export_graph(model: ReasonModel | CameraModel, *, input_format: InputFormat)
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[MAP, SCORE],
+            output_names=list(OUTPUTS),
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
             verbose=False,
         )
@@ -67,8 +67,8 @@ def _check_form(model: onnx.ModelProto) -> None:
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if inputs != [INPUT] or outputs != [MAP, SCORE] or opsets != {"": OPSET}:
+    if inputs != [INPUT] or outputs != list(OUTPUTS) or opsets != {"": OPSET}:
         raise ParityError(
             f"PyTorch's exporter gave inputs {inputs}, outputs {outputs}, opsets {opsets}; expected "
-            f"['{INPUT}'], ['{MAP}', '{SCORE}'] and {OPSET} only; another version of torch or onnxscript may"
+            f"['{INPUT}'], {list(OUTPUTS)} and {OPSET} only; another version of torch or onnxscript may"
         )

@@ -151,7 +151,3 @@ class Log:
         """Put all lines on the disk, so that a power cut cannot undo them."""
         with self._path.open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Put all lines on the disk."""
-        self.flush()

@@ -103,4 +103,4 @@ def import_(
 
 def main() -> None:
     """Entry point."""
-    run(app)
+    run(app, extra="train")

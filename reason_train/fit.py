@@ -104,7 +104,7 @@ def fit(
             save_checkpoint(run / CHECKPOINT, model, optimizer, step=line.step, more=more)
             log.flush()
             saved = time.monotonic()
-    log.close()
+    log.flush()
     if choice is not None:
         choice.finish(model, run)
     measure_maps(model.eval(), store, device=device)

@@ -8,13 +8,12 @@ CUDA version of whichever TensorRT is installed.
 from __future__ import annotations
 
 import ctypes
-import sys
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 
 from reason_runtime.engine_facts import Gpu
 from reason_runtime.errors import BackendError
 
-_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_LIBRARY = "libcuda.so.1"
 SIGNATURES: dict[str, tuple[type[object], ...]] = {
     "cuInit": (c_uint,),
     "cuDeviceGet": (POINTER(c_int), c_int),

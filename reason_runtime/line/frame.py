@@ -20,6 +20,7 @@ class Strip:
         owned_first: First row that this frame decides about.
         owned_end: One after the last such row.
         encoder_count: Of the first line.
+        counts_per_line: Encoder counts from one line to the next.
     """
 
     first_line: int
@@ -27,6 +28,7 @@ class Strip:
     owned_first: int
     owned_end: int
     encoder_count: int
+    counts_per_line: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Literal
 
@@ -135,7 +135,7 @@ class Answer:
             "encoder_count": self.encoder_count,
             "first_line": self.first_line,
             "valid_lines": self.valid_lines,
-            "defects": [_defect_line(defect) for defect in self.defects],
+            "defects": [asdict(defect) for defect in self.defects],
         }
 
     def without_picture(self) -> Answer:
@@ -161,7 +161,7 @@ class Event:
 
     def line(self) -> dict[str, Json]:
         """For one line of JSON."""
-        return {"kind": "event", "level": self.level, "name": self.name, "text": self.text, "at": self.at}
+        return {"kind": "event", **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,17 +196,3 @@ def now_text() -> str:
 def wall_text(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _defect_line(defect: Defect) -> dict[str, Json]:
-    return {
-        "x_px": defect.x_px,
-        "width_px": defect.width_px,
-        "first_line": defect.first_line,
-        "lines": defect.lines,
-        "peak": defect.peak,
-        "encoder_count": defect.encoder_count,
-        "lane": defect.lane,
-        "x_mm": defect.x_mm,
-        "y_mm": defect.y_mm,
-    }

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reason_runtime.choices import BackendChoice, BackPressure, Device, Precision, Provider
-from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.web.judge import WebSettings
 
 
@@ -58,9 +57,6 @@ class Station:
         journal_sync: Write every record through to the disk.
         dashboard: HOST:PORT of the web page; None for none.
         web: How tiles of a web are judged; None judges whole parts.
-
-    Raises:
-        ConfigurationError: No camera, or two of one name.
     """
 
     model: ModelPlan
@@ -77,10 +73,3 @@ class Station:
     journal_sync: bool = False
     dashboard: str | None = None
     web: WebSettings | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        names = [camera.name for camera in self.cameras]
-        if not names or len(set(names)) != len(names):
-            raise ConfigurationError(
-                f"cameras {', '.join(names) or '(none)'}: expected one or more, each with its own name"
-            )

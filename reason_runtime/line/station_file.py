@@ -88,7 +88,6 @@ def _web(table: Table) -> WebSettings:
     settings = WebSettings(
         overlap_px=table.integer("overlap_px", 32),
         lanes=table.integer("lanes", 1, low=1),
-        counts_per_line=table.integer("counts_per_line", 1, low=1),
         line_mm=table.optional_number("line_mm"),
         pixel_mm=table.optional_number("pixel_mm"),
     )

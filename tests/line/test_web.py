@@ -15,6 +15,7 @@ from reason_runtime.line.grabber import Camera
 from reason_runtime.line.messages import Defect
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.sources.linescan import LineScanSource, Motion
+from reason_runtime.line.sources.open import open_source
 from reason_runtime.line.sources.source import Source
 from reason_runtime.line.sources.web import WebSource
 from reason_runtime.line.web.assemble import Assembler, Lines
@@ -57,8 +58,8 @@ def test_a_frame_says_where_it_lies_and_the_last_one_how_many_lines_are_real() -
     assembler = Assembler(frame_lines=10, overlap_lines=4, counts_per_line=3)
     grabs = fed(assembler, lines(0, 12, counts_per_line=3)) + assembler.flush()
     assert [grab.strip for grab in grabs] == [
-        Strip(first_line=0, valid_lines=10, owned_first=0, owned_end=8, encoder_count=0),
-        Strip(first_line=6, valid_lines=6, owned_first=2, owned_end=6, encoder_count=18),
+        Strip(first_line=0, valid_lines=10, owned_first=0, owned_end=8, encoder_count=0, counts_per_line=3),
+        Strip(first_line=6, valid_lines=6, owned_first=2, owned_end=6, encoder_count=18, counts_per_line=3),
     ]
     assert grabs[1].image is not None
     assert [int(row[0]) for row in grabs[1].image] == [6, 7, 8, 9, 10, 11, 11, 10, 9, 8]
@@ -229,6 +230,18 @@ def test_spots_of_a_web_are_found_once_where_they_are_seams_or_not(tiled: Path) 
         ]
         assert any(answer.decision == "NG" for answer in frames)
     assert line.sink.decisions.count("OK") >= 5
+
+
+def test_encoder_counts_are_those_of_the_address(tiled: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "web.npy", web_with_spots((100, 30, 3, 3)))
+    address = f"linescan:{tmp_path / 'web.npy'}?lines_per_s=20000&block_lines=10&loops=1&buffer_blocks=1000"
+    source = open_source(
+        f"{address}&frame_lines=64&overlap_lines=16&counts_per_line=4", input_format=load(tiled).bundle.manifest.input
+    )
+    with running(tiled, Camera(name="web", source=source), web=WebSettings(overlap_px=8)) as line:
+        line.finish()
+    assert set(line.sink.decisions) == {"OK", "NG"}
+    assert [item.encoder_count for answer in line.sink.answers for item in answer.defects] == [400]
 
 
 @pytest.mark.parametrize("top", range(30, 110, 7))

@@ -20,7 +20,7 @@ from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
-from reason_runtime.line.sinks.pictures import RejectPainter
+from reason_runtime.line.sinks.pictures import paint_reject
 from reason_runtime.strict_json import Json
 
 _LATEST = 50
@@ -110,7 +110,7 @@ class DashboardSink:
         """The latest reject as JPEG."""
         with self._lock:
             answer = self._reject
-        picture = None if answer is None else RejectPainter(self._model().detector).paint(answer)
+        picture = None if answer is None else paint_reject(answer, self._model().detector)
         if picture is None:
             return None
         stream = io.BytesIO()

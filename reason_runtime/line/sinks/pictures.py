@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,47 +17,30 @@ from reason_runtime.image import as_image
 from reason_runtime.line.messages import Answer, Message
 from reason_runtime.line.model import LineModel
 from reason_runtime.overlay import map_scale, overlay, save_picture
-from reason_runtime.tiles import tile_px_of
 
 _LONGEST_NAME = 150
 
 
-class RejectPainter:
-    """Draws what a reject shows.
+def paint_reject(answer: Answer, detector: Detector) -> NDArray[np.uint8] | None:
+    """(h, w, 3) RGB of what a reject shows, in the detector's colour scale; None where the answer has no pixels.
 
-    Args:
-        detector: Gives the colour scale and says which part of the picture a map covers.
+    Raises:
+        ImageError: Pixels of a kind that is refused.
     """
-
-    def __init__(self, detector: Detector) -> None:
-        form = detector.bundle.manifest.input
-        self._form = form
-        tiled = tile_px_of(detector.bundle.manifest) is not None  # a stitched map covers all of the frame
-        whole = dataclasses.replace(form, resize_height_px=form.height_px, resize_width_px=form.width_px)
-        self._covers = whole if tiled else form
-        self._scale: float | None
-        try:
-            self._scale = map_scale(detector)
-        except ConfigurationError:  # neither threshold nor statistics: the picture alone
-            self._scale = None
-
-    def paint(self, answer: Answer) -> NDArray[np.uint8] | None:
-        """(h, w, 3) RGB; None where the answer has no pixels.
-
-        Raises:
-            ImageError: Pixels of a kind that is refused.
-        """
-        if answer.picture is None:
-            return None
-        image = as_image(answer.picture.image, input_format=self._form)
-        rows, columns = image.shape[:2]
-        map_ = answer.picture.anomaly_map
-        if map_ is None or self._scale is None or not np.isfinite(map_).all():
-            map_, scale = np.zeros((rows, columns), np.float32), 1.0
-        else:
-            scale = self._scale
-        limit = answer.threshold if answer.is_reject else None
-        return overlay(image, map_, input_format=self._covers, scale=scale, threshold=limit)
+    if answer.picture is None:
+        return None
+    form = detector.bundle.manifest.input
+    image = as_image(answer.picture.image, input_format=form)
+    map_, scale = answer.picture.anomaly_map, 1.0
+    try:
+        scale = map_scale(detector)
+    except ConfigurationError:  # neither threshold nor statistics: the picture alone
+        map_ = None
+    if map_ is None or not np.isfinite(map_).all():
+        map_ = np.zeros(image.shape[:2], np.float32)
+    return overlay(
+        image, map_, input_format=form, scale=scale, threshold=answer.threshold if answer.is_reject else None
+    )
 
 
 class PicturesSink:
@@ -67,7 +49,7 @@ class PicturesSink:
     Args:
         folder: To write into; made if need be. Pictures of earlier runs there count towards the limit.
         max_bytes: Of all pictures together; the oldest are removed first.
-        model: The one in use, which may be another later; see `RejectPainter`.
+        model: The one in use, which may be another later; see `paint_reject`.
     """
 
     keeps = False
@@ -104,7 +86,7 @@ class PicturesSink:
         """See `Sink.close`."""
 
     def _save(self, answer: Answer) -> None:
-        picture = RejectPainter(self._model().detector).paint(answer)
+        picture = paint_reject(answer, self._model().detector)
         if picture is None:
             return
         name = re.sub(r"[^\w.-]", "_", answer.part_id)[:_LONGEST_NAME]

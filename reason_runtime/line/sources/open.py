@@ -41,10 +41,10 @@ def open_source(text: str, *, input_format: InputFormat) -> Source:
 
         return OpenCvSource(text, kind="stream")  # all of its query belongs to the camera
     address = parse_address(text, kinds=_KINDS)
-    source = _plain(address, input_format)
+    counts_per_line = address.count("counts_per_line", 1, low=1)
+    source = _plain(address, input_format, counts_per_line)
     frame_lines = address.count("frame_lines", 0)
     overlap_lines = address.count("overlap_lines", 0)
-    counts_per_line = address.count("counts_per_line", 1, low=1)
     address.finish()
     if frame_lines == 0:
         if overlap_lines:
@@ -57,7 +57,7 @@ def open_source(text: str, *, input_format: InputFormat) -> Source:
     return WebSource(source, assembler=assembler, counts_per_line=counts_per_line)
 
 
-def _plain(address: Address, input_format: InputFormat) -> Source:
+def _plain(address: Address, input_format: InputFormat, counts_per_line: int) -> Source:
     path = Path(address.place)
     if address.kind == "aravis":
         from reason_runtime.line.sources.aravis import AravisSource, aravis_settings
@@ -70,7 +70,7 @@ def _plain(address: Address, input_format: InputFormat) -> Source:
         motion = Motion(
             lines_per_s=address.amount("lines_per_s", 1000),
             block_lines=address.count("block_lines", 64, low=1),
-            counts_per_line=address.count("counts_per_line", 1, low=1),
+            counts_per_line=counts_per_line,
             jitter=address.amount("jitter", 0.0),
             loops=loops or None,
             buffer_blocks=address.count("buffer_blocks", 16, low=1),

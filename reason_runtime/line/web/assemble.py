@@ -111,6 +111,7 @@ class Assembler:
             owned_first=self._carried // 2,
             owned_end=valid if last else valid - (self._overlap - self._overlap // 2),
             encoder_count=self._blocks[0].encoder_count,
+            counts_per_line=self._counts_per_line,
         )
         return Grab(
             grabbed_ns=grabbed_ns,

@@ -26,7 +26,6 @@ class WebSettings:
     Attributes:
         overlap_px: That neighbouring tiles share at least.
         lanes: The width is divided into this many.
-        counts_per_line: Encoder counts from one line to the next.
         line_mm: Along the web from one line to the next; None where it is not known.
         pixel_mm: Across the web; None where it is not known.
 
@@ -36,14 +35,13 @@ class WebSettings:
 
     overlap_px: int = 32
     lanes: int = 1
-    counts_per_line: int = 1
     line_mm: float | None = None
     pixel_mm: float | None = None
 
     def __post_init__(self) -> None:
         pitches = (self.line_mm, self.pixel_mm)
-        if self.overlap_px < 0 or self.lanes < 1 or self.counts_per_line < 1:
-            raise ConfigurationError("a web needs an overlap of 0 or more, 1 or more lanes, 1 or more counts per line")
+        if self.overlap_px < 0 or self.lanes < 1:
+            raise ConfigurationError("a web needs an overlap of 0 or more and 1 or more lanes")
         if any(pitch is not None and not 0 < pitch < float("inf") for pitch in pitches):
             raise ConfigurationError(f"pitches of {pitches} mm are not positive numbers")
 
@@ -144,7 +142,7 @@ def _regions(stitched: NDArray[np.float32], limit: float, strip: Strip, settings
                 first_line=strip.first_line + int(top),
                 lines=int(height),
                 peak=float(stitched[top : top + height, left : left + width][inside].max()),
-                encoder_count=strip.encoder_count + int(top) * settings.counts_per_line,
+                encoder_count=strip.encoder_count + int(top) * strip.counts_per_line,
                 lane=min(int((left + width / 2) * settings.lanes / stitched.shape[1]), settings.lanes - 1),
                 x_mm=None if settings.pixel_mm is None else float(left) * settings.pixel_mm,
                 y_mm=None if settings.line_mm is None else (strip.first_line + int(top)) * settings.line_mm,
