@@ -19,7 +19,7 @@ from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthet
 from reason_export.half import half_graph, require_room
 from reason_export.onnx_graph import export_graph
 from reason_export.resize_graph import CameraModel, camera_model
-from reason_export.runs import load_images, score_each
+from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, check_target, write_bundle
@@ -30,7 +30,7 @@ from reason_runtime.image import InputFormat, list_images
 from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
 from reason_runtime.strict_json import Json
 from reason_train.calibrate import HeldOut, read_calibration
-from reason_train.calibration import threshold_for
+from reason_train.calibration import pixel_threshold, threshold_for
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run
@@ -173,11 +173,14 @@ def _calibrated(
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
         for precision in choices.precisions:
-            scores = score_each(open_session(bundle, precision=precision, device="cpu", threads=None), images)
-            thresholds[precision] = threshold_for(
-                scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source
-            )
-            statistics = statistics or _statistics(scores)
+            session = open_session(bundle, precision=precision, device="cpu", threads=None)
+            scores, peaks = score_and_peak_each(session, images)
+            limit = threshold_for(scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source)
+            thresholds[precision] = limit
+            if statistics is None:
+                whole_map = manifest.method.settings.get("score_exponent") is None  # its maximum is the score
+                pixel = None if whole_map else pixel_threshold(scores, peaks, threshold=limit.value)
+                statistics = dataclasses.replace(_statistics(scores), pixel_threshold=pixel)
     return dataclasses.replace(manifest, score_statistics=statistics, thresholds=thresholds)
 
 

@@ -30,7 +30,17 @@ def joined(outputs: Sequence[Outputs]) -> Outputs:
 
 def score_each(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(N,) scores of (N, H, W, C) images; no map is kept."""
-    return np.concatenate([session.run(image[None]).score for image in counted(images, total=len(images), what="runs")])
+    return score_and_peak_each(session, images)[0]
+
+
+def score_and_peak_each(session: Session, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N,) scores of (N, H, W, C) images and (N,) maxima of their maps."""
+    scores, peaks = [], []
+    for image in counted(images, total=len(images), what="runs"):
+        outputs = session.run(image[None])
+        scores.append(outputs.score)
+        peaks.append(outputs.anomaly_map.max(axis=(1, 2)))
+    return np.concatenate(scores), np.concatenate(peaks)
 
 
 def load_images(

@@ -17,6 +17,7 @@ from reason_runtime.checks import known_check
 from reason_runtime.choices import BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
+from reason_runtime.regions import Region, regions_of_picture
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
 
@@ -57,6 +58,8 @@ class Result:
         decision: OK below the threshold, NG at or above it, UNKNOWN where no judgement is possible.
         reason: Why the decision is UNKNOWN; None otherwise.
         anomaly_map: (S, S) float32, raw units; (H, W) of the picture where the bundle was trained on tiles.
+        regions: Where the map reaches the pixel threshold, in pixels of the picture, top to bottom; none unless NG,
+            which may have none too: a weak and wide change can raise the score before any pixel is that high.
         latency_ms: From the array in memory to the decision: conversion, resize, inference. For a batch, its time
             divided by its size.
     """
@@ -67,6 +70,7 @@ class Result:
     decision: Decision
     reason: str | None
     anomaly_map: NDArray[np.float32]
+    regions: tuple[Region, ...]
     latency_ms: float
 
     @property
@@ -108,6 +112,18 @@ class Detector:
         told = [] if self.choice is None else [self.choice.describe()]
         return told if self.limit.hint is None else [*told, f"every decision is UNKNOWN: {self.limit.hint}"]
 
+    @property
+    def pixel_threshold(self) -> float | None:
+        """The map value from which on a pixel counts as defective, raw units; None where none is known.
+
+        Of good images, as measured at export. A generalised mean lies below the map's maximum, so that its threshold
+        is reached by pixels of good parts too. The threshold itself where the score is the map's maximum, or where
+        nothing was measured.
+        """
+        statistics = self.bundle.manifest.score_statistics
+        own = None if statistics is None else statistics.pixel_threshold
+        return self.limit.value if own is None else own
+
     def __call__(self, image: Pixels) -> Result:
         """Judge one image of any size; by a bundle trained on tiles at native resolution, tile by tile.
 
@@ -132,6 +148,10 @@ class Detector:
         started_ns = time.perf_counter_ns()
         outputs = self._outputs(images)
         judged = [self.judge(output.score[0], output.anomaly_map[0]) for output in outputs]
+        regions = [
+            self.regions(output.anomaly_map[0], image.shape) if verdict.decision == "NG" else ()
+            for verdict, output, image in zip(judged, outputs, images, strict=True)
+        ]
         latency_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(images)
         return tuple(
             Result(
@@ -141,9 +161,10 @@ class Detector:
                 decision=verdict.decision,
                 reason=verdict.reason,
                 anomaly_map=output.anomaly_map[0],
+                regions=places,
                 latency_ms=latency_ms,
             )
-            for verdict, output in zip(judged, outputs, strict=True)
+            for verdict, output, places in zip(judged, outputs, regions, strict=True)
         )
 
     def _outputs(self, images: Sequence[Pixels]) -> list[Outputs]:
@@ -164,6 +185,15 @@ class Detector:
         if self.limit.value is None:
             return Verdict(float(score), "UNKNOWN", self.limit.hint)
         return Verdict(float(score), "NG" if float(score) >= self.limit.value else "OK", None)
+
+    def regions(self, anomaly_map: NDArray[np.float32], shape: tuple[int, ...]) -> tuple[Region, ...]:
+        """Where a finite map reaches the pixel threshold, in pixels of a picture of this shape, rows first."""
+        if self.pixel_threshold is None:
+            return ()
+        form = self.bundle.manifest.input
+        return regions_of_picture(
+            anomaly_map, pixel_threshold=self.pixel_threshold, input_format=form, shape=(shape[0], shape[1])
+        )
 
 
 def load(

@@ -99,6 +99,14 @@ def square_format(size_px: int, *, channels: Literal[1, 3] = 3, resize_px: int |
     )
 
 
+def covered(shape: tuple[int, ...], *, input_format: InputFormat) -> tuple[slice, slice]:
+    """Rows and columns that a graph's input, and so its map, covers in a picture of this shape, rows first."""
+    return (
+        _centred(shape[0], part=input_format.height_px, whole=input_format.resize_height_px),
+        _centred(shape[1], part=input_format.width_px, whole=input_format.resize_width_px),
+    )
+
+
 def read_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:
     """The image in its own size by the rules at the top of this module.
 
@@ -314,3 +322,9 @@ def _over_black(image: NDArray[np.uint8], *, alpha: NDArray[np.uint8]) -> NDArra
     black = Image.new(picture.mode, picture.size)
     composited = Image.composite(picture, black, Image.fromarray(np.ascontiguousarray(alpha)))
     return np.asarray(composited).reshape(image.shape)
+
+
+def _centred(length_px: int, *, part: int, whole: int) -> slice:
+    """The pixels of a side that a centred crop of `part` out of `whole` covers."""
+    first = round(length_px * (whole - part) / 2 / whole)
+    return slice(first, max(first + 1, length_px - first))

@@ -1,6 +1,7 @@
 """What a bundle says about itself, in `manifest.json`.
 
-A manifest MUST have exactly the keys written here, MUST carry `format_version` 1, and its `content_sha256` MUST be the
+A manifest MUST have exactly the keys written here (those that came later MUST be left out where they say nothing, so
+that bundles of before stay as they are), MUST carry `format_version` 1, and its `content_sha256` MUST be the
 SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key. The file itself MUST be
 spelled as `to_json` does. The hashes stop accidents (a file edited, cut off, or taken from another export); they do not
 stop an attacker, who can compute new ones.
@@ -20,6 +21,7 @@ from reason_runtime.image import InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
+_LATER = frozenset({"pixel_threshold"})  # keys that came later: absent, not null, where they say nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class ScoreStatistics:
         std: Their standard deviation.
         minimum: The lowest.
         maximum: The highest.
+        pixel_threshold: Lowest value that no pixel of the map reaches in those that the threshold accepts; None where
+            the score is the map's maximum, whose threshold it then is, and in bundles of before.
     """
 
     images: int
@@ -71,6 +75,7 @@ class ScoreStatistics:
     std: float
     minimum: float
     maximum: float
+    pixel_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +166,7 @@ class Manifest:
 
 def to_json(manifest: Manifest) -> str:
     """The manifest as a file's text, readable, ending with a new line."""
-    return json.dumps(dataclasses.asdict(manifest), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_content(manifest), indent=2, allow_nan=False) + "\n"
 
 
 def content_hash(manifest: Manifest) -> str:
@@ -170,9 +175,16 @@ def content_hash(manifest: Manifest) -> str:
     Raises:
         BundleError: A number in it is not finite.
     """
-    content: dict[str, Json] = dataclasses.asdict(manifest)
+    content = _content(manifest)
     del content["content_sha256"]
     return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def _content(manifest: Manifest) -> dict[str, Json]:
+    return dataclasses.asdict(
+        manifest,
+        dict_factory=lambda items: {key: value for key, value in items if key not in _LATER or value is not None},
+    )
 
 
 def from_json(text: str, *, where: str) -> Manifest:
@@ -215,7 +227,8 @@ def from_json(text: str, *, where: str) -> Manifest:
 
 
 def _fields(kind: type, value: Json, *, where: str) -> Fields:
-    return Fields(value, where=where, keys=[item.name for item in dataclasses.fields(kind)])
+    names = [item.name for item in dataclasses.fields(kind)]
+    return Fields(value, where=where, keys=names, optional=_LATER.intersection(names))
 
 
 def _read_input(value: Json, *, where: str) -> InputFormat:
@@ -269,6 +282,7 @@ def _read_statistics(value: Json, where: str) -> ScoreStatistics:
         std=fields.number("std"),
         minimum=fields.number("minimum"),
         maximum=fields.number("maximum"),
+        pixel_threshold=None if fields.value("pixel_threshold") is None else fields.number("pixel_threshold"),
     )
 
 

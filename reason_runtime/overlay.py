@@ -13,7 +13,7 @@ from PIL import Image
 from reason_runtime.atomic import write_bytes
 from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import InputFormat
+from reason_runtime.image import InputFormat, covered
 
 LONGEST_SIDE_PX = 1024  # of a picture: a 100-megapixel image gets no 100-megapixel overlay
 _OPACITY = 0.7  # of the colour at the top of the scale; 0 at its bottom, so that good regions stay visible
@@ -23,8 +23,8 @@ _LINES = (((0, 0, 0), 3), ((255, 255, 255), 1))  # RGB and width: white on black
 def map_scale(detector: Detector, *, asked: float | None = None) -> float:
     """The map value at the top of the colour scale, the same for every picture; the bottom is 0.
 
-    What is asked for, else twice the threshold, else twice the highest score of the held-out good images. Never the
-    picture's own maximum: good parts must look good.
+    What is asked for, else twice the pixel threshold, else twice the highest score of the held-out good images. Never
+    the picture's own maximum: good parts must look good.
 
     Raises:
         ConfigurationError: The value is not positive, or nothing is known to choose one by.
@@ -34,7 +34,7 @@ def map_scale(detector: Detector, *, asked: float | None = None) -> float:
             raise ConfigurationError(f"a map scale of {asked} is not a positive number")
         return asked
     statistics = detector.bundle.manifest.score_statistics
-    for known in (detector.limit.value, statistics.maximum if statistics else None):
+    for known in (detector.pixel_threshold, statistics.maximum if statistics else None):
         if known is not None and known > 0:
             return 2 * known
     raise ConfigurationError(
@@ -62,9 +62,9 @@ def overlay(
     *,
     input_format: InputFormat,
     scale: float,
-    threshold: float | None,
+    pixel_threshold: float | None,
 ) -> NDArray[np.uint8]:
-    """The image under its heat map, with a white line on black around what is at or above the threshold.
+    """The image under its heat map, with a white line on black around what is at or above the pixel threshold.
 
     The heat map is more opaque where the map is higher, so that good regions stay visible.
 
@@ -73,22 +73,21 @@ def overlay(
         anomaly_map: (S, S), raw units.
         input_format: Says which part of the image the map covers.
         scale: From `map_scale`.
-        threshold: In raw units; None draws no line.
+        pixel_threshold: In raw units; None draws no line.
 
     Returns:
         (h, w, 3) RGB of the image's proportions; the longer side is at most 1024.
     """
     picture = _picture(image)
-    height, width = picture.shape[:2]
-    rows = _covered(height, part=input_format.height_px, whole=input_format.resize_height_px)
-    columns = _covered(width, part=input_format.width_px, whole=input_format.resize_width_px)
-    target = picture[rows, columns]  # a view: what is drawn here is drawn on the picture
+    target = picture[
+        covered(picture.shape, input_format=input_format)
+    ]  # a view: what is drawn here is drawn on the picture
     size = (target.shape[1], target.shape[0])
     resized = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
     opacity = _OPACITY * _height(resized, scale)[:, :, None]
     target[:] = np.round((1 - opacity) * target + opacity * heat_map(resized, scale=scale)).astype(np.uint8)
-    if threshold is not None:
-        above = (resized >= threshold).astype(np.uint8)
+    if pixel_threshold is not None:
+        above = (resized >= pixel_threshold).astype(np.uint8)
         outlines, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         lined = np.ascontiguousarray(target)
         for colour, width_px in _LINES:
@@ -120,9 +119,3 @@ def _picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX), Image.Resampling.BILINEAR)
     return np.array(picture.convert("RGB"), dtype=np.uint8)
-
-
-def _covered(length_px: int, *, part: int, whole: int) -> slice:
-    """The pixels of a side that a centred crop of `part` out of `whole` covers."""
-    first = round(length_px * (whole - part) / 2 / whole)
-    return slice(first, max(first + 1, length_px - first))

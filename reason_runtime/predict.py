@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class Judgement:
             "latency_ms": None if result is None else round(result.latency_ms, 3),
             "threshold_source": None if result is None else result.threshold_source,
             "reason": self.failure if result is None else result.reason,
+            "regions": [] if result is None else [asdict(region) for region in result.regions],
         }
 
 

@@ -48,7 +48,7 @@ class MapWriter:
             judgement.result.anomaly_map,
             input_format=self._detector.bundle.manifest.input,
             scale=self._scale,
-            threshold=judgement.result.threshold if judgement.result.is_anomalous else None,
+            pixel_threshold=self._detector.pixel_threshold if judgement.result.is_anomalous else None,
         )
         save_picture(target, picture)
 

@@ -95,6 +95,17 @@ def threshold_for(scores: NDArray[np.floating], *, false_reject_rate: float, sou
     )
 
 
+def pixel_threshold(scores: NDArray[np.floating], peaks: NDArray[np.floating], *, threshold: float) -> float:
+    """The next float32 above the highest map value of the good images that the threshold accepts.
+
+    Args:
+        scores: (n,) raw scores of good images; one at least below the threshold.
+        peaks: (n,) the maxima of their maps.
+        threshold: Of the score.
+    """
+    return float(np.nextafter(np.float32(peaks[scores < threshold].max()), np.float32(np.inf)))
+
+
 def described_images(count: int, *, pictures: int, tile_px: int | None) -> str:
     """What a threshold was drawn from, in words."""
     return f"{count} held-out good images" if tile_px is None else f"{count} tiles of {pictures} held-out good images"

@@ -67,7 +67,9 @@ class Painter:
         shown = [("image", _data_uri(image, "JPEG"))]
         if anomaly_map is not None:
             limit = None if self.threshold is None or score < self.threshold else self.threshold
-            painted = overlay(image, anomaly_map, input_format=self.input_format, scale=self.scale, threshold=limit)
+            painted = overlay(
+                image, anomaly_map, input_format=self.input_format, scale=self.scale, pixel_threshold=limit
+            )
             shown.append(("anomaly map", _data_uri(painted, "JPEG")))
         if sample.mask_path is not None:
             shown.append(("mask", _data_uri(_thumbnail(read_mask_levels(sample.mask_path)), "PNG")))

@@ -32,7 +32,7 @@ Cause = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defect:
-    """One connected region at or above the threshold.
+    """One connected region at or above the pixel threshold.
 
     Attributes:
         x_px: Left edge in the frame.
@@ -86,7 +86,8 @@ class Answer:
         encoder_count: At the grab, or at the first line of a web's frame.
         first_line: Of a web's frame, since the source started.
         valid_lines: Of a web's frame.
-        defects: New regions above the threshold; on a web each is listed once, by one frame.
+        defects: Regions at or above the pixel threshold, in pixels of the frame; on a web each is listed once, by one
+            frame.
         picture: For sinks that save rejects; never in JSON.
     """
 

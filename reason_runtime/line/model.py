@@ -14,7 +14,7 @@ from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import as_image, resize_image
 from reason_runtime.line.frame import Frame
 from reason_runtime.line.ledger import blank
-from reason_runtime.line.messages import Answer, Cause, Picture
+from reason_runtime.line.messages import Answer, Cause, Defect, Picture
 from reason_runtime.line.web.judge import DefectBook, WebSettings, judge_web
 from reason_runtime.session import Outputs
 from reason_runtime.tiles import Tile, cut, place_tiles, tile_px_of
@@ -123,7 +123,7 @@ class LineModel:
             if frame.grab.strip is not None:
                 defects = book.new(defects, frame.grab.strip)
         else:
-            score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], ()
+            score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], None
         verdict = self.detector.judge(score, anomaly_map)
         limit = self.detector.limit
         unjudged: Cause = "not-finite" if not np.isfinite(verdict.score) else "no-threshold"
@@ -137,8 +137,26 @@ class LineModel:
             threshold=limit.value,
             threshold_source=limit.source,
             bundle=self.content,
-            defects=defects if verdict.decision == "NG" else (),
+            defects=()
+            if verdict.decision != "NG"
+            else self._located(anomaly_map, image)
+            if defects is None
+            else defects,
             picture=None
             if verdict.decision == "OK" or image is None
             else Picture(image=image, anomaly_map=anomaly_map),
+        )
+
+    def _located(self, anomaly_map: NDArray[np.float32], image: Pixels | None) -> tuple[Defect, ...]:
+        """What is wrong with a whole part, in pixels of its frame."""
+        regions = () if image is None else self.detector.regions(anomaly_map, image.shape)
+        return tuple(
+            Defect(
+                x_px=region.x_px,
+                width_px=region.width_px,
+                first_line=region.y_px,
+                lines=region.height_px,
+                peak=region.peak,
+            )
+            for region in regions
         )

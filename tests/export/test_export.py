@@ -79,6 +79,8 @@ def test_the_threshold_comes_from_the_graphs_own_scores(exported_bundle: Path, f
     assert known is not None
     assert (known.images, known.minimum, known.maximum) == (2, float(scores.min()), float(scores.max()))
     assert known.mean == pytest.approx(float(scores.mean()))
+    highest = max(session.run(image[None]).anomaly_map.max() for image in held_out.images)
+    assert known.pixel_threshold == np.nextafter(highest, np.float32(np.inf))
 
 
 def test_no_held_out_image_is_rejected_on_the_line(exported_bundle: Path, finished_run: Path, parts: Path) -> None:

@@ -15,6 +15,7 @@ from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
 from tests.line.models import NAN, SLOW, line_bundle, part, trips_of
 from tests.line.stations import Line, ListSink, ListSource, camera, running
+from tests.runtime.bundles import SIZE_PX
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,18 @@ def test_every_part_of_a_file_is_answered_in_order_with_the_scores_of_the_detect
     assert [answer.score for answer in line.sink.answers] == [detector(part(value)).score for value in values]
     assert line.sink.decisions == ["OK" if abs(value - 128) / 128 < 0.5 else "NG" for value in values]
     assert {answer.cause for answer in line.sink.answers} == {"judged"}
+
+
+def test_a_rejected_part_says_where_it_is_wrong(bundle: Path) -> None:
+    marked = np.full((2 * SIZE_PX, 3 * SIZE_PX, 3), 128, np.uint8)
+    marked[20:24, 30:39] = 255
+    with running(bundle, camera(marked, part(128))) as line:
+        line.finish()
+    rejected, passed = line.sink.answers
+    (defect,) = rejected.defects
+    assert (defect.x_px, defect.width_px, defect.first_line, defect.lines) == (30, 9, 20, 4)
+    assert (defect.encoder_count, defect.lane) == (None, None)
+    assert passed.defects == ()
 
 
 def test_a_batch_gives_what_single_parts_give(bundle: Path) -> None:

@@ -22,7 +22,9 @@ from tests.runtime.bundles import make_manifest
 FULL = replace(
     make_manifest(),
     files={"model.onnx": FileEntry(sha256="ab" * 32, size_bytes=7)},
-    score_statistics=ScoreStatistics(images=9, mean=0.25, std=0.125, minimum=0.1, maximum=1e-7 + 0.5),
+    score_statistics=ScoreStatistics(
+        images=9, mean=0.25, std=0.125, minimum=0.1, maximum=1e-7 + 0.5, pixel_threshold=0.75
+    ),
     blind_limits=BlindLimits(
         mean_low=20.5,
         mean_high=240.0,
@@ -50,6 +52,14 @@ def parts() -> dict[str, Json]:
 
 def test_what_is_written_is_read_back_equal() -> None:
     assert from_json(to_json(sealed()), where="manifest.json") == sealed()
+
+
+def test_a_manifest_from_before_the_pixel_threshold_is_read_and_stays_as_it_is() -> None:
+    assert FULL.score_statistics is not None
+    before = sealed(replace(FULL, score_statistics=replace(FULL.score_statistics, pixel_threshold=None)))
+    text = to_json(before)
+    assert "pixel_threshold" not in text
+    assert from_json(text, where="manifest.json") == before
 
 
 def test_every_changed_byte_is_refused() -> None:

@@ -37,13 +37,13 @@ def test_low_is_blue_and_high_is_red() -> None:
 
 
 def test_an_image_whose_map_is_zero_is_left_as_it_is() -> None:
-    picture = overlay(GREY, np.zeros((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, threshold=0.5)
+    picture = overlay(GREY, np.zeros((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, pixel_threshold=0.5)
     np.testing.assert_array_equal(picture, GREY)
 
 
 def test_the_map_lies_over_the_part_of_the_image_that_the_crop_covers() -> None:
     cropped = square_format(32, resize_px=64)
-    picture = overlay(GREY, np.ones((32, 32), dtype=np.float32), input_format=cropped, scale=1.0, threshold=None)
+    picture = overlay(GREY, np.ones((32, 32), dtype=np.float32), input_format=cropped, scale=1.0, pixel_threshold=None)
     changed = (picture != GREY).any(axis=2)
     assert changed[10:30, 15:45].all()
     assert changed.sum() == 20 * 30
@@ -52,22 +52,22 @@ def test_the_map_lies_over_the_part_of_the_image_that_the_crop_covers() -> None:
 def test_a_line_is_drawn_around_what_is_at_or_above_the_threshold() -> None:
     values = np.zeros((32, 32), dtype=np.float32)
     values[8:24, 8:24] = 0.5
-    picture = overlay(GREY, values, input_format=FORM, scale=1.0, threshold=0.4)
+    picture = overlay(GREY, values, input_format=FORM, scale=1.0, pixel_threshold=0.4)
     white = (picture == 255).all(axis=2)
     assert white.any()
     assert not white[20, 30]  # the middle of the region
     for brightness in (0, 255):  # and can be told from the image, whatever that is
         image = np.full_like(GREY, brightness)
-        lined = overlay(image, values, input_format=FORM, scale=1.0, threshold=0.4)
-        plain = overlay(image, values, input_format=FORM, scale=1.0, threshold=None)
+        lined = overlay(image, values, input_format=FORM, scale=1.0, pixel_threshold=0.4)
+        plain = overlay(image, values, input_format=FORM, scale=1.0, pixel_threshold=None)
         assert np.abs(lined.astype(int) - plain).max() > 150
-    without = overlay(GREY, values, input_format=FORM, scale=1.0, threshold=None)
+    without = overlay(GREY, values, input_format=FORM, scale=1.0, pixel_threshold=None)
     assert not (without == 255).all(axis=2).any()
 
 
 def test_mono_and_large_images_become_rgb_pictures_of_bounded_size() -> None:
     image = np.zeros((3000, 1500, 1), dtype=np.uint8)
-    picture = overlay(image, np.ones((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, threshold=None)
+    picture = overlay(image, np.ones((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, pixel_threshold=None)
     assert picture.shape == (1024, 512, 3)
 
 
@@ -80,6 +80,13 @@ def test_the_scale_is_twice_the_threshold_else_from_good_images_else_must_be_giv
     known = ScoreStatistics(images=9, mean=0.2, std=0.1, minimum=0.1, maximum=0.4)
     update_bundle(bundle, manifest=replace(bundle.manifest, score_statistics=known))
     assert map_scale(load(bundle.path)) == 0.8
+
+
+def test_the_scale_of_a_score_that_is_no_maximum_is_twice_the_pixel_threshold(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", threshold=0.5)
+    known = ScoreStatistics(images=9, mean=0.2, std=0.1, minimum=0.1, maximum=0.4, pixel_threshold=0.75)
+    update_bundle(bundle, manifest=replace(bundle.manifest, score_statistics=known))
+    assert map_scale(load(bundle.path)) == 1.5
 
 
 def test_a_part_that_passes_has_no_line_and_a_reject_has_one(tmp_path: Path) -> None:

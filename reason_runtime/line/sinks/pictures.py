@@ -38,9 +38,8 @@ def paint_reject(answer: Answer, detector: Detector) -> NDArray[np.uint8] | None
         map_ = None
     if map_ is None or not np.isfinite(map_).all():
         map_ = np.zeros(image.shape[:2], np.float32)
-    return overlay(
-        image, map_, input_format=form, scale=scale, threshold=answer.threshold if answer.is_reject else None
-    )
+    limit = detector.pixel_threshold if answer.is_reject else None
+    return overlay(image, map_, input_format=form, scale=scale, pixel_threshold=limit)
 
 
 class PicturesSink:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +12,9 @@ from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.frame import Frame, Strip
 from reason_runtime.line.messages import Defect
+from reason_runtime.regions import MOST_REGIONS, find_regions
 from reason_runtime.session import Outputs
 from reason_runtime.tiles import Tile, stitch
-
-_MOST_DEFECTS = 100  # of one frame; a web that is bad everywhere needs no longer list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +83,7 @@ def judge_web(
     owned = stitched[strip.owned_first : strip.owned_end]
     score = float(owned.max()) if np.isfinite(stitched).all() else float("nan")
     limit = detector.limit.value
-    defects = () if limit is None or not score >= limit else _regions(stitched, limit, strip, settings)
+    defects = () if limit is None or not score >= limit else _defects(stitched, limit, strip, settings)
     return Seen(score=score, anomaly_map=stitched, defects=defects)
 
 
@@ -98,7 +96,7 @@ def whole_frame(rows: int) -> Strip:
 class DefectBook:
     """Defects that frames have listed already, by where they lie on the web; one for each camera."""
 
-    _listed: deque[Defect] = field(default_factory=lambda: deque(maxlen=_MOST_DEFECTS))
+    _listed: deque[Defect] = field(default_factory=lambda: deque(maxlen=MOST_REGIONS))
 
     def new(self, defects: tuple[Defect, ...], strip: Strip) -> tuple[Defect, ...]:
         """The defects to list now: not listed before, and not about to be seen whole by the next frame.
@@ -129,23 +127,18 @@ def _overlap(one: Defect, other: Defect) -> bool:
     return across and along
 
 
-def _regions(stitched: NDArray[np.float32], limit: float, strip: Strip, settings: WebSettings) -> tuple[Defect, ...]:
-    above = (stitched >= limit).astype(np.uint8)
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    found = []
-    for label, (left, top, width, height, _) in enumerate(boxes[1 : _MOST_DEFECTS + 1], start=1):
-        inside = labels[top : top + height, left : left + width] == label
-        found.append(
-            Defect(
-                x_px=int(left),
-                width_px=int(width),
-                first_line=strip.first_line + int(top),
-                lines=int(height),
-                peak=float(stitched[top : top + height, left : left + width][inside].max()),
-                encoder_count=strip.encoder_count + int(top) * strip.counts_per_line,
-                lane=min(int((left + width / 2) * settings.lanes / stitched.shape[1]), settings.lanes - 1),
-                x_mm=None if settings.pixel_mm is None else float(left) * settings.pixel_mm,
-                y_mm=None if settings.line_mm is None else (strip.first_line + int(top)) * settings.line_mm,
-            )
+def _defects(stitched: NDArray[np.float32], limit: float, strip: Strip, settings: WebSettings) -> tuple[Defect, ...]:
+    return tuple(
+        Defect(
+            x_px=region.x_px,
+            width_px=region.width_px,
+            first_line=strip.first_line + region.y_px,
+            lines=region.height_px,
+            peak=region.peak,
+            encoder_count=strip.encoder_count + region.y_px * strip.counts_per_line,
+            lane=min(int((region.x_px + region.width_px / 2) * settings.lanes / stitched.shape[1]), settings.lanes - 1),
+            x_mm=None if settings.pixel_mm is None else region.x_px * settings.pixel_mm,
+            y_mm=None if settings.line_mm is None else (strip.first_line + region.y_px) * settings.line_mm,
         )
-    return tuple(found)
+        for region in find_regions(stitched, pixel_threshold=limit)
+    )

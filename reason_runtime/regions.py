@@ -1,0 +1,82 @@
+"""Where an anomaly map is high: connected regions and their boxes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_runtime.image import InputFormat, covered
+
+MOST_REGIONS = 100  # of one picture; one that is bad everywhere needs no longer list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """One region, connected over edges and corners, whose pixels reach the pixel threshold.
+
+    Attributes:
+        x_px: Left edge of its box.
+        y_px: Upper edge.
+        width_px: Of its box.
+        height_px: Of its box.
+        peak: Highest map value, raw units.
+    """
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+    peak: float
+
+
+def find_regions(anomaly_map: NDArray[np.float32], *, pixel_threshold: float) -> tuple[Region, ...]:
+    """The regions of a map in its own pixels, from top to bottom; at most 100.
+
+    Args:
+        anomaly_map: (H, W), raw units, finite.
+        pixel_threshold: A pixel at or above it belongs to a region.
+    """
+    above = (anomaly_map >= pixel_threshold).astype(np.uint8)
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    found = []
+    for label, (left, top, width, height, _) in enumerate(boxes[1 : MOST_REGIONS + 1], start=1):
+        part = np.s_[top : top + height, left : left + width]
+        peak = float(anomaly_map[part][labels[part] == label].max())
+        found.append(Region(x_px=int(left), y_px=int(top), width_px=int(width), height_px=int(height), peak=peak))
+    return tuple(found)
+
+
+def regions_of_picture(
+    anomaly_map: NDArray[np.float32], *, pixel_threshold: float, input_format: InputFormat, shape: tuple[int, int]
+) -> tuple[Region, ...]:
+    """The same in pixels of the picture that the map was made from; a box covers all that its map pixels cover.
+
+    Args:
+        anomaly_map: (S, S), raw units, finite; (H, W) of the picture where it was judged in tiles.
+        pixel_threshold: See `find_regions`.
+        input_format: Says which part of the picture the map covers.
+        shape: Rows and columns of the picture.
+    """
+    rows, columns = covered(shape, input_format=input_format)
+    down, right = (
+        (part.stop - part.start) / side for part, side in zip((rows, columns), anomaly_map.shape, strict=True)
+    )
+    found = []
+    for region in find_regions(anomaly_map, pixel_threshold=pixel_threshold):
+        left, top = math.floor(region.x_px * right), math.floor(region.y_px * down)
+        width = math.ceil((region.x_px + region.width_px) * right) - left
+        height = math.ceil((region.y_px + region.height_px) * down) - top
+        found.append(
+            Region(
+                x_px=columns.start + left,
+                y_px=rows.start + top,
+                width_px=width,
+                height_px=height,
+                peak=region.peak,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reason_runtime import load
+from reason_runtime.bundle import Bundle, update_bundle
+from reason_runtime.image import InputFormat, covered, square_format
+from reason_runtime.manifest import ScoreStatistics
+from reason_runtime.predict import judge
+from reason_runtime.regions import Region, find_regions, regions_of_picture
+from tests.runtime.bundles import grey_model, make_bundle
+
+FORM = square_format(32)
+
+
+def test_regions_touch_over_corners_and_have_their_own_peaks() -> None:
+    values = np.zeros((6, 8), np.float32)
+    values[0, 0], values[1, 1] = 0.5, 0.75  # one, over a corner
+    values[3:5, 5:8] = 0.5
+    values[4, 6] = 2.0
+    values[5, 0] = 0.49
+    assert find_regions(values, pixel_threshold=0.5) == (
+        Region(x_px=0, y_px=0, width_px=2, height_px=2, peak=0.75),
+        Region(x_px=5, y_px=3, width_px=3, height_px=2, peak=2.0),
+    )
+    assert find_regions(values, pixel_threshold=2.5) == ()
+
+
+def test_the_peak_is_of_the_region_and_not_of_what_its_box_holds_besides() -> None:
+    values = np.full((7, 7), 0.5, np.float32)
+    values[1:6, 1:6] = 0.0
+    values[3, 3] = 9.0
+    assert [region.peak for region in find_regions(values, pixel_threshold=0.5)] == [0.5, 9.0]
+
+
+def test_a_map_that_is_high_everywhere_in_places_lists_a_hundred() -> None:
+    values = np.zeros((64, 64), np.float32)
+    values[::2, ::2] = 1.0
+    assert len(find_regions(values, pixel_threshold=1.0)) == 100
+
+
+@given(st.integers(0, 31), st.integers(0, 31), st.integers(20, 300), st.integers(20, 300), st.sampled_from([32, 48]))
+def test_a_box_covers_what_its_map_pixel_covers_and_little_more(
+    row: int, column: int, height: int, width: int, resize: int
+) -> None:
+    form = square_format(32, resize_px=resize)
+    values = np.zeros((32, 32), np.float32)
+    values[row, column] = 1.0
+    (region,) = regions_of_picture(values, pixel_threshold=1.0, input_format=form, shape=(height, width))
+    rows, columns = covered((height, width), input_format=form)
+    down, right = (rows.stop - rows.start) / 32, (columns.stop - columns.start) / 32
+    tiny = 1e-9
+    assert region.x_px <= columns.start + column * right + tiny
+    assert region.x_px + region.width_px >= columns.start + (column + 1) * right - tiny
+    assert region.y_px <= rows.start + row * down + tiny
+    assert region.y_px + region.height_px >= rows.start + (row + 1) * down - tiny
+    assert region.width_px < right + 2
+    assert region.height_px < down + 2
+    assert region.x_px >= 0
+    assert region.x_px + region.width_px <= width
+    assert region.y_px >= 0
+    assert region.y_px + region.height_px <= height
+
+
+def mean_bundle(path: Path, *, pixel_threshold: float | None) -> Bundle:
+    """The score is the map's mean, which lies below the map's maximum of good parts too."""
+    bundle = make_bundle(path, threshold=0.1)
+    known = ScoreStatistics(images=9, mean=0.05, std=0.01, minimum=0.01, maximum=0.09, pixel_threshold=pixel_threshold)
+    manifest = dataclasses.replace(bundle.manifest, score_statistics=known)
+    update_bundle(bundle, manifest=manifest, files={"model.onnx": grey_model(score="ReduceMean")})
+    return bundle
+
+
+def part() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A map of 0.2 in the upper half and of 0.6 in a corner of it."""
+    image = np.full((64, 96, 3), 128, np.uint8)
+    image[:32] = 128 + 26
+    image[8:16, 12:24] = 128 + 77
+    return image
+
+
+def test_a_reject_says_where_by_the_pixel_threshold(tmp_path: Path) -> None:
+    detector = load(mean_bundle(tmp_path / "bundle", pixel_threshold=0.5).path)
+    result = detector(part())
+    assert result.decision == "NG"
+    (region,) = result.regions
+    assert (region.x_px, region.y_px, region.width_px, region.height_px) == (12, 8, 12, 8)
+    assert region.peak == pytest.approx(77 / 128)
+    line = judge(detector, part()).line()
+    assert line["regions"] == [{"x_px": 12, "y_px": 8, "width_px": 12, "height_px": 8, "peak": region.peak}]
+
+
+def test_without_a_measured_one_the_threshold_is_the_pixel_threshold(tmp_path: Path) -> None:
+    detector = load(mean_bundle(tmp_path / "bundle", pixel_threshold=None).path)
+    assert detector.pixel_threshold == pytest.approx(0.1)
+    (region,) = detector(part()).regions
+    assert (region.width_px, region.height_px) == (96, 32)
+
+
+def test_a_part_that_passes_and_one_that_is_not_judged_have_no_regions(tmp_path: Path) -> None:
+    bundle = mean_bundle(tmp_path / "bundle", pixel_threshold=0.5)
+    assert load(bundle.path, threshold=0.9)(part()).regions == ()
+    broken = make_bundle(tmp_path / "broken", scale=float("nan"))
+    result = load(broken.path)(part())
+    assert (result.decision, result.regions) == ("UNKNOWN", ())
+
+
+def test_the_map_of_tiles_is_the_pictures_own() -> None:
+    form = InputFormat(height_px=32, width_px=32, channels=3, resize_height_px=32, resize_width_px=32)
+    values = np.zeros((50, 90), np.float32)
+    values[10:12, 70:75] = 1.0
+    (region,) = regions_of_picture(values, pixel_threshold=1.0, input_format=form, shape=(50, 90))
+    assert (region.x_px, region.y_px, region.width_px, region.height_px) == (70, 10, 5, 2)
