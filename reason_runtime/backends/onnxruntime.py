@@ -42,8 +42,9 @@ _PROVIDERS: dict[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would give fp32 runs the mantissa of half precision
+_ON = "True"  # TensorRT's provider refuses "1", which CUDA's takes
 # without its flag this provider computes the graph's half-precision or quantised layers in float32
-_TENSORRT_FLAGS: dict[Precision, dict[str, str]] = {"fp16": {"trt_fp16_enable": "1"}, "int8": {"trt_int8_enable": "1"}}
+_TENSORRT_FLAGS: dict[Precision, dict[str, str]] = {"fp16": {"trt_fp16_enable": _ON}, "int8": {"trt_int8_enable": _ON}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +171,9 @@ def _kept_engines(model_sha256: str) -> dict[str, str]:
     except ReasonError:
         return {}
     return {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": _ON,
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": _ON,
         "trt_timing_cache_path": str(folder),
     }
 

@@ -90,7 +90,7 @@ def test_the_tensorrt_provider_keeps_engines_of_each_model_apart(
 def test_the_tensorrt_provider_gets_the_flag_of_the_files_precision(bundle: Bundle) -> None:
     halved = update_bundle(bundle, manifest=bundle.manifest, files={"model_fp16.onnx": grey_model()})
     (_, options), _ = backend._with_options(halved, provider="tensorrt", precision="fp16")
-    assert options["trt_fp16_enable"] == "1"
+    assert options["trt_fp16_enable"] == "True"
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
