@@ -70,7 +70,7 @@ def build_engine(bundle: Bundle, *, choices: EngineChoices) -> BuiltEngine:
     messages = Messages(trt)
     started = time.monotonic()
     with stdout_to_stderr():
-        builder = trt.Builder(messages.log)
+        builder = messages.made(trt.Builder)
         parsed = parse_network(trt, builder, messages, model=model, manifest=bundle.manifest)
         config = _configure(trt, builder, choices, form=bundle.manifest.input, messages=messages)
         cache = _timing_cache(trt, config, choices, gpu=gpu)

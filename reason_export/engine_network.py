@@ -61,7 +61,7 @@ def parse_network(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     if network is None:
         raise BackendError(f"{trt.__name__} {trt.__version__} made no network ({messages.why()})")
-    parser = trt.OnnxParser(network, messages.log)
+    parser = messages.made(trt.OnnxParser, network)
     if not parser.parse_from_file(str(model)) or parser.num_errors:
         found = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
         said = "; ".join(found) or messages.why()

@@ -103,7 +103,7 @@ def open_session(
     chosen = choose_engine(bundle, builder=backend, precision=precision, gpu=cuda.gpu, builder_version=trt.__version__)
     command = rebuild_command(bundle, builder=backend, precision=precision, gpu=cuda.gpu)
     messages = Messages(trt)
-    runtime = trt.Runtime(messages.log)
+    runtime = messages.made(trt.Runtime)
     if chosen.facts.version_compatible:  # such an engine carries the lean runtime's code, and would not load otherwise
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(read_engine(chosen, command=command))
@@ -136,7 +136,7 @@ def open_session(
         engine=chosen.path,
         largest_batch=largest_batch,
         new_lane=new_lane,
-        kept=(messages.log, runtime, engine),
+        kept=(runtime, engine),
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from reason_runtime.choices import Builder
 from reason_runtime.engine_facts import Gpu, numbers
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _EXTRAS: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 _OLDEST: dict[Builder, str] = {"tensorrt": "10.3", "tensorrt_rtx": "1.0"}  # 10.3 is JetPack 6's
+_KEPT = 50
+"""Errors; of more, the last ones."""
+Made = TypeVar("Made")
 
 
 def load_library(builder: Builder) -> ModuleType:
@@ -74,21 +79,46 @@ class Messages:
     """
 
     def __init__(self, trt: ModuleType) -> None:
-        errors: list[str] = []
+        self._library = f"{trt.__name__} {trt.__version__}"
+        self.log, self._errors = _log(trt)
+        self._errors.clear()
 
-        class Log(trt.ILogger):  # type: ignore[name-defined,misc]  # a class of a module that is chosen at run time
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
+    def made(self, kind: Callable[..., Made], *before: object) -> Made:
+        """A builder, parser or runtime, which takes the log last.
 
-            def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    errors.append(message.strip())
-
-        self.log, self._errors = Log(), errors
+        Raises:
+            BackendError: The library made none.
+        """
+        try:
+            return kind(*before, self.log)
+        except TypeError as error:  # what the bindings make of a null pointer
+            raise BackendError(
+                f"{self._library} does not start here ({self.why()}); it may need a later NVIDIA driver"
+            ) from error
 
     def why(self) -> str:
         """The errors since the last call, each once, without the echo that every one has while no driver is there."""
-        said = dict.fromkeys(error for error in self._errors if "catchCudaError" not in error)
-        said = said or dict.fromkeys(self._errors)
+        errors = list(self._errors)
         self._errors.clear()
+        said = dict.fromkeys(error for error in errors if "catchCudaError" not in error) or dict.fromkeys(errors)
         return "; ".join(said) or "no reason given"
+
+
+@cache
+def _log(trt: ModuleType) -> tuple[tensorrt.ILogger, deque[str]]:
+    """The library's log and the errors in it.
+
+    One for the life of the process: the library registers the first log that it gets, and goes on calling it for later
+    sessions too, when that of the first is gone.
+    """
+    errors: deque[str] = deque(maxlen=_KEPT)
+
+    class Log(trt.ILogger):  # type: ignore[name-defined,misc]  # a class of a module that is chosen at run time
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                errors.append(message.strip())
+
+    return Log(), errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import importlib.util
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from reason_export.engine import build_engine
 from reason_export.engine_choices import EngineChoices
 from reason_runtime.backends import cuda
 from reason_runtime.backends.tensorrt import TensorRtSession
-from reason_runtime.backends.tensorrt_library import compute_capability_words, require_rtx_gpu
+from reason_runtime.backends.tensorrt_library import Messages, compute_capability_words, require_rtx_gpu
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import BUILDERS, Builder
 from reason_runtime.engine_facts import Gpu
@@ -79,6 +81,45 @@ def test_a_library_that_is_too_old_is_refused(bundle: Bundle, tmp_path: Path) ->
     path = installation(tmp_path / "path", name="tensorrt", content="__version__ = '8.6.1'\n")
     told = error_of_loading(bundle, backend="tensorrt", first_on_path=path)
     assert "TensorRT 8.6.1 is too old, 10.3 or later is needed" in told
+
+
+NO_BUILDER = """
+__version__ = "1.7"
+class ILogger:
+    ERROR, INTERNAL_ERROR = 1, 0
+def Builder(log):
+    log.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+    raise TypeError("pybind11::init(): factory function returned nullptr")
+"""
+
+
+def test_a_library_that_makes_no_builder_is_an_error_with_what_it_said(bundle: Bundle, tmp_path: Path) -> None:
+    path = installation(tmp_path / "path", name="tensorrt_rtx", content=NO_BUILDER)
+    code = "from reason_export.commands import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "engine", str(bundle.path), "--builder", "tensorrt_rtx"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{path}:{ROOT}"},
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: tensorrt_rtx 1.7 does not start here (CUDA initialization failure with error: 35); it may need a later "
+        "NVIDIA driver\n"
+    )
+
+
+def test_the_log_that_the_library_registered_outlives_the_session_that_brought_it() -> None:
+    trt = importlib.import_module("tensorrt_rtx")
+    first = trt.Builder(Messages(trt).log)
+    log = weakref.ref(first.logger)
+    second = trt.Builder(Messages(trt).log)
+    del first
+    gc.collect()
+    assert log() is not None
+    assert second.logger is log()
 
 
 def test_no_driver_is_said_with_what_can_be_done_instead(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
