@@ -118,7 +118,13 @@ def open_session(
 
     def new_lane() -> Lane:
         return Lane(
-            trt=trt, cuda=cuda, engine=engine, shapes=shapes, largest_batch=largest_batch, cuda_graph=cuda_graph
+            trt=trt,
+            why=messages.why,
+            cuda=cuda,
+            engine=engine,
+            shapes=shapes,
+            largest_batch=largest_batch,
+            cuda_graph=cuda_graph,
         )
 
     return TensorRtSession(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ class Lane:
 
     Args:
         trt: The library.
+        why: What the library said last, for messages.
         cuda: The driver.
         engine: Shared by all lanes.
         shapes: Of one image, by tensor name: (H, W, C), (S, S) and ().
@@ -49,6 +51,7 @@ class Lane:
         self,
         *,
         trt: ModuleType,
+        why: Callable[[], str],
         cuda: Cuda,
         engine: tensorrt.ICudaEngine,
         shapes: dict[str, tuple[int, ...]],
@@ -56,7 +59,7 @@ class Lane:
         cuda_graph: bool,
     ) -> None:
         cuda.bind()
-        self._trt, self._cuda, self._engine, self._shapes = trt, cuda, engine, shapes
+        self._trt, self._why, self._cuda, self._engine, self._shapes = trt, why, cuda, engine, shapes
         self._cuda_graph = cuda_graph
         self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
@@ -101,38 +104,41 @@ class Lane:
         key = batch if self._records else 0
         if key not in self._contexts:
             context = _new_context(self._trt, self._engine, cuda_graph=self._cuda_graph)
+            if context is None:
+                raise self._refusal("could not make an execution context; the GPU's memory may be full")
             for name, address in self._device.items():
                 if not context.set_tensor_address(name, address):
-                    raise BackendError(f"TensorRT refused the memory for {name}")
+                    raise self._refusal(f"refused the memory for {name}")
             self._contexts[key] = context
         if self._batches.get(key) != batch:  # never between a run and its recording: a change may take work of its own
             shape = (batch, *self._shapes[INPUT])
             if not self._contexts[key].set_input_shape(INPUT, shape):
-                raise BackendError(f"TensorRT refused the input shape {shape}")
+                raise self._refusal(f"refused the input shape {shape}")
             self._batches[key] = batch
         return self._contexts[key]
 
     def _enqueue(self, context: tensorrt.IExecutionContext, batch: int) -> None:
         self._copy("cuMemcpyHtoDAsync_v2", INPUT, batch, to=self._device, of=self._pinned)
         if not context.execute_async_v3(self._stream):
-            raise BackendError(f"TensorRT could not queue a batch of {batch}")
+            raise self._refusal(f"could not queue a batch of {batch}")
         for name in OUTPUTS:
             self._copy("cuMemcpyDtoHAsync_v2", name, batch, to=self._pinned, of=self._device)
+
+    def _refusal(self, what: str) -> BackendError:
+        return BackendError(f"TensorRT {what} ({self._why()})")
 
     def _copy(self, function: str, name: str, batch: int, *, to: dict[str, int], of: dict[str, int]) -> None:
         self._cuda.call(function, to[name], of[name], self._host[name][:batch].nbytes, self._stream)
 
 
-def _new_context(trt: ModuleType, engine: tensorrt.ICudaEngine, *, cuda_graph: bool) -> tensorrt.IExecutionContext:
-    if cuda_graph and hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX alone
-        configuration = engine.create_runtime_config()
-        configuration.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        context = engine.create_execution_context(configuration)
-    else:
-        context = engine.create_execution_context()
-    if context is None:
-        raise BackendError("TensorRT could not make an execution context; the GPU's memory may be full")
-    return context
+def _new_context(
+    trt: ModuleType, engine: tensorrt.ICudaEngine, *, cuda_graph: bool
+) -> tensorrt.IExecutionContext | None:
+    if not (cuda_graph and hasattr(trt, "CudaGraphStrategy")):
+        return engine.create_execution_context()
+    configuration = engine.create_runtime_config()  # of TensorRT-RTX alone
+    configuration.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(configuration)
 
 
 def _free(cuda: Cuda, stream: int, device: dict[str, int], pinned: dict[str, int], graphs: dict[int, int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_size_t, c_uint64, c_void_p
 from types import ModuleType
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.backends.cuda import Cuda
 from reason_runtime.backends.tensorrt_lane import Lane
+from reason_runtime.errors import BackendError
 from tests.runtime.gpu import NEEDS_GPU
 
 pytestmark = NEEDS_GPU
@@ -57,11 +58,22 @@ class CopyingEngine:
         return CopyingContext(self.cuda)
 
 
-def new_lane(cuda: Cuda, *, cuda_graph: bool) -> Lane:
+class RefusingContext(CopyingContext):
+    def execute_async_v3(self, stream: int) -> bool:
+        return False
+
+
+class RefusingEngine(CopyingEngine):
+    def create_execution_context(self) -> CopyingContext:
+        return RefusingContext(self.cuda)
+
+
+def new_lane(cuda: Cuda, *, cuda_graph: bool, engine: CopyingEngine | None = None) -> Lane:
     return Lane(
         trt=ModuleType("without CudaGraphStrategy, as TensorRT is"),
+        why=lambda: "as it says",
         cuda=cuda,
-        engine=CopyingEngine(cuda),
+        engine=CopyingEngine(cuda) if engine is None else engine,
         shapes=SHAPES,
         largest_batch=LARGEST,
         cuda_graph=cuda_graph,
@@ -85,6 +97,14 @@ def test_every_batch_size_in_any_order_gives_its_own_answers(cuda_graph: bool) -
     lane = new_lane(Cuda(), cuda_graph=cuda_graph)
     for turn, batch in enumerate(np.random.default_rng(0).integers(1, LARGEST + 1, 40)):
         assert_right(lane, some_images(turn, int(batch)))
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_refusal_comes_with_what_the_library_said(cuda_graph: bool) -> None:
+    cuda = Cuda()
+    lane = new_lane(cuda, cuda_graph=cuda_graph, engine=RefusingEngine(cuda))
+    with pytest.raises(BackendError, match=r"^TensorRT could not queue a batch of 2 \(as it says\)$"):
+        lane.run(some_images(4, 2))
 
 
 def test_answers_are_not_overwritten_by_later_runs() -> None:
@@ -113,7 +133,8 @@ def test_a_lane_that_is_gone_gives_its_memory_back() -> None:
     def free_bytes() -> int:
         gc.collect()
         free, total = c_size_t(), c_size_t()
-        cuda.call("cuMemGetInfo_v2", free, total)
+        cuda.call("cuMemGetInfo_v2", byref(free), byref(total))  # undeclared, so it would get their values
+        assert 0 < free.value <= total.value
         return free.value
 
     def use_lanes() -> None:
