@@ -134,10 +134,13 @@ class Lane:
 def _new_context(
     trt: ModuleType, engine: tensorrt.ICudaEngine, *, cuda_graph: bool
 ) -> tensorrt.IExecutionContext | None:
-    if not (cuda_graph and hasattr(trt, "CudaGraphStrategy")):
+    if not hasattr(trt, "CudaGraphStrategy"):
         return engine.create_execution_context()
     configuration = engine.create_runtime_config()  # of TensorRT-RTX alone
-    configuration.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    # left alone it compiles a shape's kernels beside the first runs: some parts later another kernel would judge
+    configuration.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    if cuda_graph:
+        configuration.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     return engine.create_execution_context(configuration)
 
 

@@ -220,6 +220,16 @@ def test_tensorrt_rtx_names_what_it_builds_for_oldest_first() -> None:
     assert list(found) == sorted(found, key=float)
 
 
+def test_tensorrt_rtx_has_what_a_lane_sets_in_its_runtime_configuration() -> None:
+    trt = importlib.import_module("tensorrt_rtx")
+    settings = {
+        "cuda_graph_strategy": trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE,
+        "dynamic_shapes_kernel_specialization_strategy": trt.DynamicShapesKernelSpecializationStrategy.EAGER,
+    }
+    for name in settings:
+        assert getattr(trt.IRuntimeConfig, name).fset is not None
+
+
 class TellsWhoUsesIt:
     """In place of a lane, which needs a GPU: answers with its number, and fails where two calls use it at once."""
 
