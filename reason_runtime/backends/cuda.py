@@ -8,6 +8,7 @@ CUDA version of whichever TensorRT is installed.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 
 from reason_runtime.engine_facts import Gpu
@@ -39,7 +40,13 @@ SIGNATURES: dict[str, tuple[type[object], ...]] = {
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
 }
 """Exported name -> argument types; every one returns 0 or an error number. Source: cuda.h of CUDA 12."""
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+ATTRIBUTES = {
+    "MULTIPROCESSOR_COUNT": 16,
+    "INTEGRATED": 18,
+    "COMPUTE_CAPABILITY_MAJOR": 75,
+    "COMPUTE_CAPABILITY_MINOR": 76,
+}
+"""Name after `CU_DEVICE_ATTRIBUTE_` -> its number. Source: the same."""
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on allocating
 
@@ -116,8 +123,20 @@ class Cuda:
         return executable.value or 0
 
     def _describe(self, device: c_int) -> Gpu:
-        name, major, minor = ctypes.create_string_buffer(256), c_int(), c_int()
+        name, found = ctypes.create_string_buffer(256), {attribute: c_int() for attribute in ATTRIBUTES}
         self.call("cuDeviceGetName", name, len(name), device)
-        self.call("cuDeviceGetAttribute", major, _CAPABILITY_MAJOR, device)
-        self.call("cuDeviceGetAttribute", minor, _CAPABILITY_MINOR, device)
-        return Gpu(name=name.value.decode(), compute_capability=f"{major.value}.{minor.value}")
+        for attribute, value in found.items():
+            self.call("cuDeviceGetAttribute", value, ATTRIBUTES[attribute], device)
+        return describe(name.value.decode(), {attribute: value.value for attribute, value in found.items()})
+
+
+def describe(name: str, attributes: Mapping[str, int]) -> Gpu:
+    """A GPU by what the driver says of it.
+
+    Those of all Jetson Orin modules have one name, and an engine tuned on 16 multiprocessors is not for 8: a GPU that is
+    part of a module is told by their number too.
+    """
+    if attributes["INTEGRATED"]:
+        name = f"{name} ({attributes['MULTIPROCESSOR_COUNT']} SM)"
+    major, minor = attributes["COMPUTE_CAPABILITY_MAJOR"], attributes["COMPUTE_CAPABILITY_MINOR"]
+    return Gpu(name=name, compute_capability=f"{major}.{minor}")

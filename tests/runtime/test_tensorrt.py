@@ -179,11 +179,15 @@ def as_ctypes(argument: str) -> object:
     return ctypes.POINTER(KINDS[kind.removesuffix("*").strip()])
 
 
-def test_every_call_of_the_driver_is_declared_as_in_cudas_own_header() -> None:
+def cudas_own_header() -> str:
     triton = importlib.util.find_spec("triton")  # it comes with PyTorch and carries the header
     assert triton is not None
     assert triton.origin is not None
-    header = (Path(triton.origin).parent / "backends" / "nvidia" / "include" / "cuda.h").read_text()
+    return (Path(triton.origin).parent / "backends" / "nvidia" / "include" / "cuda.h").read_text()
+
+
+def test_every_call_of_the_driver_is_declared_as_in_cudas_own_header() -> None:
+    header = cudas_own_header()
     defined = re.findall(r"#define (cu\w+)\s+(?:__CUDA_API_PTSZ\()?(cu\w+)", header)
     written = {exported: plain for plain, exported in defined}
     for exported, types in cuda.SIGNATURES.items():
@@ -192,6 +196,22 @@ def test_every_call_of_the_driver_is_declared_as_in_cudas_own_header() -> None:
         declared = re.search(rf"CUresult CUDAAPI {name}\(([^)]*)\);", header)
         assert declared is not None, exported
         assert tuple(as_ctypes(argument.strip()) for argument in declared[1].split(",")) == types, exported
+
+
+def test_every_attribute_of_a_gpu_has_the_number_of_cudas_own_header() -> None:
+    header = cudas_own_header()
+    for name, number in cuda.ATTRIBUTES.items():
+        assert re.search(rf"CU_DEVICE_ATTRIBUTE_{name} = {number},", header), name
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "integrated", "told"),
+    [("Orin", 16, 1, "Orin (16 SM)"), ("Orin", 8, 1, "Orin (8 SM)"), ("NVIDIA H100", 132, 0, "NVIDIA H100")],
+)
+def test_gpus_of_different_modules_are_told_apart(name: str, count: int, integrated: int, told: str) -> None:
+    capability = {"COMPUTE_CAPABILITY_MAJOR": 8, "COMPUTE_CAPABILITY_MINOR": 7}
+    found = cuda.describe(name, {"MULTIPROCESSOR_COUNT": count, "INTEGRATED": integrated, **capability})
+    assert found == Gpu(name=told, compute_capability="8.7")
 
 
 KNOWN = ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
@@ -222,12 +242,10 @@ def test_tensorrt_rtx_names_what_it_builds_for_oldest_first() -> None:
 
 def test_tensorrt_rtx_has_what_a_lane_sets_in_its_runtime_configuration() -> None:
     trt = importlib.import_module("tensorrt_rtx")
-    settings = {
-        "cuda_graph_strategy": trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE,
-        "dynamic_shapes_kernel_specialization_strategy": trt.DynamicShapesKernelSpecializationStrategy.EAGER,
-    }
-    for name in settings:
+    for name in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
         assert getattr(trt.IRuntimeConfig, name).fset is not None
+    assert "WHOLE_GRAPH_CAPTURE" in trt.CudaGraphStrategy.__members__
+    assert "EAGER" in trt.DynamicShapesKernelSpecializationStrategy.__members__
 
 
 class TellsWhoUsesIt:
