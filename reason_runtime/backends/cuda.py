@@ -133,8 +133,8 @@ class Cuda:
 def describe(name: str, attributes: Mapping[str, int]) -> Gpu:
     """A GPU by what the driver says of it.
 
-    Those of all Jetson Orin modules have one name, and an engine tuned on 16 multiprocessors is not for 8: a GPU that is
-    part of a module is told by their number too.
+    Those of all Jetson Orin modules have one name, and an engine tuned on 16 multiprocessors is not for 8: a GPU that
+    is part of a module is told by their number too.
     """
     if attributes["INTEGRATED"]:
         name = f"{name} ({attributes['MULTIPROCESSOR_COUNT']} SM)"
