@@ -4,6 +4,7 @@
 |---|---|
 | at a convolution's input, one pair a tensor, however many read it | the convolution runs on int8 |
 | on its weight, an int8 constant with one scale an output channel, and a DequantizeLinear | the same |
+| one scale for all of a transposed convolution's weight | TensorRT has no kernel for one an output channel |
 | on the shortcut of a residual sum, not on its other side | TensorRT and OpenVINO fuse convolution, sum and rectifier |
 | nowhere on a sum that the map head alone reads, as that of two students | the head stays float32 |
 | within a concatenation: int8 in, of its output's scale, and int8 out | OpenVINO computes wrong values otherwise |
@@ -32,7 +33,6 @@ from reason_export.graph_parts import (
     convolutions,
     is_depthwise,
     map_head,
-    output_axis,
     wiring,
 )
 
@@ -176,12 +176,12 @@ class _Pairs:
         """Replace a convolution's weight by int8 values and their scales, and correct its bias."""
         name = node.input[1]
         weight = self.weights[name]
-        axis = output_axis(node)
+        axis = None if node.op_type == "ConvTranspose" else 0
         levels = LEVELS if is_depthwise(node, weight) else SUMMED_LEVELS
         rest = tuple(i for i in range(weight.ndim) if i != axis)
         largest = np.abs(weight).max(axis=rest)
         scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(levels)  # a dead channel stays 0
-        scales = along(axis, scale, dimensions=weight.ndim)
+        scales = scale if axis is None else along(axis, scale, dimensions=weight.ndim)
         values = np.clip(np.round(weight / scales), -levels, levels).astype(np.int8)
         if axis == 0:
             self._correct_bias(node, values * scales - weight)

@@ -60,7 +60,7 @@ def test_every_zero_point_is_zero_and_every_value_int8(
         assert not weights[node.input[2]].any()
 
 
-def test_weights_have_one_scale_an_output_channel(
+def test_weights_have_one_scale_an_output_channel_and_transposed_ones_one_in_all(
     int8: onnx.ModelProto, weights: dict[str, NDArray[np.generic]]
 ) -> None:
     made = makers(int8)
@@ -68,13 +68,16 @@ def test_weights_have_one_scale_an_output_channel(
     assert {node.op_type for node in layers} == set(CONVOLUTIONS)
     for node in layers:
         dequantise = made[node.input[1]]
-        axis = 0 if node.op_type == "Conv" else 1
         values, scales = (weights[name] for name in dequantise.input[:2])
-        assert (values.dtype, scales.shape) == (np.int8, (values.shape[axis],))
-        assert helper.get_node_attr_value(dequantise, "axis") == axis
-        rest = tuple(i for i in range(values.ndim) if i != axis)
-        largest = np.abs(values.astype(int)).max(axis=rest)
-        levels = LEVELS if axis == 0 and values.shape[1] == 1 else SUMMED_LEVELS
+        levels = LEVELS if node.op_type == "Conv" and values.shape[1] == 1 else SUMMED_LEVELS
+        if node.op_type == "ConvTranspose":
+            assert (values.dtype, scales.shape) == (np.int8, ())
+            assert not dequantise.attribute
+            assert np.abs(values.astype(int)).max() == levels
+            continue
+        assert (values.dtype, scales.shape) == (np.int8, (values.shape[0],))
+        assert helper.get_node_attr_value(dequantise, "axis") == 0
+        largest = np.abs(values.astype(int)).max(axis=tuple(range(1, values.ndim)))
         assert set(largest) <= {0, levels}  # the whole range of each channel is used; some channels are dead
 
 
@@ -91,9 +94,9 @@ def test_quantised_weights_are_within_half_a_step_of_equalised_ones(precise_bund
     assert [node.name for node in quantised_layers(int8)] == layers
     for node in quantised_layers(int8):
         values, scales = (weights[name] for name in made[node.input[1]].input[:2])
-        shape = [-1 if i == (node.op_type == "ConvTranspose") else 1 for i in range(values.ndim)]
+        scales = scales.reshape(-1, *[1] * (values.ndim - 1))
         original = before[node.input[1].removesuffix(".dequantised")]
-        gap = np.abs(values * scales.reshape(shape) - original) / scales.reshape(shape)
+        gap = np.abs(values * scales - original) / scales
         assert gap.max() <= 0.5 + 1e-3
 
 
