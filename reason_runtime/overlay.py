@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import InputFormat, covered
 
+T = TypeVar("T", np.float32, np.uint8)
 LONGEST_SIDE_PX = 1024  # of a picture: a 100-megapixel image gets no 100-megapixel overlay
 _OPACITY = 0.7  # of the colour at the top of the scale; 0 at its bottom, so that good regions stay visible
 _LINES = (((0, 0, 0), 3), ((255, 255, 255), 1))  # RGB and width: white on black is seen on bright and dark parts
@@ -83,7 +85,8 @@ def overlay(
         covered(picture.shape, input_format=input_format)
     ]  # a view: what is drawn here is drawn on the picture
     size = (target.shape[1], target.shape[0])
-    resized = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    shrunk = shrink(anomaly_map, height_px=size[1], width_px=size[0])
+    resized = cv2.resize(shrunk, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
     opacity = _OPACITY * _height(resized, scale)[:, :, None]
     target[:] = np.round((1 - opacity) * target + opacity * heat_map(resized, scale=scale)).astype(np.uint8)
     if pixel_threshold is not None:
@@ -94,6 +97,14 @@ def overlay(
             cv2.drawContours(lined, outlines, -1, colour, width_px)
         target[:] = lined
     return picture
+
+
+def shrink(values: NDArray[T], *, height_px: int, width_px: int) -> NDArray[T]:
+    """(H, W) to at most this size, each pixel the highest of those it stands for: a small peak is not lost."""
+    for axis, length in enumerate((height_px, width_px)):
+        if values.shape[axis] > length:
+            values = np.maximum.reduceat(values, np.arange(length) * values.shape[axis] // length, axis=axis)
+    return values
 
 
 def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -77,6 +77,7 @@ def _judge(
             masks=result.masks,
             input_format=input_format(result.run.config.method),
             settings=report_settings(result),
+            tile_px=result.run.config.training.tile_px,
         )
         facts["report"] = str(page)
     return result.evaluation, facts

@@ -1,5 +1,6 @@
 """The page that `evaluate --report` writes: one HTML file that needs nothing but a browser, not even a network."""
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
@@ -40,6 +41,7 @@ def write_report(
     input_format: InputFormat,
     settings: Mapping[str, object],
     note: str | None = None,
+    tile_px: int | None = None,
 ) -> Path:
     """Write `<folder>/report.html` and return its path.
 
@@ -55,6 +57,7 @@ def write_report(
         input_format: How the images are read and which part of them the maps cover.
         settings: What was run; names and values as they shall be read.
         note: A sentence that a reader must know before the figures.
+        tile_px: Side of the tiles that the run was trained on; None where it was not.
 
     Raises:
         ImageError: A picture that the page shows cannot be read.
@@ -75,7 +78,7 @@ def write_report(
         subtitle=f"{evaluation.good} good and {evaluation.defective} defective test images · written {now}",
         note="" if note is None else f"<p><strong>{escape(note)}</strong></p>",
         figures=_figures(evaluation),
-        threshold=_threshold_text(threshold, evaluation, false_alarms=false_alarms, missed=missed),
+        threshold=_threshold_text(threshold, evaluation, false_alarms=false_alarms, missed=missed, tile_px=tile_px),
         charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks),
         defects=defect_table(evaluation, samples=samples, scores=scores, limit=limit),
         groups=group_section(evaluation),
@@ -93,11 +96,13 @@ def check_folder(folder: Path) -> None:
     """Refuse a place where no page can be written, before anything is judged; nothing is made.
 
     Raises:
-        ReasonError: A file is in the way.
+        ReasonError: A file is in the way, or the system lets nothing be written there.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ReasonError(f"{there}: is a file; expected a folder for the report, or a place for one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ReasonError(f"{there}: may not be written to; expected a folder for the report, or a place for one")
 
 
 def _figures(evaluation: Evaluation) -> str:
@@ -126,7 +131,12 @@ def _wrong(scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None)
 
 
 def _threshold_text(
-    threshold: Threshold | None, evaluation: Evaluation, *, false_alarms: int | None, missed: int | None
+    threshold: Threshold | None,
+    evaluation: Evaluation,
+    *,
+    false_alarms: int | None,
+    missed: int | None,
+    tile_px: int | None,
 ) -> str:
     if threshold is None:
         return (
@@ -134,18 +144,27 @@ def _threshold_text(
             "<code>reason-train calibrate</code> draws one from held-out good images.</p>"
         )
     bound, wanted = threshold.false_reject_upper_bound, threshold.target_false_reject_rate
-    kept = (
-        "which keeps the wanted rate"
-        if bound <= wanted
-        else f"which misses it: that would take {images_needed(wanted)} images without a reject"
-    )
+    if tile_px is not None:
+        promise = (
+            f"Wanted: at most {wanted:.2%} of good tiles rejected. {threshold.rejected} of these {threshold.images} "
+            f"are, so the true rate is at most {bound:.2%} of tiles with 95 % confidence, were those of a picture "
+            "independent of each other. A picture is rejected where one of its tiles is."
+        )
+    else:
+        kept = (
+            "which keeps the wanted rate"
+            if bound <= wanted
+            else f"which misses it: that would take {images_needed(wanted)} images without a reject"
+        )
+        promise = (
+            f"Wanted: at most {wanted:.2%} of good parts rejected. {threshold.rejected} of {threshold.images} held-out "
+            f"good images are rejected, so the true rate is at most {bound:.2%} with 95 % confidence, {kept}."
+        )
     return (
         f"<p>An image is anomalous at a score of <strong>{threshold.value:.6g}</strong> or more. On this test set that "
         f"rejects <strong>{false_alarms} of {evaluation.good}</strong> good images and misses "
         f"<strong>{missed} of {evaluation.defective}</strong> defective ones.</p>"
-        f'<p class="soft">Source: {escape(threshold.source)}. Wanted: at most {wanted:.2%} of good parts rejected. '
-        f"{threshold.rejected} of {threshold.images} held-out good images are rejected, so the true rate is at most "
-        f"{bound:.2%} with 95 % confidence, {kept}.</p>"
+        f'<p class="soft">Source: {escape(threshold.source)}. {promise}</p>'
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reason_runtime.image import InputFormat, read_image
-from reason_runtime.overlay import heat_map, overlay
+from reason_runtime.overlay import heat_map, overlay, shrink
 from reason_train.datasets import Sample
 from reason_train.datasets.masks import read_mask_levels
 
@@ -72,7 +72,9 @@ class Painter:
             )
             shown.append(("anomaly map", _data_uri(painted, "JPEG")))
         if sample.mask_path is not None:
-            shown.append(("mask", _data_uri(_thumbnail(read_mask_levels(sample.mask_path)), "PNG")))
+            height_px, width_px = image.shape[:2]  # of a picture as large as the mask
+            mask = shrink(read_mask_levels(sample.mask_path)[:, :, 0], height_px=height_px, width_px=width_px)
+            shown.append(("mask", _data_uri(mask[:, :, None], "PNG")))
         return tuple(shown)
 
 
@@ -132,7 +134,9 @@ def map_key(painter: Painter) -> str:
         if painter.threshold is None
         else "; where the score reaches the threshold, a white line is around what does so in the map"
     )
-    return f'<p class="soft">Anomaly maps: 0 {picture} {painter.scale:.4g}, the same in all pictures{line}.</p>\n'
+    return (
+        f'<p class="soft">Anomaly maps: 0 {picture} {painter.scale:.4g} or more, the same in all pictures{line}.</p>\n'
+    )
 
 
 def case_section(cases: Sequence[Case], *, kind: Kind, of: int, wrong: int | None, root: Path) -> str:

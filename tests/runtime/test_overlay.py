@@ -65,6 +65,18 @@ def test_a_line_is_drawn_around_what_is_at_or_above_the_threshold() -> None:
     assert not (without == 255).all(axis=2).any()
 
 
+@pytest.mark.parametrize("size", [(2048, 3072), (3000, 2999)])
+def test_a_peak_of_a_large_map_is_drawn_in_a_small_picture(size: tuple[int, int]) -> None:
+    values = np.zeros(size, dtype=np.float32)
+    values[1003, 1001] = 1.0
+    image = np.full((*size, 3), 100, dtype=np.uint8)
+    picture = overlay(image, values, input_format=FORM, scale=1.0, threshold=0.9)
+    assert (picture == 255).all(axis=2).any()
+    changed = np.argwhere((picture != 100).any(axis=2))
+    place = np.array([1003.5, 1001.5]) * picture.shape[:2] / np.array(size)
+    assert np.abs(changed - place).max() < 4  # the line around one pixel
+
+
 def test_mono_and_large_images_become_rgb_pictures_of_bounded_size() -> None:
     image = np.zeros((3000, 1500, 1), dtype=np.uint8)
     picture = overlay(image, np.ones((32, 32), dtype=np.float32), input_format=FORM, scale=1.0, pixel_threshold=None)

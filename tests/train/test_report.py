@@ -39,7 +39,12 @@ LIMIT = Threshold(
 
 
 def page(
-    tmp_path: Path, *, masks: bool = True, threshold: Threshold | None = LIMIT, title: str = "bolt & <nut>"
+    tmp_path: Path,
+    *,
+    masks: bool = True,
+    threshold: Threshold | None = LIMIT,
+    title: str = "bolt & <nut>",
+    tile_px: int | None = None,
 ) -> Path:
     dataset = load_dataset(trees.mvtec(tmp_path / "bolt", masks=masks))
     truth = read_masks(dataset.test, size_px=SIZE)
@@ -58,6 +63,7 @@ def page(
         masks=truth,
         input_format=square_format(SIZE),
         settings={"teacher": "efficientnet_lite0", "folder": "<b>mine</b>"},
+        tile_px=tile_px,
     )
 
 
@@ -167,6 +173,32 @@ def test_a_threshold_that_judges_all_rightly_is_said_to(tmp_path: Path) -> None:
     text = text_of(page(tmp_path, threshold=perfect).read_text(encoding="utf-8"))
     assert "2 of 2 good images, those with the highest scores; the threshold judges all of them rightly." in text
     assert "1.00% with 95 % confidence, which keeps the wanted rate" in text
+
+
+def test_a_bound_of_tiles_promises_nothing_of_parts(tmp_path: Path) -> None:
+    tiles = replace(LIMIT, images=320, false_reject_upper_bound=0.0093, source="320 tiles of 2 held-out good images")
+    text = text_of(page(tmp_path, threshold=tiles, tile_px=64).read_text(encoding="utf-8"))
+    assert "1.00% of good tiles rejected. 0 of these 320 are, so the true rate is at most 0.93% of tiles" in text
+    assert "A picture is rejected where one of its tiles is." in text
+    assert "good parts" not in text
+    assert "320 held-out good images" not in text
+
+
+def test_a_small_defect_of_a_large_picture_is_seen_in_its_mask_and_map(tmp_path: Path) -> None:
+    side = 4000
+    image, mask = tmp_path / "part.png", tmp_path / "part_mask.png"
+    Image.new("RGB", (side, side), (90, 90, 90)).save(image)
+    drawn = np.zeros((side, side), np.uint8)
+    drawn[2005:2008, 1005:1008] = 255
+    Image.fromarray(drawn).save(mask)
+    sample = Sample(path=image, anomalous=True, defect="dent", mask_path=mask)
+    painter = Painter(input_format=square_format(SIZE), scale=1.0, threshold=0.5)
+    shown = dict(painter.pictures(sample, score=1.0, anomaly_map=drawn.astype(np.float32) / 255))
+    for uri in (shown["mask"], shown["anomaly map"]):
+        with Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert pixels.shape == (384, 384)
+        assert pixels[187:198, 92:102].max() > 200
 
 
 def test_groups_have_a_table_with_their_mean(tmp_path: Path) -> None:

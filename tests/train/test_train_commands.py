@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from reason_train.calibrate import read_held_out
 from reason_train.run import CALIBRATION, RUN, THRESHOLD
 from tests.commands import Done, call
+from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.pictures import good_parts, good_picture, save
 
 SMALL = ("--steps", 1, "--batch-size", 2, "--image-size", 64, "--device", "cpu")
@@ -184,6 +186,19 @@ def test_a_file_in_the_reports_way_is_met_before_an_image_is_read(
     report = data / "test" / "hole" / "000.png"
     done = call("reason-train", "evaluate", finished_run, "--data", data, "--device", "cpu", "--report", report)
     assert f"{report}: is a file; expected a folder for the report" in done.error
+
+
+@NEEDS_MOUNT
+def test_a_report_where_nothing_may_be_written_is_met_before_an_image_is_read(
+    finished_run: Path, parts: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "stripes"))
+    (data / "test" / "good" / "000.png").write_text("not an image")
+    with small_disk(tmp_path / "disk", size="1m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        report = disk / "new" / "report"
+        done = call("reason-train", "evaluate", finished_run, "--data", data, "--device", "cpu", "--report", report)
+    assert f"{disk}: may not be written to; expected a folder for the report" in done.error
 
 
 def test_evaluate_without_defective_images_is_one_clear_line(finished_run: Path, tmp_path: Path) -> None:
