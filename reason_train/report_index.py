@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from reason_runtime.atomic import write_text
+from reason_runtime.atomic import write_bytes
 from reason_train.all_categories import FIGURES, MEAN, Figures, mean_figures, percent
 from reason_train.report import FILE_NAME
 
@@ -39,7 +39,7 @@ def write_index(folder: Path, *, title: str, rows: Mapping[str, Figures], notes:
         mean=_row(MEAN, mean_figures(rows)),
     )
     path = folder / INDEX
-    write_text(path, page)
+    write_bytes(path, page.encode(errors="backslashreplace"))  # the name of a folder may be no UTF-8
     return path
 
 

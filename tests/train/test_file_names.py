@@ -36,6 +36,16 @@ def test_such_images_are_trained_on_and_judged(tmp_path: Path) -> None:
     assert "sch" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_root_of_such_a_name_has_its_index(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode("Räder".encode("latin-1"))
+    parts_with_defects(root / "stripes", images=5)
+    small_training(root / "stripes", tmp_path / "runs" / "stripes", steps=1, held_out_share=0.0)
+    arguments = (tmp_path / "runs", "--data", root, "--category", "all", "--device", "cpu")
+    done = call("reason-train", "evaluate", *arguments, "--report", tmp_path / "report")
+    assert done.status == 0, done.log
+    assert "<h1>R\\udce4der</h1>" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
 def test_such_images_of_a_plain_folder_fall_on_a_side_by_their_name(tmp_path: Path) -> None:
     for number in range(8):
         save(tmp_path / "good" / f"{number}{LATIN}", good_picture(number))
