@@ -243,9 +243,11 @@ def accuracy(
         print(json.dumps(dataclasses.asdict(found)))
         return
     print(f"image AUROC {found.image_auroc:.4f} on {found.good} good and {found.defective} defective images")
+    if found.threshold is None:
+        print(f"{found.backend} {found.precision}; every decision is UNKNOWN: {detector.limit.hint}")
+        return
     print(f"{found.good_rejected} good images rejected, {found.defective_passed} defective ones passed")
-    limit = "no threshold" if found.threshold is None else f"threshold {found.threshold:.6g} ({detector.limit.source})"
-    print(f"{found.backend} {found.precision}, {limit}")
+    print(f"{found.backend} {found.precision}, threshold {found.threshold:.6g} ({detector.limit.source})")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from reason_runtime.strict_json import Json
 _PROGRAM = """
 import json, sys, time
 from pathlib import Path
-started = time.time()
+started = time.monotonic()
 import numpy as np
 from reason_runtime import load
 bundle, options = json.loads(sys.argv[1])
@@ -25,7 +25,7 @@ detector = load(bundle, **options)
 form = detector.bundle.manifest.input
 image = np.zeros((form.resize_height_px, form.resize_width_px, form.channels), np.uint8)
 detector(image)
-first = time.time()
+first = time.monotonic()
 for _ in range(20):
     detector(image)
 status = Path("/proc/self/status")

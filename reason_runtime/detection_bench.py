@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
-from reason_runtime.errors import DataError
+from reason_runtime.errors import BackendError, DataError
 from reason_runtime.image import list_images, read_image
 from reason_runtime.progress import counted
 from reason_runtime.strict_json import Json
 
 GOOD = "good"
+MASKS = ("masks", "ground_truth")
+"""Folders beside it that hold no pictures of parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +50,15 @@ class Detection:
 
 
 def measure_detection(detector: Detector, folder: Path) -> Detection:
-    """Judge `<folder>/good` and every folder beside it (`<folder>/test` where there is one).
+    """Judge `<folder>/good` and every folder beside it but those of masks (`<folder>/test` where there is one).
 
     Raises:
         DataError: One of the two kinds is missing, or an image lies beside the folders.
         ImageError: An image cannot be read.
-        BackendError: The inference library failed.
+        BackendError: The inference library failed, or a score or map is not finite.
     """
     root = folder / "test" if os.path.isdir(folder / "test") else folder
-    paths = list_images(root)
+    paths = [path for path in list_images(root) if path.relative_to(root).parts[0] not in MASKS]
     anomalous = np.array([path.relative_to(root).parts[0] != GOOD for path in paths], np.bool_)
     if not anomalous.any() or anomalous.all():
         raise DataError(f"{root}: expected images in {GOOD}/ and in at least one folder of defects beside it")
@@ -64,9 +66,12 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
     form = detector.bundle.manifest.input
-    results = [
-        detector(read_image(path, input_format=form)) for path in counted(paths, total=len(paths), what="images")
-    ]
+    results = []
+    for path in counted(paths, total=len(paths), what="images"):
+        result = detector(read_image(path, input_format=form))
+        if not np.isfinite(result.score):
+            raise BackendError(f"{path}: {result.reason}; look at the bundle with reason-export check")
+        results.append(result)
     rejected = np.array([result.is_anomalous for result in results])
     return Detection(
         good=int((~anomalous).sum()),

@@ -227,6 +227,30 @@ def test_accuracy_with_an_image_beside_the_folders_is_refused(
     assert f"{tmp_path / 'overview.png'}: lies beside the folders; move it into good/" in told
 
 
+def test_accuracy_leaves_masks_out_as_training_does(exported_bundle: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts / "test", tmp_path / "parts"))
+    shutil.copytree(parts / "ground_truth", data / "ground_truth")
+    found = [
+        json.loads(call("reason-bench", "accuracy", exported_bundle, "--data", folder, "--json").output)
+        for folder in (parts, data)
+    ]
+    assert found[1] == found[0]
+
+
+def test_accuracy_of_a_model_whose_output_is_not_finite_is_refused(parts: Path, tmp_path: Path) -> None:
+    broken = make_bundle(tmp_path / "broken", scale=float("nan")).path
+    done = call("reason-bench", "accuracy", broken, "--data", parts, "--json")
+    assert (done.status, done.output) == (1, "")
+    assert f"{parts / 'test' / 'good'}/" in done.error
+    assert "the model's output is not finite" in done.error
+
+
+def test_accuracy_without_a_threshold_counts_no_verdict(parts: Path, tmp_path: Path) -> None:
+    told = call("reason-bench", "accuracy", make_bundle(tmp_path / "b", threshold=None).path, "--data", parts).output
+    assert "every decision is UNKNOWN: no threshold for fp32 in the bundle" in told
+    assert "rejected" not in told
+
+
 @pytest.mark.parametrize(
     ("size", "told"),
     [(("-5", "100"), "the smallest side allowed"), (("1000000", "1000000"), "the largest image allowed")],
