@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
-from reason_runtime.errors import BackendError, DataError
-from reason_runtime.image import list_images, read_image
+from reason_runtime.errors import BackendError, DataError, ImageError
+from reason_runtime.image import list_images
+from reason_runtime.predict import judge
 from reason_runtime.progress import counted
 from reason_runtime.strict_json import Json
 
@@ -54,7 +55,7 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
 
     Raises:
         DataError: One of the two kinds is missing, or an image lies beside the folders.
-        ImageError: An image cannot be read.
+        ImageError: An image cannot be read, or is of a size that the bundle does not take.
         BackendError: The inference library failed, or a score or map is not finite.
     """
     root = folder / "test" if os.path.isdir(folder / "test") else folder
@@ -65,13 +66,14 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
-    form = detector.bundle.manifest.input
     results = []
     for path in counted(paths, total=len(paths), what="images"):
-        result = detector(read_image(path, input_format=form))
-        if not np.isfinite(result.score):
-            raise BackendError(f"{path}: {result.reason}; look at the bundle with reason-export check")
-        results.append(result)
+        judgement = judge(detector, path)
+        if judgement.result is None:
+            raise ImageError(judgement.failure)
+        if judgement.failure is not None:
+            raise BackendError(f"{path}: {judgement.failure}; look at the bundle with reason-export check")
+        results.append(judgement.result)
     rejected = np.array([result.is_anomalous for result in results])
     return Detection(
         good=int((~anomalous).sum()),

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from reason_runtime.cold_start import measure_cold_start
 from reason_runtime.detection_bench import _auroc
 from reason_runtime.detector import load
 from reason_runtime.errors import BackendError, DataError
+from reason_runtime.image import square_format
 from reason_runtime.power import power_w
 from reason_runtime.roofline import count_gflop
 from reason_runtime.throughput import settings
@@ -243,6 +245,11 @@ def test_accuracy_of_a_model_whose_output_is_not_finite_is_refused(parts: Path, 
     assert (done.status, done.output) == (1, "")
     assert f"{parts / 'test' / 'good'}/" in done.error
     assert "the model's output is not finite" in done.error
+
+
+def test_accuracy_names_the_image_that_the_graph_does_not_take(parts: Path, tmp_path: Path) -> None:
+    fixed = make_bundle(tmp_path / "fixed", input_format=replace(square_format(32), resize_filter="in-graph")).path
+    assert f"{parts / 'test' / 'good' / '000.png'}: " in call("reason-bench", "accuracy", fixed, "--data", parts).error
 
 
 def test_accuracy_without_a_threshold_counts_no_verdict(parts: Path, tmp_path: Path) -> None:
