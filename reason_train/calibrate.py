@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reason_runtime import manifest
 from reason_runtime.atomic import write_bytes, write_text
-from reason_runtime.errors import DataError, RunError
+from reason_runtime.errors import BundleError, DataError, RunError
 from reason_runtime.manifest import Threshold
+from reason_runtime.strict_json import parse
 from reason_train.calibration import check_rate, described_images, images_needed, threshold_for
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
@@ -172,8 +174,8 @@ def read_threshold(folder: Path) -> Threshold | None:
     if not path.is_file():
         return None
     try:
-        return Threshold(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return manifest.read_threshold(parse(path.read_text(encoding="utf-8"), where=THRESHOLD), where=THRESHOLD)
+    except (OSError, ValueError, BundleError) as error:
         raise RunError(f"{path}: is not a threshold of this version ({error}); calibrate again") from error
 
 

@@ -55,6 +55,7 @@ def _judge(
     from reason_train.evaluate import report_settings
     from reason_train.progress import image_bar
 
+    threshold = None if report is None else read_threshold(run_folder)
     with image_bar(f"judging {found.name}", total=len(found.test)) as bar:
         result = judge_all(
             run_folder, found, device=find_device(device), keep_maps=report is not None, progress=bar.advance
@@ -72,7 +73,7 @@ def _judge(
             evaluation=result.evaluation,
             samples=result.samples,
             scores=result.judgement.scores,
-            threshold=read_threshold(run_folder),
+            threshold=threshold,
             maps=result.judgement.maps,
             masks=result.masks,
             input_format=input_format(result.run.config.method),

@@ -201,6 +201,24 @@ def test_a_report_where_nothing_may_be_written_is_met_before_an_image_is_read(
     assert f"{disk}: may not be written to; expected a folder for the report" in done.error
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("null", "value: found null, expected a finite number"), ("NaN", "holds NaN, which is not JSON")],
+)
+def test_a_threshold_of_no_number_is_refused_before_a_report_is_begun(
+    value: str, told: str, run_copy: Path, parts: Path, tmp_path: Path
+) -> None:
+    facts = json.loads((run_copy / THRESHOLD).read_text())
+    (run_copy / THRESHOLD).write_text(json.dumps(facts).replace(str(facts["value"]), value))
+    data = Path(shutil.copytree(parts, tmp_path / "stripes"))
+    (data / "test" / "hole" / "000.png").write_bytes((data / "test" / "hole" / "000.png").read_bytes()[:200])
+    arguments = (run_copy, "--data", data, "--device", "cpu", "--report", tmp_path / "report")
+    error = call("reason-train", "evaluate", *arguments).error
+    assert f"{run_copy / THRESHOLD}: is not a threshold of this version" in error
+    assert told in error
+    assert not (tmp_path / "report").exists()
+
+
 def test_evaluate_without_defective_images_is_one_clear_line(finished_run: Path, tmp_path: Path) -> None:
     data = good_parts(tmp_path / "stripes", images=3)
     assert "test" in call("reason-train", "evaluate", finished_run, "--data", data).error
