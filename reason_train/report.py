@@ -148,7 +148,7 @@ def _threshold_text(
         promise = (
             f"Wanted: at most {wanted:.2%} of good tiles rejected. {threshold.rejected} of these {threshold.images} "
             f"are, so the true rate is at most {bound:.2%} of tiles with 95 % confidence, were those of a picture "
-            "independent of each other. A picture is rejected where one of its tiles is."
+            "independent of each other. A picture of K tiles is rejected up to K times as often."
         )
     else:
         kept = (

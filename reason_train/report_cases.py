@@ -171,6 +171,6 @@ def _case(case: Case, verdict: str, root: Path) -> str:
         f'<div><img src="{uri}" alt="{escape(f"{kind} of {name}")}">{kind}</div>' for kind, uri in case.pictures
     )
     return (
-        f'<figure class="card case"><figcaption><b>{escape(name)}</b><span>score {case.score:.4g}</span>{group}{mark}'
+        f'<figure class="card case"><figcaption><b>{escape(name)}</b><span>score {case.score:.6g}</span>{group}{mark}'
         f'</figcaption><div class="pictures">{shown}</div></figure>'
     )

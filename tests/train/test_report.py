@@ -45,11 +45,12 @@ def page(
     threshold: Threshold | None = LIMIT,
     title: str = "bolt & <nut>",
     tile_px: int | None = None,
+    alarm: float = 0.6,
 ) -> Path:
     dataset = load_dataset(trees.mvtec(tmp_path / "bolt", masks=masks))
     truth = read_masks(dataset.test, size_px=SIZE)
     scores = np.array([0.9 if s.defect == "dent" else 0.2 for s in dataset.test], np.float32)
-    scores[[s.defect == "good" for s in dataset.test]] = [0.1, 0.6]
+    scores[[s.defect == "good" for s in dataset.test]] = [0.1, alarm]
     maps = np.zeros((len(scores), SIZE, SIZE), np.float32) + scores[:, None, None] / 2
     maps[:, 2:6, 2:6] = scores[:, None, None]
     return write_report(
@@ -175,11 +176,16 @@ def test_a_threshold_that_judges_all_rightly_is_said_to(tmp_path: Path) -> None:
     assert "1.00% with 95 % confidence, which keeps the wanted rate" in text
 
 
+def test_a_score_just_below_the_threshold_is_not_rounded_to_it(tmp_path: Path) -> None:
+    text = text_of(page(tmp_path, threshold=replace(LIMIT, value=0.600013), alarm=0.600007).read_text(encoding="utf-8"))
+    assert "good/001.png score 0.600007" in text
+
+
 def test_a_bound_of_tiles_promises_nothing_of_parts(tmp_path: Path) -> None:
     tiles = replace(LIMIT, images=320, false_reject_upper_bound=0.0093, source="320 tiles of 2 held-out good images")
     text = text_of(page(tmp_path, threshold=tiles, tile_px=64).read_text(encoding="utf-8"))
     assert "1.00% of good tiles rejected. 0 of these 320 are, so the true rate is at most 0.93% of tiles" in text
-    assert "A picture is rejected where one of its tiles is." in text
+    assert "A picture of K tiles is rejected up to K times as often." in text
     assert "good parts" not in text
     assert "320 held-out good images" not in text
 
