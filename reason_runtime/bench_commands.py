@@ -213,7 +213,10 @@ def pipeline(
 @app.command()
 def accuracy(
     bundle: BundleArgument,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with good/ and a folder for each defect.")],
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder with good/ and a folder for each defect, without images trained on."),
+    ],
     backend: AnyBackendOption = "onnxruntime",
     precision: AnyPrecisionOption = None,
     device: DeviceOption = None,
