@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
-from reason_train.calibrate import told_apart
+from reason_train.calibrate import read_calibration, told_apart
+from reason_train.calibration import pixel_threshold
 from reason_train.datasets import DataSet, Sample, read_masks, read_masks_as_drawn, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore
+from reason_train.model import ReasonModel
 from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run, read_run
-from reason_train.trained import Judgement, input_format, judge, judge_tiled, load_run, require_finished
+from reason_train.trained import Judgement, highest_values, input_format, judge, judge_tiled, load_run, require_finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Evaluated:
     samples: tuple[Sample, ...]
     judgement: Judgement
     masks: NDArray[np.bool_] | None
+    pixel_threshold: float | None
+    """Where a pixel of the maps counts as defective, as a bundle has it; None where there are no maps or no calibration."""
     protocol: str | None
     """Where the epoch was chosen by the test set: which, and that it was; None for every other run."""
 
@@ -73,6 +77,7 @@ def evaluate(
     evaluation = evaluate_scores(
         samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
     )
+    limit = _pixel_threshold(folder, model, device=device) if judgement.maps is not None else None
     return Evaluated(
         run=run,
         measured=model.measured(),
@@ -80,6 +85,7 @@ def evaluate(
         samples=samples,
         judgement=judgement,
         masks=masks,
+        pixel_threshold=limit,
         protocol=described_protocol(folder, run.config),
     )
 
@@ -108,6 +114,17 @@ def _require_unseen(run: Run, dataset: DataSet, *, where: Path) -> None:
             f"{dataset.root}: {where} was trained on {len(seen)} of the {len(dataset.test)} test images "
             f"({seen[0].name}, ...); remove them from the test images, or train again without them"
         )
+
+
+def _pixel_threshold(folder: Path, model: ReasonModel, *, device: torch.device) -> float | None:
+    held_out, threshold = read_calibration(folder)
+    if held_out is None or threshold is None:
+        return None
+    if model.method.score_exponent is None:  # the score is the map's maximum
+        return threshold.value
+    return pixel_threshold(
+        held_out.scores, highest_values(model, held_out.images, device=device), threshold=threshold.value
+    )
 
 
 def report_settings(result: Evaluated) -> dict[str, str]:

@@ -74,6 +74,7 @@ def _judge(
             samples=result.samples,
             scores=result.judgement.scores,
             threshold=threshold,
+            pixel_threshold=result.pixel_threshold,
             maps=result.judgement.maps,
             masks=result.masks,
             input_format=input_format(result.run.config.method),

@@ -36,6 +36,7 @@ def write_report(
     samples: Sequence[Sample],
     scores: Values,
     threshold: Threshold | None,
+    pixel_threshold: float | None,
     maps: NDArray[np.float32] | None,
     masks: Masks | None,
     input_format: InputFormat,
@@ -52,6 +53,7 @@ def write_report(
         samples: N test images.
         scores: (N,) raw.
         threshold: What the line would judge with; None where there is none.
+        pixel_threshold: Map value from which on a pixel counts as defective; None where none is known.
         maps: (N, S, S) raw anomaly maps; None leaves the map pictures and pixel curves out.
         masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
         input_format: How the images are read and which part of them the maps cover.
@@ -66,8 +68,13 @@ def write_report(
     make_folder(folder)
     anomalous = np.array([sample.anomalous for sample in samples], dtype=np.bool_)
     limit = None if threshold is None else threshold.value
-    top = 2 * (float(scores[~anomalous].max()) if limit is None else limit)
-    painter = Painter(input_format=input_format, scale=top if top > 0 else 1.0, threshold=limit)
+    top = 2 * (float(scores[~anomalous].max()) if pixel_threshold is None else pixel_threshold)
+    painter = Painter(
+        input_format=input_format,
+        scale=top if top > 0 else 1.0,
+        threshold=limit,
+        pixel_threshold=pixel_threshold,
+    )
     misses = worst("defective", samples=samples, scores=scores, maps=maps, painter=painter)
     alarms = worst("good", samples=samples, scores=scores, maps=maps, painter=painter)
     false_alarms, missed = _wrong(scores, anomalous, limit=limit)

@@ -48,12 +48,15 @@ class Painter:
     Attributes:
         input_format: How images are read and which part of them the map covers.
         scale: Map value at the top of the colours, the same for all pictures.
-        threshold: A contour is drawn there where the score reaches it too; None draws none.
+        threshold: Of the score; None where there is none.
+        pixel_threshold: Where the score reaches its threshold, a line is drawn around what is at or above this in the
+            map; None draws none.
     """
 
     input_format: InputFormat
     scale: float
     threshold: float | None
+    pixel_threshold: float | None
 
     def pictures(
         self, sample: Sample, *, score: float, anomaly_map: NDArray[np.float32] | None
@@ -66,7 +69,7 @@ class Painter:
         image = _thumbnail(read_image(sample.path, input_format=self.input_format))
         shown = [("image", _data_uri(image, "JPEG"))]
         if anomaly_map is not None:
-            limit = None if self.threshold is None or score < self.threshold else self.threshold
+            limit = None if self.threshold is None or score < self.threshold else self.pixel_threshold
             painted = overlay(
                 image, anomaly_map, input_format=self.input_format, scale=self.scale, pixel_threshold=limit
             )
@@ -131,8 +134,9 @@ def map_key(painter: Painter) -> str:
     picture = f'<img class="ramp" src="{_data_uri(ramp, "PNG")}" alt="from blue over green to red">'
     line = (
         ""
-        if painter.threshold is None
-        else "; where the score reaches the threshold, a white line is around what does so in the map"
+        if painter.threshold is None or painter.pixel_threshold is None
+        else f"; where the score reaches the threshold, a white line is around {painter.pixel_threshold:.4g} or more, "
+        "which no held-out good image reaches that the threshold accepts"
     )
     return (
         f'<p class="soft">Anomaly maps: 0 {picture} {painter.scale:.4g} or more, the same in all pictures{line}.</p>\n'

@@ -103,6 +103,14 @@ def judge(
 
 
 @torch.no_grad()
+def highest_values(model: ReasonModel, images: NDArray[np.uint8], *, device: torch.device) -> NDArray[np.float32]:
+    """(N,) maxima of the maps of (N, H, W, C) images, as the model takes them."""
+    model = model.to(device).eval()
+    maps = (model(torch.from_numpy(image[None]).to(device))[0] for image in images)
+    return np.array([float(anomaly_map.max()) for anomaly_map in maps], np.float32)
+
+
+@torch.no_grad()
 def judge_tiled(
     model: ReasonModel,
     paths: Sequence[Path],

@@ -19,6 +19,8 @@ from reason_runtime.image import as_image, load_image, resize_image, square_form
 from reason_runtime.session import open_session
 from reason_train.calibrate import read_held_out
 from reason_train.calibration import threshold_for
+from reason_train.datasets import load_dataset
+from reason_train.evaluate import evaluate
 from reason_train.run import MODEL, read_tensors, write_tensors
 from reason_train.trained import load_run
 from tests.commands import Done, call
@@ -81,6 +83,16 @@ def test_the_threshold_comes_from_the_graphs_own_scores(exported_bundle: Path, f
     assert known.mean == pytest.approx(float(scores.mean()))
     highest = max(session.run(image[None]).anomaly_map.max() for image in held_out.images)
     assert known.pixel_threshold == np.nextafter(highest, np.float32(np.inf))
+
+
+def test_the_report_and_the_line_outline_from_the_same_value(
+    exported_bundle: Path, finished_run: Path, parts: Path
+) -> None:
+    judged = evaluate(finished_run, load_dataset(parts), device=torch.device("cpu"), keep_maps=True)
+    known = open_bundle(exported_bundle).manifest.score_statistics
+    assert known is not None
+    assert judged.pixel_threshold == pytest.approx(known.pixel_threshold, rel=1e-5)
+    assert load(exported_bundle).pixel_threshold == known.pixel_threshold
 
 
 def test_no_held_out_image_is_rejected_on_the_line(exported_bundle: Path, finished_run: Path, parts: Path) -> None:

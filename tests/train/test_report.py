@@ -60,6 +60,7 @@ def page(
         samples=dataset.test,
         scores=scores,
         threshold=threshold,
+        pixel_threshold=None if threshold is None else threshold.value,
         maps=maps,
         masks=truth,
         input_format=square_format(SIZE),
@@ -117,7 +118,7 @@ def test_the_page_says_what_the_evaluation_found(tmp_path: Path) -> None:
         "good/001.png score 0.6 false alarm",
         "4 of 4 defective images, those with the lowest scores; 2 of 4 are judged wrongly (missed)",
         "2 of 2 good images, those with the highest scores; 1 of 2 are judged wrongly (false alarm)",
-        "where the score reaches the threshold, a white line is around what does so in the map",
+        "where the score reaches the threshold, a white line is around 0.5 or more, which no held-out good image reaches",
     ):
         assert words in text, words
 
@@ -147,7 +148,7 @@ def test_a_line_is_drawn_where_the_score_reaches_the_threshold(tmp_path: Path) -
     Image.fromarray(np.full((SIZE, SIZE, 3), 90, np.uint8)).save(image)
     values = np.full((SIZE, SIZE), 0.1, np.float32)
     values[4:12, 4:12] = 0.6
-    painter = Painter(input_format=square_format(SIZE), scale=1.0, threshold=0.5)
+    painter = Painter(input_format=square_format(SIZE), scale=1.0, threshold=0.5, pixel_threshold=0.5)
     sample = Sample(path=image, anomalous=True, defect="dent")
     shown = [dict(painter.pictures(sample, score=score, anomaly_map=values)) for score in (0.4, 0.5)]
 
@@ -198,7 +199,7 @@ def test_a_small_defect_of_a_large_picture_is_seen_in_its_mask_and_map(tmp_path:
     drawn[2005:2008, 1005:1008] = 255
     Image.fromarray(drawn).save(mask)
     sample = Sample(path=image, anomalous=True, defect="dent", mask_path=mask)
-    painter = Painter(input_format=square_format(SIZE), scale=1.0, threshold=0.5)
+    painter = Painter(input_format=square_format(SIZE), scale=1.0, threshold=0.5, pixel_threshold=0.5)
     shown = dict(painter.pictures(sample, score=1.0, anomaly_map=drawn.astype(np.float32) / 255))
     for uri in (shown["mask"], shown["anomaly map"]):
         with Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
@@ -217,6 +218,7 @@ def test_groups_have_a_table_with_their_mean(tmp_path: Path) -> None:
         samples=samples,
         scores=scores,
         threshold=None,
+        pixel_threshold=None,
         maps=None,
         masks=None,
         input_format=square_format(SIZE),
@@ -249,6 +251,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             samples=samples,
             scores=scores,
             threshold=None,
+            pixel_threshold=None,
             maps=None,
             masks=None,
             input_format=square_format(SIZE),
