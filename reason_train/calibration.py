@@ -59,8 +59,8 @@ def threshold_for(scores: NDArray[np.floating], *, false_reject_rate: float, sou
     Rejects the largest number k of the given images whose upper bound is at most the wanted rate: the threshold is the
     next float32 above the (k + 1)-th highest score. Where even k = 0 misses the rate, since there are too few images,
     the threshold lies above all scores and carries the bound that it has: compare `false_reject_upper_bound` with
-    `target_false_reject_rate`. Where scores tie at the limit fewer than k are rejected; the count and the bound given
-    are those of the threshold itself.
+    `target_false_reject_rate`. Where scores tie at the limit fewer than k are rejected; the bound stays that of k, since
+    that of a count which the scores themselves chose would hold in as few as 90 of 100 calibrations.
 
     Args:
         scores: (n,) raw scores of good images that neither trained nor chose anything.
@@ -90,7 +90,7 @@ def threshold_for(scores: NDArray[np.floating], *, false_reject_rate: float, sou
         target_false_reject_rate=false_reject_rate,
         images=values.size,
         rejected=rejected,
-        false_reject_upper_bound=false_reject_upper_bound(images=values.size, rejected=rejected),
+        false_reject_upper_bound=false_reject_upper_bound(images=values.size, rejected=allowed),
         source=source,
     )
 
