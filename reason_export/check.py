@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.good_images import require_good, require_unseen
+from reason_export.good_images import different_images, require_good, require_unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, broken, compare
 from reason_export.runs import load_images, run_each, score_each
@@ -23,7 +23,6 @@ from reason_runtime.checks import check_path, checked_files, known_check
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
-from reason_runtime.image import list_images
 from reason_runtime.manifest import Threshold
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
@@ -207,11 +206,11 @@ def _established(bundle: Bundle, session: Session) -> _Established:
 def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Threshold:
     from reason_train.calibration import described_images, threshold_for
 
-    paths = list_images(held_out.folder)
+    paths = list(different_images(held_out.folder).values())
     if len(paths) < LEAST_HELD_OUT:
         raise DataError(
             f"{held_out.folder}: holds {len(paths)} images; a threshold needs {LEAST_HELD_OUT} good ones or more that "
-            "nothing was trained or calibrated on"
+            "nothing was trained or calibrated on, copies not counted"
         )
     tile_px = tile_px_of(bundle.manifest)
     scores = score_each(session, load_images(paths, input_format=bundle.manifest.input, tile_px=tile_px))

@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.labelled import LEAST_HELD_OUT
+from reason_runtime.atomic import reason
 from reason_runtime.bundle import Bundle
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import DataError
+from reason_runtime.image import list_images
 
 MOST_REJECTED = 0.2
 """Share of the images that the trained model may reject beyond the rate it was calibrated for: above it they are not
@@ -17,6 +20,21 @@ good parts, or not these parts."""
 LOWER_SCORES = 4.0
 """Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
 seen them, and a threshold from them would reject good parts."""
+
+
+def different_images(folder: Path) -> dict[str, Path]:
+    """The images below a folder by SHA-256; of copies the first: a bound holds for images that are independent.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        try:
+            found.setdefault(file_sha256(path), path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({reason(error)})") from error
+    return found
 
 
 def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
-from reason_export.good_images import require_good, require_unseen
+from reason_export.good_images import different_images, require_good, require_unseen
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_each
-from reason_runtime.atomic import reason
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
-from reason_runtime.digest import file_sha256
 from reason_runtime.errors import DataError, ParityError
 from reason_runtime.evenly import evenly
-from reason_runtime.image import list_images
 from reason_runtime.manifest import Quantisation, Threshold
 from reason_runtime.session import open_session
 from reason_runtime.tiles import tile_px_of
@@ -86,17 +83,19 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
 
 
 def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
-    paths = list_images(choices.calibration)
+    found = different_images(choices.calibration)
     if choices.held_out is None:
+        paths = list(found.values())
         calibration, held_out = paths[::2], paths[1::2]
     else:
-        held_out = list_images(choices.held_out)
-        kept_out = {_sha256(path) for path in held_out}
-        calibration = [path for path in paths if _sha256(path) not in kept_out]
+        kept_out = different_images(choices.held_out)
+        held_out = list(kept_out.values())
+        calibration = [path for sha256, path in found.items() if sha256 not in kept_out]
     if len(calibration) < LEAST_CALIBRATION or len(held_out) < LEAST_HELD_OUT:
         raise DataError(
             f"{choices.calibration}: {len(calibration)} good images to calibrate and {len(held_out)} others to draw "
-            f"the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed"
+            f"the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed, copies "
+            "not counted"
         )
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
     chosen = [calibration[i] for i in evenly(len(calibration), most=MOST_CALIBRATION)]
@@ -106,13 +105,6 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
         held_out=unseen,
         source=described_images(len(unseen), pictures=len(held_out), tile_px=tile_px),
     )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> None:

@@ -17,6 +17,7 @@ from reason_export.parity import TOLERANCES, compare
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.manifest import ScoreStatistics
+from reason_train.calibration import false_reject_upper_bound
 from reason_train.metrics import auroc
 from tests.commands import call
 from tests.pictures import save
@@ -251,3 +252,16 @@ def test_labelled_images_whose_values_are_not_finite_fail_the_check_and_stay_fai
 def test_few_held_out_images_are_refused(bundle: Path, parts: Path) -> None:
     told = call("reason-export", "check", bundle, "--held-out", parts / "test" / "good").error
     assert "holds 4 images; a threshold needs 8 good ones or more" in told
+
+
+def test_copies_of_held_out_images_do_not_count(bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
+    for path in sorted(good_pictures.iterdir())[:9]:
+        for number in range(3):
+            shutil.copy(path, tmp_path / f"{number}_{path.name}")
+    found = json.loads(call("reason-export", "check", bundle, "--held-out", tmp_path, "--json").output)["threshold"]
+    assert found["images"] == 9
+    assert found["false_reject_upper_bound"] == false_reject_upper_bound(images=9, rejected=0)
+    for path in sorted(tmp_path.glob("*_0[0-1].png")):
+        path.unlink()
+    told = call("reason-export", "check", bundle, "--held-out", tmp_path).error
+    assert "holds 7 images; a threshold needs 8 good ones or more" in told

@@ -184,6 +184,20 @@ def test_an_image_that_sets_the_threshold_does_not_calibrate(exported_bundle: Pa
     assert "0 good images to calibrate and 20 others" in told
 
 
+def test_a_copy_neither_calibrates_nor_sets_the_threshold(
+    exported_bundle: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    pictures, bundle = tmp_path / "pictures", Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    pictures.mkdir()
+    for path in sorted(good_pictures.iterdir()):
+        shutil.copy(path, pictures / f"{path.stem}a.png")
+        shutil.copy(path, pictures / f"{path.stem}b.png")
+    assert quantize(bundle, pictures).status == 0
+    manifest = open_bundle(bundle).manifest
+    assert manifest.quantisation is not None
+    assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (10, 10)
+
+
 def test_an_image_that_cannot_be_read_is_named(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(good_pictures, tmp_path / "broken"))
     (broken / "03.png").write_bytes(b"no picture")
