@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reason_export.good_images import different_images, require_good, require_unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
-from reason_export.parity import TOLERANCES, NotFiniteError, Parity, broken, compare
+from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_each
 from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
@@ -135,12 +135,13 @@ def check_bundle(
     )
     golden = bundle.golden()
     outputs = run_each(session, golden.images)
-    parity = compare(
-        golden_map=golden.anomaly_map,
-        golden_score=golden.score,
-        anomaly_map=outputs.anomaly_map,
-        score=outputs.score,
-    )
+    given = {
+        "golden_map": golden.anomaly_map,
+        "golden_score": golden.score,
+        "anomaly_map": outputs.anomaly_map,
+        "score": outputs.score,
+    }
+    parity = compare(**given)
     before = _established(bundle, session)
     threshold, accuracy, not_finite = before.threshold, before.accuracy, dict(before.not_finite)
     if held_out is not None:
@@ -151,7 +152,9 @@ def check_bundle(
             "labelled", lambda: _accuracy(bundle, session, labelled, limits=limits), not_finite
         )
     tolerance = TOLERANCES[precision]
-    failures = broken(parity, tolerance) + ([] if accuracy is None else accuracy.broken(tolerance))
+    failures = [*broken(parity, tolerance), *blind(**given)]
+    if accuracy is not None:
+        failures += accuracy.broken(tolerance)
     check = Check(
         backend=backend,
         provider=session.provider,

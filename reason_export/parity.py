@@ -60,13 +60,18 @@ TOLERANCES: dict[Precision, Tolerance] = {
     ),
     "int8": Tolerance(
         map_difference=None,
-        score_difference=None,
+        score_difference=0.3,
         sqnr_db=15.0,
         image_auroc_lost=0.005,
         aupro_lost=0.01,
-        reason="quantised layers: judged by noise and by the accuracy lost on labelled images",
+        reason="quantised layers: judged by noise (maps at 15 dB move a score by up to 0.2) and by the accuracy lost on "
+        "labelled images",
     ),
 }
+
+
+LEAST_FOLLOWED = 0.2
+"""Correlation of what the maps of one image have beside those of all; int8 maps at 15 dB had 0.35 and more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,4 +135,32 @@ def broken(parity: Parity, tolerance: Tolerance) -> list[str]:
         found.append("the map holds values that are not finite")
     elif tolerance.sqnr_db is not None and parity.sqnr_db is not None and parity.sqnr_db < tolerance.sqnr_db:
         found.append(f"the map's SQNR is {parity.sqnr_db:.1f} dB, at least {tolerance.sqnr_db:.0f} dB is needed")
+    return found
+
+
+def blind(
+    *,
+    golden_map: NDArray[np.float32],
+    golden_score: NDArray[np.float32],
+    anomaly_map: NDArray[np.float32],
+    score: NDArray[np.float32],
+) -> list[str]:
+    """Why an artefact cannot have looked at its images, in words; empty where it may have.
+
+    Maps of good parts are much alike: one fixed map for all has an SQNR of 15 to 25 dB, as many as int8 and bf16 need.
+    So what differs from image to image is compared by itself, as far as there are images that differ.
+    """
+    found = []
+    own = golden_map.astype(np.float64) - golden_map.mean(axis=0, dtype=np.float64)
+    if np.isfinite(anomaly_map).all() and np.square(own).mean() > 1e-12 * np.square(golden_map, dtype=np.float64).mean():
+        others = anomaly_map.astype(np.float64) - anomaly_map.mean(axis=0, dtype=np.float64)
+        size = float(np.linalg.norm(own) * np.linalg.norm(others))
+        followed = float(np.vdot(own, others)) / size if size > 0 else 0.0
+        if followed < LEAST_FOLLOWED:
+            found.append(
+                f"the map does not follow the image: what differs between images correlates by {followed:.2f}, at least "
+                f"{LEAST_FOLLOWED} is needed"
+            )
+    if np.ptp(golden_score) > 0 and (score == score[0]).all():
+        found.append("the score is the same for all images")
     return found

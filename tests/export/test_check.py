@@ -105,6 +105,24 @@ def test_a_model_whose_output_is_not_finite_fails_and_the_result_can_be_read_aga
     assert not known.passed
 
 
+def test_a_model_that_gives_one_map_for_all_images_fails(bundle: Path) -> None:
+    opened, model = open_bundle(bundle), onnx.load(bundle / "model.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["seen" if name == "anomaly_map" else name for name in node.output]
+    for name, value in (("nothing", np.float32(0)), ("fixed", opened.golden().anomaly_map.mean(axis=0, keepdims=True))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["seen", "nothing"], ["zeros"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["zeros", "fixed"], ["anomaly_map"]))
+    nodes = list(model.graph.node)
+    first = next(index for index, node in enumerate(nodes) if "anomaly_map" in node.input)  # the score is of this map
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:first], *nodes[-2:], *nodes[first:-2]])
+    update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
+    told = check(bundle).error
+    assert "the map does not follow the image: what differs between images correlates by 0.00" in told
+    assert "the score is the same for all images" in told
+
+
 def test_a_result_within_the_tolerance_passes(bundle: Path) -> None:
     golden = open_bundle(bundle).golden().anomaly_map.copy()
     golden.flat[0] += 0.3e-4 * golden.max()

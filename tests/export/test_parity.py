@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reason_export.parity import TOLERANCES, Parity, broken, compare
+from reason_export.parity import TOLERANCES, Parity, blind, broken, compare
 from reason_runtime.choices import PRECISIONS, Precision
 
 
@@ -74,6 +74,52 @@ def test_a_map_that_is_not_finite_breaks_every_gate(precision: Precision, value:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_score_that_is_not_finite_breaks_every_gate(precision: Precision) -> None:
     assert broken(compared(GOLDEN, score=np.array([4.0, np.nan])), TOLERANCES[precision]) != []
+
+
+def told_blind(golden: np.ndarray, found: np.ndarray, *, score: np.ndarray | None = None) -> list[str]:
+    golden_score = golden.max(axis=(1, 2)).astype(np.float32)
+    return blind(
+        golden_map=golden.astype(np.float32),
+        golden_score=golden_score,
+        anomaly_map=found.astype(np.float32),
+        score=golden_score if score is None else score.astype(np.float32),
+    )
+
+
+def test_one_map_for_all_images_is_noticed_whatever_its_sqnr() -> None:
+    rng = np.random.default_rng(1)
+    golden = 1 + 0.05 * rng.normal(size=(4, 64, 64))  # as maps of a surface are
+    fixed = np.broadcast_to(golden.mean(axis=0), golden.shape)
+    scores = golden.max(axis=(1, 2))
+    parity = compare(
+        golden_map=golden.astype(np.float32),
+        golden_score=scores.astype(np.float32),
+        anomaly_map=fixed.astype(np.float32),
+        score=scores.astype(np.float32),
+    )
+    assert broken(parity, TOLERANCES["int8"]) == broken(parity, TOLERANCES["bf16"]) == []  # 27 dB
+    for unseeing in (fixed, np.ones_like(golden), golden[::-1], 2 - golden):
+        assert ["the map does not follow the image" in told for told in told_blind(golden, unseeing)] == [True]
+    assert told_blind(golden, golden) == []
+    assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []  # noisier than images differ
+
+
+def test_images_that_do_not_differ_cannot_tell() -> None:
+    assert told_blind(np.ones((3, 4, 4)) * 0.1, np.ones((3, 4, 4))) == []
+    assert told_blind(GOLDEN[:1], GOLDEN[:1] * 1.1) == []
+
+
+@pytest.mark.parametrize("value", [0.5, np.inf])
+def test_one_score_for_all_images_is_noticed(value: float) -> None:
+    assert told_blind(GOLDEN, GOLDEN, score=np.full(2, value)) == ["the score is the same for all images"]
+    assert told_blind(GOLDEN, GOLDEN) == []
+
+
+def test_an_int8_score_is_held_to_what_its_noise_can_move() -> None:
+    assert broken(compared(GOLDEN, score=np.array([4.8, 2.4])), TOLERANCES["int8"]) == []
+    assert broken(compared(GOLDEN, score=np.array([6.0, 3.0])), TOLERANCES["int8"]) == [
+        "score differs by 5.00e-01 of its largest value, at most 3e-01 is allowed"
+    ]
 
 
 def test_every_precision_has_a_tolerance_with_a_reason() -> None:
