@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason_runtime.choices import Builder, RunsOn
+from reason_runtime.choices import Builder, Precision, RunsOn
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BackendOption,
@@ -22,10 +22,12 @@ from reason_runtime.options import (
     ProviderOption,
     ThreadsOption,
 )
+from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
     from reason_export.check import Check
+    from reason_runtime.bundle import Bundle
 
 FalseRejectOption = Annotated[
     float | None,
@@ -91,7 +93,7 @@ def onnx(
     else:
         print(f"{out}: {size_mib:.1f} MiB")
         for result in exported.checks:
-            _print_check(result)
+            _print_check(result, exported.bundle)
 
 
 @app.command()
@@ -113,6 +115,7 @@ def quantize(
     from reason_export.quantize import quantize as quantize_bundle
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import BackendError
+    from reason_train.threshold_text import print_threshold
 
     choices = QuantizeChoices(calibration=calibration, held_out=held_out, false_reject_rate=false_reject_rate)
     changed, found = quantize_bundle(open_bundle(bundle), choices=choices)
@@ -130,7 +133,8 @@ def quantize(
         for name, alone_db in found.kept.items():
             print(f"  {name} stays in fp32: alone in int8 it leaves an SQNR of {alone_db:.1f} dB")
         for result in checks:
-            _print_check(result)
+            _print_check(result, changed)
+        print_threshold(changed.manifest.thresholds["int8"], tile_px=tile_px_of(changed.manifest))
     for result in checks:
         if not result.passed:  # ONNX Runtime's passed, or there would be no file
             why = "; ".join(result.broken)
@@ -168,8 +172,9 @@ def check(
         raise ConfigurationError("--false-reject-rate is of a threshold, which needs images: give --held-out")
     if category is not None and data is None:
         raise ConfigurationError("--category is one of a data set: give --data")
+    opened = open_bundle(bundle)
     result = check_bundle(
-        open_bundle(bundle),
+        opened,
         backend=backend,
         precision=precision,
         device=device,
@@ -182,7 +187,7 @@ def check(
     if as_json:
         print(json.dumps(result.to_json()))
     else:
-        _print_check(result)
+        _print_check(result, opened)
     if not result.passed:
         raise ParityError(f"{bundle}: {backend} {precision}: {'; '.join(result.broken)}")
 
@@ -241,7 +246,7 @@ def engine(
     print(f", batches up to {facts.largest_batch}")
 
 
-def _print_check(result: Check) -> None:
+def _print_check(result: Check, bundle: Bundle) -> None:
     parity = result.parity
     kind = "synthetic patterns" if result.synthetic_images else "photographs"
     verdict = "passed" if result.passed else "FAILED"
@@ -251,15 +256,16 @@ def _print_check(result: Check) -> None:
     print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")
     print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
     if result.accuracy is not None:
-        _print_accuracy(result.accuracy)
+        _print_accuracy(result.accuracy, precision=result.precision)
     if result.threshold is not None:
-        limit = result.threshold
-        print(
-            f"  threshold {limit.value:.6g} on this device, {limit.rejected} of {limit.images} held-out images rejected"
-        )
+        from reason_train.threshold_text import print_threshold
+
+        print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest))
 
 
-def _print_accuracy(accuracy: Accuracy) -> None:
+def _print_accuracy(accuracy: Accuracy, *, precision: Precision) -> None:
+    from reason_export.parity import TOLERANCES
+
     print(f"  on {accuracy.data}: {accuracy.good} good, {accuracy.defective} defective images")
     for name, figure in (
         ("image AUROC", accuracy.image_auroc),
@@ -268,6 +274,12 @@ def _print_accuracy(accuracy: Accuracy) -> None:
     ):
         if figure is not None:
             print(f"    {name:<12}{figure.found:.4f}, loses {figure.lost:+.4f} of {figure.reference:.4f}")
+    allowed = TOLERANCES[precision].image_auroc_lost
+    if accuracy.image_auroc_step > allowed:
+        print(
+            f"    too few images to see {allowed:g} image AUROC lost: one pair in the wrong order is "
+            f"{accuracy.image_auroc_step:.4f}, and allowed"
+        )
     if accuracy.decisions_flipped is not None:
         print(
             f"    {accuracy.decisions_flipped} decisions flipped; {accuracy.good_rejected} good images rejected, "

@@ -106,6 +106,19 @@ def test_what_is_lost_is_printed_and_kept(bundle: Path, parts: Path) -> None:
     assert found["decisions_flipped"] == 0
 
 
+def test_few_labelled_images_are_said_to_see_little(bundle: Path, parts: Path) -> None:
+    printed = call("reason-export", "check", bundle, "--data", parts).output
+    assert (
+        "too few images to see 0.0001 image AUROC lost: one pair in the wrong order is 0.0625, and allowed" in printed
+    )
+
+
+def test_the_bound_of_a_threshold_of_this_device_is_printed(bundle: Path, good_pictures: Path) -> None:
+    printed = call("reason-export", "check", bundle, "--held-out", good_pictures).output
+    assert "from 20 held-out good images, onnxruntime fp32 on this device, 0 of them rejected" in printed
+    assert "false rejects: at most 13.91% with 95 % confidence; promising 1.00% takes 299 good images" in printed
+
+
 def test_the_reference_loses_nothing_against_itself(bundle: Path, parts: Path) -> None:
     found = json.loads(call("reason-export", "check", bundle, "--data", parts, "--json").output)["accuracy"]
     assert {found[name]["lost"] for name in ("image_auroc", "pixel_auroc", "aupro")} == {0.0}
