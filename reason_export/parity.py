@@ -64,14 +64,14 @@ TOLERANCES: dict[Precision, Tolerance] = {
         sqnr_db=15.0,
         image_auroc_lost=0.005,
         aupro_lost=0.01,
-        reason="quantised layers: judged by noise (maps at 15 dB move a score by up to 0.2) and by the accuracy lost on "
+        reason="quantised layers: judged by noise (at 15 dB scores moved by up to 0.2) and by the accuracy lost on "
         "labelled images",
     ),
 }
 
 
 LEAST_FOLLOWED = 0.2
-"""Correlation of what the maps of one image have beside those of all; int8 maps at 15 dB had 0.35 and more."""
+"""Correlation of what is an image's own in the maps; int8 maps at 15 dB had 0.35 and more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,14 +152,17 @@ def blind(
     """
     found = []
     own = golden_map.astype(np.float64) - golden_map.mean(axis=0, dtype=np.float64)
-    if np.isfinite(anomaly_map).all() and np.square(own).mean() > 1e-12 * np.square(golden_map, dtype=np.float64).mean():
+    if (
+        np.isfinite(anomaly_map).all()
+        and np.square(own).mean() > 1e-12 * np.square(golden_map, dtype=np.float64).mean()
+    ):
         others = anomaly_map.astype(np.float64) - anomaly_map.mean(axis=0, dtype=np.float64)
         size = float(np.linalg.norm(own) * np.linalg.norm(others))
         followed = float(np.vdot(own, others)) / size if size > 0 else 0.0
         if followed < LEAST_FOLLOWED:
             found.append(
-                f"the map does not follow the image: what differs between images correlates by {followed:.2f}, at least "
-                f"{LEAST_FOLLOWED} is needed"
+                f"the map does not follow the image: what differs between images correlates by {followed:.2f}, "
+                f"at least {LEAST_FOLLOWED} is needed"
             )
     if np.ptp(golden_score) > 0 and (score == score[0]).all():
         found.append("the score is the same for all images")

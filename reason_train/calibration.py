@@ -1,10 +1,10 @@
 """From the scores of held-out good images to a threshold with a guarantee.
 
 With n good images that did nothing else (no training, no choice of settings), the share p of all good parts that score
-above the (k + 1)-th highest of them is a Beta(k + 1, n - k) variable whatever the scores' distribution is. Its 95 %
-quantile is the one-sided Clopper-Pearson upper bound for k rejects among n: in 95 of 100 calibrations the true
-false-reject rate is at or below it. With no reject at all the bound is 1 - 0.05^(1/n), so that a bound of 1 % takes 299
-images.
+above the (k + 1)-th highest of them is a Beta(k + 1, n - k) variable whatever the scores' distribution is, or less
+where scores tie. Its 95 % quantile is the one-sided Clopper-Pearson upper bound for k rejects among n: in 95 of 100
+calibrations the true false-reject rate is at or below it. With no reject at all the bound is 1 - 0.05^(1/n), so that a
+bound of 1 % takes 299 images. k follows from n and the wanted rate alone, so that no score chooses its own bound.
 """
 
 import math
@@ -59,8 +59,8 @@ def threshold_for(scores: NDArray[np.floating], *, false_reject_rate: float, sou
     Rejects the largest number k of the given images whose upper bound is at most the wanted rate: the threshold is the
     next float32 above the (k + 1)-th highest score. Where even k = 0 misses the rate, since there are too few images,
     the threshold lies above all scores and carries the bound that it has: compare `false_reject_upper_bound` with
-    `target_false_reject_rate`. Where scores tie at the limit fewer than k are rejected; the bound stays that of k, since
-    that of a count which the scores themselves chose would hold in as few as 90 of 100 calibrations.
+    `target_false_reject_rate`. Where scores tie at the limit fewer than k are rejected; the bound stays that of k: that
+    of a count which the scores themselves chose would hold in as few as 90 of 100 calibrations.
 
     Args:
         scores: (n,) raw scores of good images that neither trained nor chose anything.

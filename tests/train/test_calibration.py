@@ -144,7 +144,7 @@ def test_the_bound_holds_where_scores_tie() -> None:
 
 
 def test_the_bound_holds_where_ties_choose_how_many_are_rejected() -> None:
-    """Three score values with the masses for which a bound of the rejected ones alone holds in 90 of 100 calibrations."""
+    """Three score values, with masses for which a bound of the rejected alone holds in 90 of 100 calibrations."""
     rng = np.random.default_rng(22)
     n, runs = 200, 2000
     above = [1.0001 * false_reject_upper_bound(images=n, rejected=k) for k in (0, 12)]  # 12 may be rejected at 10 %
