@@ -332,6 +332,24 @@ def camera_size_table(found: dict) -> str:
     return _table(rows)
 
 
+def coverage_table(found: dict) -> str:
+    """What held-out images promise, and what good test images did."""
+    rows = [("run", "held out", "bound", "good test images rejected", "chance", "test image higher", "p")]
+    for run in found["runs"]:
+        rows.append(
+            (
+                f"`--students {run['students']}`",
+                str(run["held_out"]),
+                f"{run['bound']:.1%}",
+                f"{run['test_rejected']} of {run['test']}",
+                f"{run['chance']:.2f}",
+                f"{run['higher']:.2f}",
+                f"{run['p_value']:.2f}",
+            )
+        )
+    return _table(rows)
+
+
 def peers_table(found: dict) -> str:
     """A bundle and the models of anomalib in turns."""
     rows: list[Sequence[str]] = [("model", "precision", "p50 of each turn, ms")]
@@ -454,6 +472,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "line-latency": ("line_latency.json", line_latency_table),
     "line-latency-avx2": ("line_latency_avx2.json", line_latency_table),
     "soak": ("soak.json", soak_table),
+    "coverage": ("coverage_screw.json", coverage_table),
 }
 """By name in the pages: the result file, and what makes a table of it."""
 
