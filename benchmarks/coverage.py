@@ -3,11 +3,11 @@
     python benchmarks/coverage.py RUN... --data DIR [--false-reject-rate 0.05] [--out FILE.json]
 
 A threshold's bound is exact for images that are as independent and as alike as the held-out ones
-(`tests/train/test_calibration.py`). Whether later parts are is a question to real images: each run's threshold is drawn
-from the good images of `train/` that it did not train on, and good test images are counted against it. `chance` is that
-of so many rejects or more, were all of them alike: beta-binomial. `higher` is the share of pairs in which the test image
-scores higher, 0.5 were they alike, with the two-sided p-value of Mann and Whitney. Random splits of images thrown
-together would tell nothing: their counts follow from the ranks alone, whatever the images are.
+(`tests/train/test_calibration.py`). Whether later parts are is a question to real images: each run's threshold is
+drawn from the good images of `train/` that it did not train on, and good test images are counted against it. `chance`
+is that of so many rejects or more, were all of them alike: beta-binomial. `higher` is the share of pairs in which the
+test image scores higher, 0.5 were they alike, with the two-sided p-value of Mann and Whitney. Random splits of images
+thrown together would tell nothing: their counts follow from the ranks alone, whatever the images are.
 """
 
 from __future__ import annotations

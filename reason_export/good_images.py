@@ -15,8 +15,8 @@ from reason_runtime.errors import DataError
 from reason_runtime.image import list_images
 
 MOST_REJECTED = 0.2
-"""Share of the images that the trained model may reject beyond the rate it was calibrated for: above it they are not
-good parts, or not these parts."""
+"""Share of the images that the trained model may reject beyond its threshold's own bound, which is high where few images
+drew it: above it they are not good parts, or not these parts."""
 LOWER_SCORES = 4.0
 """Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
 seen them, and a threshold from them would reject good parts."""
@@ -52,7 +52,7 @@ def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) ->
     if limit is None or limit.images < LEAST_HELD_OUT:
         return
     rejected = int((scores >= limit.value).sum())
-    if rejected > (MOST_REJECTED + limit.target_false_reject_rate) * len(scores):
+    if rejected > (MOST_REJECTED + limit.false_reject_upper_bound) * len(scores):
         raise DataError(
             f"{where}: the trained model rejects {rejected} of {len(scores)} images; expected good parts, as the "
             "camera sees them"

@@ -219,6 +219,20 @@ def test_defective_parts_and_trained_ones_set_no_threshold(bundle: Path, good_pi
     assert "training has seen them" in told
 
 
+def test_good_parts_may_be_rejected_as_often_as_few_held_out_images_allow(bundle: Path, good_pictures: Path) -> None:
+    opened = open_bundle(bundle)
+    lines = call("reason-run", "predict", bundle, good_pictures, "--json").output.splitlines()
+    value = sorted(json.loads(line)["score"] for line in lines)[12]  # rejects 8 of 20
+    for images, bound, status in ((9, 0.2832, 0), (299, 0.01, 1)):
+        own = dataclasses.replace(
+            opened.manifest.thresholds["fp32"], images=images, value=value, false_reject_upper_bound=bound
+        )
+        opened = update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds={"fp32": own}))
+        done = call("reason-export", "check", bundle, "--held-out", good_pictures)
+        assert done.status == status, done.log
+        assert ("rejects 8 of 20 images; expected good parts" in done.log) == (status == 1)
+
+
 def blind_to_white(path: Path) -> None:
     """The same bundle whose map is NaN for pictures with a white pixel in their corner, and whose score is not."""
     opened, model = open_bundle(path), onnx.load(path / "model.onnx")
