@@ -15,7 +15,7 @@ from reason_runtime.errors import DataError
 from reason_runtime.image import list_images
 
 MOST_REJECTED = 0.2
-"""Share of the images that the trained model may reject beyond its threshold's own bound, which is high where few images
+"""Share of the images that the trained model may reject beyond its threshold's bound, which is high where few images
 drew it: above it they are not good parts, or not these parts."""
 LOWER_SCORES = 4.0
 """Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
