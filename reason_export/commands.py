@@ -22,7 +22,6 @@ from reason_runtime.options import (
     ProviderOption,
     ThreadsOption,
 )
-from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
@@ -115,6 +114,7 @@ def quantize(
     from reason_export.quantize import quantize as quantize_bundle
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import BackendError
+    from reason_runtime.tiles import tile_px_of
     from reason_train.threshold_text import print_threshold
 
     choices = QuantizeChoices(calibration=calibration, held_out=held_out, false_reject_rate=false_reject_rate)
@@ -258,6 +258,7 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     if result.accuracy is not None:
         _print_accuracy(result.accuracy, precision=result.precision)
     if result.threshold is not None:
+        from reason_runtime.tiles import tile_px_of
         from reason_train.threshold_text import print_threshold
 
         print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest))

@@ -15,6 +15,7 @@ WITHOUT_TORCH = [
     "reason_train.metrics",
     "reason_train.aupro",
     "reason_train.calibration",
+    "reason_train.threshold_text",
     "reason_train.evaluation",
     "reason_train.report",
     "reason_train.commands",
@@ -28,7 +29,13 @@ WITHOUT_TORCH = [
 ]
 OWNERS_OF_THE_MODEL = {"export", "golden", "onnx_graph", "resize_graph"}
 """Modules of `reason_export` that may use the model; they serve the command `onnx` alone."""
-NUMBERS_ONLY = ("reason_train.datasets", "reason_train.metrics", "reason_train.calibration", "reason_train.aupro")
+NUMBERS_ONLY = (
+    "reason_train.datasets",
+    "reason_train.metrics",
+    "reason_train.calibration",
+    "reason_train.threshold_text",
+    "reason_train.aupro",
+)
 
 
 def upward_imports(package: str, module: str, names: Iterator[str]) -> list[str]:
