@@ -35,7 +35,7 @@ class Evaluated:
     judgement: Judgement
     masks: NDArray[np.bool_] | None
     pixel_threshold: float | None
-    """Where a pixel of the maps counts as defective, as a bundle has it; None where there are no maps or no calibration."""
+    """Where a pixel of the maps counts as defective, as a bundle has it; None without maps or calibration."""
     protocol: str | None
     """Where the epoch was chosen by the test set: which, and that it was; None for every other run."""
 
