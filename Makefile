@@ -12,7 +12,7 @@ demo: .venv/demo
 	$(BIN)/python benchmarks/demo.py
 
 test: .venv/test
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow
