@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         anomaly_map: (N, S, S) float32.
-        score: (N,) float32, the maximum of each map.
+        score: (N,) float32, the maximum or the generalised mean of each map, as the bundle's method has it.
     """
 
     anomaly_map: NDArray[np.float32]

@@ -106,7 +106,12 @@ PaperProtocol = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in RUN; of `all`, each that is.")]
-CacheMib = Annotated[int, typer.Option(min=0, help="Bound on decoded images in memory, MiB.")]
+CacheMib = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Bound on each of decoded training images, decoded held-out images and kept features, MiB."
+    ),
+]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Least time between two checkpoints, s.")]
 FalseRejectRate = Annotated[float, typer.Option(help="Wanted share of good parts that are rejected, 0..1.")]
 RequireBound = Annotated[

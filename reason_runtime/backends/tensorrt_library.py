@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _EXTRAS: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
-_OLDEST: dict[Builder, str] = {"tensorrt": "10.3", "tensorrt_rtx": "1.0"}  # 10.3 is JetPack 6's
+_OLDEST: dict[Builder, str] = {"tensorrt": "10.3", "tensorrt_rtx": "1.4"}  # 10.3 is JetPack 6's; from 1.7 on int8
 _KEPT = 50
 """Errors; of more, the last ones."""
 Made = TypeVar("Made")

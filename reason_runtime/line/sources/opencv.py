@@ -26,7 +26,6 @@ class OpenCvSource:
     Args:
         place: A file, a camera's number, or a stream's address.
         kind: Of these.
-        checks_freezing: See `Source`; off for files, whose frames may repeat.
 
     Raises:
         ConfigurationError: A GStreamer pipeline, or a camera number that is none.
