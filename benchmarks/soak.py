@@ -13,8 +13,6 @@ Exit 1 where anything that must hold does not. Needs root (a small disk is mount
 
 from __future__ import annotations
 
-import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -23,15 +21,20 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
+from benchmarks.result_file import require_place, write_result
 from benchmarks.soak_check import Verdict, broken, check
-from benchmarks.soak_station import DEADLINE_MS, FAKETIME, Broker, StationProcess, Watched, small_disk
+from benchmarks.soak_station import DEADLINE_MS, FAKETIME, KEPT_FILES, Broker, StationProcess, Watched, small_disk
 from benchmarks.soak_web import FRAME_LINES, OVERLAP_LINES, WEB_LINES, frame_seconds, make_bundle, make_web
 from benchmarks.tables import main as write_tables
 from reason_runtime import load
+from reason_runtime.entry import run_script
 from reason_runtime.environment import fingerprint
+from reason_runtime.errors import ReasonError
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 CALM_SHARE = 0.55  # of the time for the load of 0.8, whose frames come more slowly
@@ -43,7 +46,7 @@ def soak(folder: Path, *, seconds: float) -> dict[str, object]:
     """Run both loads with all faults for about so long and check what came out.
 
     Raises:
-        RuntimeError: The station ended on its own, or not as it should.
+        ReasonError: The station ended on its own, or not as it should; a small disk cannot be mounted.
     """
     bundle = make_bundle(folder)
     spots = make_web(folder / "web.npy")
@@ -71,6 +74,8 @@ def soak(folder: Path, *, seconds: float) -> dict[str, object]:
                     web_lines=WEB_LINES,
                     frame_lines=FRAME_LINES,
                     overlap_lines=OVERLAP_LINES,
+                    deadline_ms=DEADLINE_MS,
+                    kept_files=KEPT_FILES,
                 )
                 loads[str(load_factor)] = _report(verdict, station.watched, lines_per_s, statuses)
     finally:
@@ -131,7 +136,7 @@ def _trouble(station: StationProcess, broker: Broker, disk: Path, *, seconds: fl
     station.signal(signal.SIGTERM)
     statuses.append(station.wait())
     if statuses[-1] != 0 or set(statuses[:-1]) != {-signal.SIGKILL}:
-        raise RuntimeError(f"exit statuses {statuses}, expected kills and a clean end: {station.log()}")
+        raise ReasonError(f"exit statuses {statuses}, expected kills and a clean end: {station.log()}")
     return statuses
 
 
@@ -152,23 +157,23 @@ def _report(verdict: Verdict, watched: Watched, lines_per_s: float, statuses: li
     }
 
 
-def main() -> None:
-    """Parse, run, write; exit 1 where something that must hold does not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=3.6)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the default is what the pages show")
-    arguments = parser.parse_args()
+def main(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of both loads together.")] = 3.6,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Result file; the default is what the pages show.")
+    ] = RESULTS,
+) -> None:
+    """Run, write; exit 1 where something that must hold does not."""
+    require_place(out)
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(Path(folder), seconds=60 * arguments.minutes)
-    text = json.dumps(found, indent=2) + "\n"
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(text)
-    if arguments.out == RESULTS:
+        found = soak(Path(folder), seconds=60 * minutes)
+    write_result(out, found)
+    if out.resolve() == RESULTS.resolve():
         write_tables(check=False)
-    print(text, end="")
+    write_result(None, found)
     if failures := broken(found):
         sys.exit("error: " + "; ".join(failures))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

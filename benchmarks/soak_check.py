@@ -15,10 +15,11 @@ class Verdict:
     """Figures of one run; the first four must be 0.
 
     Attributes:
-        lost: Parts whose number is missing between the first and the last of a process.
+        lost: Parts whose number is missing before the last of a process, or between its first and last in the files
+            where the sink has removed older ones.
         contradicted: Parts with two different decisions, in the files or between files and broker.
         passed_defects: Frames that own a defect and are OK.
-        late: Answers later than twice the deadline that were judged.
+        late: Judged answers later than twice the deadline.
         parts: Different part ids.
         decisions: By decision.
         causes: UNKNOWN by cause.
@@ -53,6 +54,8 @@ def check(
     web_lines: int,
     frame_lines: int,
     overlap_lines: int,
+    deadline_ms: float,
+    kept_files: int,
 ) -> Verdict:
     """Read all results of a run.
 
@@ -63,6 +66,8 @@ def check(
         web_lines: After which it repeats.
         frame_lines: Of a frame.
         overlap_lines: Of two frames.
+        deadline_ms: Of a part.
+        kept_files: Rotated files that the sink keeps; once there are as many, older ones may be gone.
     """
     files = sorted(files, key=lambda path: -int(path.suffix[1:]) if path.suffix[1:].isdecimal() else 1)  # oldest first
     lines = [json.loads(line) for path in files for line in path.read_bytes().splitlines() if line.strip()]
@@ -77,11 +82,14 @@ def check(
     for part_id in decisions:
         run, _, number = part_id.rpartition("-")
         runs.setdefault(run, set()).add(int(number))
+    cut = _run(results[0]) if len(files) > kept_files else None
     first = {line["part_id"]: line for line in reversed(results)}
     margin = overlap_lines // 2
     defective = {row + k for row, rows in spots for k in range(rows)}
     return Verdict(
-        lost=sum(max(numbers) + 1 - len(numbers) for numbers in runs.values()),
+        lost=sum(
+            max(numbers) + 1 - len(numbers) - (min(numbers) if run == cut else 0) for run, numbers in runs.items()
+        ),
         contradicted=sum(len(found) > 1 for found in decisions.values()),
         passed_defects=sum(
             line["decision"] == "OK"
@@ -90,7 +98,7 @@ def check(
             )
             for line in first.values()
         ),
-        late=sum(line["cause"] == "judged" and (line["latency_ms"] or 0) > 500 for line in first.values()),
+        late=sum(line["cause"] == "judged" and (line["latency_ms"] or 0) > 2 * deadline_ms for line in first.values()),
         parts=len(decisions),
         decisions=dict(Counter(line["decision"] for line in first.values())),
         causes=dict(Counter(line["cause"] for line in first.values() if line["decision"] == "UNKNOWN")),

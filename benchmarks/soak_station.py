@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.soak_web import FRAME_LINES, OVERLAP_LINES, TILE_OVERLAP_PX
+from reason_runtime.errors import ReasonError
 from tests.line.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 BLOCK_LINES = 16
 DEADLINE_MS = 250
 READY_S = 120.0
+KEPT_FILES = 40
+"""Rotated result files of 1 MiB that fit on the small disk."""
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
@@ -38,7 +42,8 @@ class Watched:
 def small_disk(folder: Path) -> Iterator[Path]:
     """A disk of 48 MiB that is easily filled."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=False).returncode:
+        raise ReasonError(f"{folder}: a small disk could not be mounted; that needs root")
     try:
         yield folder
     finally:
@@ -70,7 +75,16 @@ class Broker:
         program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") or "mosquitto"
         command = [program, "-c", str(self._configuration)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.5)
+        until_s = time.monotonic() + READY_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError as error:
+                if time.monotonic() > until_s or self._process.poll() is not None:
+                    self.stop()
+                    raise ReasonError(f"{program}: takes no connection on port {self.port}") from error
+                time.sleep(0.05)
 
     def stop(self) -> None:
         """End mosquitto; the client connects again by itself."""
@@ -102,7 +116,7 @@ class StationProcess:
         (folder / "station.toml").write_text(
             f'bundle = "{folder}/bundle"\nthreads = 1\ndeadline_ms = {DEADLINE_MS}\nqueue_frames = 8\n'
             f'journal = "{disk}/journal"\n'
-            f'sinks = ["jsonl:{disk}/results.jsonl?max_mib=1&keep=40", "mqtt://127.0.0.1:{broker.port}/soak"]\n'
+            f'sinks = ["jsonl:{disk}/results.jsonl?max_mib=1&keep={KEPT_FILES}", "mqtt://127.0.0.1:{broker.port}/soak"]\n'
             f'[[camera]]\nname = "web"\nsource = "{source}"\nstall_s = 3\n[web]\noverlap_px = {TILE_OVERLAP_PX}\n'
         )
         self.watched = Watched()
@@ -131,7 +145,7 @@ class StationProcess:
         while self._written() == known:
             self._require_alive()
             if time.monotonic() > until_s:
-                raise RuntimeError(f"the station answers nothing for {READY_S:g} s: {self.log()}")
+                raise ReasonError(f"the station answers nothing for {READY_S:g} s: {self.log()}")
             time.sleep(0.1)
 
     def _written(self) -> tuple[int, int]:
@@ -141,7 +155,7 @@ class StationProcess:
     def _require_alive(self) -> None:
         assert self._process is not None
         if self._process.poll() is not None:
-            raise RuntimeError(f"the station ended on its own with {self._process.returncode}: {self.log()}")
+            raise ReasonError(f"the station ended on its own with {self._process.returncode}: {self.log()}")
 
     def log(self) -> str:
         """The end of what it said on stderr."""
