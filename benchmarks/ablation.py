@@ -2,7 +2,8 @@
 
     python benchmarks/ablation.py --data SHARED --photographs PHOTOGRAPHS [--steps 600] [--seeds 2] [--processes 1]
 
-`--steps 0` trains each as long as the default does. `--out` names the result; what is in it already is not run again.
+`--steps 0` trains each as long as the default does. `--out` names the result; what is in it already is not run again:
+a command that was cut off, or one that asks for more of the same, goes on. Where a set fails no other is begun.
 Sets and photographs: `choosing.py`. A memory of teacher patches (`nearest_neighbour.py`) is judged on the same images.
 """
 
@@ -13,7 +14,7 @@ import json
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,8 +24,11 @@ import torch
 import typer
 from choosing import choosing_sets
 from nearest_neighbour import judge_by_memory
+from result_file import require_place
 
+from reason_runtime.atomic import write_text
 from reason_runtime.entry import run_script
+from reason_runtime.errors import ConfigurationError
 from reason_train.config import Config, MethodConfig, TrainingConfig
 from reason_train.datasets import DataSet, Sample, read_masks
 from reason_train.device import DeviceName, find_device, multiplies_bf16
@@ -82,17 +86,18 @@ VARIANTS: dict[str, Change] = {
 def main(
     data: Annotated[Path, typer.Option(help="Folder with `screw` and `alien`.")],
     photographs: Annotated[Path | None, typer.Option(help="Where `choosing.py`'s packages were unpacked.")] = None,
-    steps: Annotated[int, typer.Option(help="Training steps of every variant; 0: as many as the default takes.")] = 600,
-    seeds: Annotated[int, typer.Option(help="Runs a variant.")] = 2,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps of every variant; 0: as many as the default takes.")
+    ] = 600,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs a variant.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Data sets.", show_default="all")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Variants.", show_default="all")] = None,
-    processes: Annotated[int, typer.Option(help="Data sets at a time, each on its share of the cores.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Data sets at a time, each on its share of the cores.")] = 1,
     device: Annotated[DeviceName, typer.Option(help="Where to train and judge.")] = "cpu",
     out: Annotated[Path, typer.Option(help="JSON result; rows already in it are kept.")] = Path("ablation.json"),
 ) -> None:
     """Train every variant on every set."""
-    rows = json.loads(out.read_text())["rows"] if out.is_file() else []
-    done = {(row["data"], row["variant"], row["seed"]) for row in rows}
+    require_place(out)
     chosen = [*(f"--only={name}" for name in only or []), *(f"--variant={title}" for title in variant or [])]
     chosen += [f"--device={device}"] if device != "cpu" else []
     words = ["python", "benchmarks/ablation.py", "--data", "SHARED", "--photographs", "PHOTOGRAPHS"]
@@ -101,6 +106,14 @@ def main(
     for asked, known in ((only or [], sets), (variant or [], [*VARIANTS, MEMORY])):
         if unknown := [name for name in asked if name not in known]:
             raise typer.BadParameter(f"{unknown[0]!r} is not one of {'; '.join(known)}")
+    wanted = {
+        (name, title, seed)
+        for name in only or sets
+        for title in variant or [*VARIANTS, MEMORY]
+        for seed in range(seeds)
+    }
+    rows = kept_rows(out, steps=steps, device=device, wanted=wanted)
+    done = {(row["data"], row["variant"], row["seed"]) for row in rows}
     threads = max(1, torch.get_num_threads() // processes)
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
@@ -113,10 +126,47 @@ def main(
             for name in only or sets
             if (titles := [t for t in variant or [*VARIANTS, MEMORY] if (name, t, seed) not in done])
         ]
+        failures = []
         for task in as_completed(tasks):
+            if task.cancelled():
+                continue
+            if (failure := task.exception()) is not None:
+                failures.append(failure)
+                for other in tasks:
+                    other.cancel()
+                continue
             rows += task.result()
             content = {"command": command, "libraries": library_versions(), "rows": rows}
-            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_text(out, json.dumps(content, indent=1) + "\n")
+    if failures:
+        raise failures[0]
+
+
+def kept_rows(out: Path, *, steps: int, device: DeviceName, wanted: Set[tuple[str, str, int]]) -> list[dict]:
+    """The rows of an earlier command, where the one that is written down now would make all of them.
+
+    Raises:
+        ConfigurationError: It would not.
+    """
+    if not out.is_file():
+        return []
+    try:
+        found = json.loads(out.read_text(encoding="utf-8"))
+        words = shlex.split(found["command"])
+        before = words[words.index("--steps") + 1], _device_of(words), found["libraries"]
+        there = {(row["data"], row["variant"], row["seed"]) for row in found["rows"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{out}: is no result of this script; name another --out") from error
+    if before != (str(steps), device, library_versions()) or not there <= wanted:
+        raise ConfigurationError(
+            f"{out}: was made by `{found['command']}`; a result file holds rows of one number of steps, one device and "
+            "the same versions of libraries, and what it has must be asked for again: name another --out"
+        )
+    return found["rows"]
+
+
+def _device_of(words: Sequence[str]) -> str:
+    return next((word.removeprefix("--device=") for word in words if word.startswith("--device=")), "cpu")
 
 
 def _rows_of(
@@ -133,7 +183,7 @@ def _rows_of(
     rows, where = [], find_device(device)
     with tempfile.TemporaryDirectory() as folder:
         dataset, samples = choosing_sets(data, photographs, Path(folder))[name]()
-        for title in titles:
+        for title in sorted(titles, key=lambda each: each != "default"):  # whose model those of its head take
             figures = _run(dataset, samples, title, seed=seed, steps=steps, folder=Path(folder), device=where)
             rows.append({"data": name, "variant": title, "seed": seed, **figures})
             print(name, title, seed, figures, flush=True)
