@@ -9,39 +9,43 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import cv2
 import numpy as np
 import typer
-from end_to_end import StepFailed, command, end_to_end
+from end_to_end import command, end_to_end
 from numpy.typing import NDArray
 from painted import DEFECTS, Texture, write_dataset
+from result_file import write_result
+
+from reason_runtime.entry import run_script
+from reason_runtime.errors import ConfigurationError, ReasonError
 
 ROWS_PER_DEFECT = 2
 CELL_PX = 256
 LABEL_PX = 28
+PARTS = {*get_args(Texture), "calibration", "run", "bundle", "report", "maps", "result.json", "sheet.png"}
+"""Everything that a demo leaves in its folder."""
 
 
 def main(
     texture: Annotated[Texture, typer.Option(help="Photograph to train on.")] = "brick",
-    out: Annotated[Path, typer.Option(help="Folder for data, run, bundle and pictures; replaced.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for data, run, bundle and pictures; an earlier demo there is replaced.")
+    ] = Path("demo"),
 ) -> None:
     """Train, export, check and inspect."""
     started = time.perf_counter()
-    shutil.rmtree(out, ignore_errors=True)
+    clear(out)
     data, calibration = out / texture, out / "calibration"
     write_dataset(data, texture, calibration=calibration)
     print(f"data: the photograph '{texture}' of scikit-image in crops; the defects on the test crops are painted")
-    try:
-        result = end_to_end(data, out, calibration=calibration, report=out / "report")
-        lines = command("reason-run", "predict", out / "bundle", data / "test", "--json", "--save-maps", out / "maps")
-    except StepFailed as error:
-        sys.exit(f"error: {error}")
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = end_to_end(data, out, calibration=calibration, report=out / "report")
+    lines = command("reason-run", "predict", out / "bundle", data / "test", "--json", "--save-maps", out / "maps")
+    write_result(out / "result.json", result)
     predictions = {line["path"]: line for line in map(json.loads, lines.splitlines())}
     sheet = out / "sheet.png"
     write_sheet(sheet, data, out / "maps", predictions)
@@ -53,6 +57,20 @@ def main(
     print(f"\npicture sheet (input, map, painted mask): {sheet}")
     print(f"report page: {out / 'report' / 'report.html'}")
     print(f"bundle: {out / 'bundle'}; everything took {time.perf_counter() - started:.0f} s")
+
+
+def clear(out: Path) -> None:
+    """Remove an earlier demo.
+
+    Raises:
+        ConfigurationError: Something else is there.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir() or (others := sorted({path.name for path in out.iterdir()} - PARTS)):
+        what = "no folder" if not out.is_dir() else f"holds {others[0]!r}, which no demo left"
+        raise ConfigurationError(f"{out}: {what}; nothing was removed, expected a new folder or that of a demo")
+    shutil.rmtree(out)
 
 
 def print_table(result: dict[str, object], predictions: dict[str, dict[str, object]]) -> None:
@@ -93,7 +111,7 @@ def write_sheet(path: Path, data: Path, maps: Path, predictions: dict[str, dict[
     half = (len(rows) + 1) // 2
     columns = [np.concatenate(rows[:half]), np.concatenate(rows[half:])]
     if not cv2.imwrite(str(path), np.concatenate(columns, axis=1)):
-        sys.exit(f"error: {path}: could not be written")
+        raise ReasonError(f"{path}: could not be written")
 
 
 def _row(cells: list[NDArray[np.uint8]], label: str) -> NDArray[np.uint8]:
@@ -109,4 +127,4 @@ def _read_or_black(path: Path) -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

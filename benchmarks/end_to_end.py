@@ -8,7 +8,6 @@ Writes one JSON result: detection figures, seconds of training, parity error, th
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -19,11 +18,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from result_file import require_place, write_result
+
+from reason_runtime.entry import run_script
+from reason_runtime.errors import ReasonError
 
 SCRIPTS = Path(sys.executable).parent
 
 
-class StepFailed(Exception):
+class StepFailed(ReasonError):
     """A command did not end with 0; its own words were on stderr."""
 
 
@@ -58,12 +61,13 @@ def end_to_end(
     """
     run, bundle = work / "run", work / "bundle"
     where = ["--data", data]
-    if "--category" in fit_options:
-        position = list(fit_options).index("--category")
-        where += fit_options[position : position + 2]
-        fit_options = [*fit_options[:position], *fit_options[position + 2 :]]
+    options = [part for option in fit_options for part in _parts(option)]
+    if "--category" in options:
+        position = options.index("--category")
+        where += options[position : position + 2]
+        del options[position : position + 2]
     started = time.perf_counter()
-    fitted = json.loads(command("reason-train", "fit", *where, "--out", run, *fit_options, "--json"))
+    fitted = json.loads(command("reason-train", "fit", *where, "--out", run, *options, "--json"))
     fit_seconds = time.perf_counter() - started
     calibrated_on = where if calibration is None else ["--data", calibration]
     threshold = json.loads(command("reason-train", "calibrate", run, *calibrated_on, "--json"))
@@ -83,6 +87,11 @@ def end_to_end(
     }
 
 
+def _parts(option: str) -> list[str]:
+    """`--category=NAME` as the two words that it is short for; all else as it is."""
+    return option.split("=", 1) if option.startswith("--category=") else [option]
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Data set folder.")],
     out: Annotated[Path | None, typer.Option(help="JSON result to write.", show_default="stdout")] = None,
@@ -90,21 +99,13 @@ def main(
     fit_options: Annotated[list[str] | None, typer.Argument(help="After --: options of `reason-train fit`.")] = None,
 ) -> None:
     """Run the chain on one data set."""
+    require_place(out)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            result = end_to_end(data, keep or Path(folder), fit_options=fit_options or [])
-        except StepFailed as error:
-            sys.exit(f"error: {error}")
+        result = end_to_end(data, keep or Path(folder), fit_options=fit_options or [])
     options = f" -- {shlex.join(fit_options)}" if fit_options else ""
     result["command"] = f"python benchmarks/end_to_end.py --data {data.name}{options}"
-    text = json.dumps(result, indent=2) + "\n"
-    if out is None:
-        print(text, end="")
-    else:
-        beside = out.with_suffix(".partial")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, out)
+    write_result(out, result)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)
