@@ -7,7 +7,6 @@ python benchmarks/camera_size.py PLAIN CAMERA --out benchmarks/results/camera_si
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from result_file import require_place, write_result
 
 from reason_runtime import load
 from reason_runtime.choices import Backend
@@ -31,6 +31,7 @@ def main(
     turns: Annotated[int, typer.Option(min=1, help="Calls of each.")] = 20,
 ) -> None:
     """Time a frame of the camera's size to its decision both ways."""
+    require_place(out)
     detectors = {
         (backend, where): load(bundle, backend=backend, threshold=1.0)
         for backend in BACKENDS
@@ -55,13 +56,13 @@ def main(
     for row in rows:
         print(f"{row['backend']}, resize {row['resize']}, {row['frame']}: {row['p50_ms']:.1f} ms")
     found = {
-        "command": f"python benchmarks/camera_size.py PLAIN CAMERA --out benchmarks/results/{out.name}",
+        "command": f"python benchmarks/camera_size.py PLAIN CAMERA --turns {turns} --out benchmarks/results/{out.name}",
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "frame_px": [form.height_px, form.width_px],
         "rows": rows,
         "environment": fingerprint(detectors["openvino", "in the graph"].session),
     }
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_result(out, found)
 
 
 if __name__ == "__main__":

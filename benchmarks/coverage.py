@@ -12,7 +12,6 @@ thrown together would tell nothing: their counts follow from the ranks alone, wh
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
+from result_file import require_place, write_result
 from scipy import stats
 
 from reason_runtime.entry import run_script
@@ -37,6 +37,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON result.", show_default="stdout")] = None,
 ) -> None:
     """Count good test images that thresholds of held-out ones reject."""
+    require_place(out)
     dataset = load_dataset(data)
     good = [sample.path for sample in require_test(dataset) if not sample.anomalous]
     found = []
@@ -55,8 +56,7 @@ def main(
         "libraries": library_versions(),
         "command": f"python benchmarks/coverage.py RUN... --data {data.name} --false-reject-rate {false_reject_rate:g}",
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="") if out is None else out.write_text(text, encoding="utf-8")
+    write_result(out, result)
 
 
 def _compared(held_out: NDArray[np.float32], test: NDArray[np.float32], *, rate: float) -> dict[str, float]:

@@ -8,7 +8,6 @@ that pip installs from.
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -19,6 +18,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from result_file import require_place, write_result
+
+from reason_runtime.entry import run_script
+from reason_runtime.errors import ReasonError
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,17 +35,14 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON result.", show_default="stdout")] = None,
 ) -> None:
     """Install and count."""
+    require_place(out)
     result = {
-        "command": "python benchmarks/install_size.py",
+        "command": " ".join(["python benchmarks/install_size.py", *(f"--extras {each}" for each in extras)]),
         "python": platform.python_version(),
         "system": platform.platform(),
         "rows": [measured(each) for each in extras],
     }
-    text = json.dumps(result, indent=2) + "\n"
-    if out is None:
-        print(text, end="")
-    else:
-        out.write_text(text, encoding="utf-8")
+    write_result(out, result)
 
 
 def measured(extras: str) -> dict[str, object]:
@@ -57,7 +57,9 @@ def measured(extras: str) -> dict[str, object]:
             text=True,
         ).stdout.strip()
         before = _megabytes(Path(site))
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[{extras}]"], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", f"{ROOT}[{extras}]"]
+        if subprocess.run(install, check=False).returncode:
+            raise ReasonError(f"{extras}: pip could not install these extras; what it says is above")
         sizes = {each.name: _own_megabytes(each) for each in distributions(path=[site])}
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:4]
         return {"extras": extras, "mb": round(_megabytes(Path(site)) - before), "largest_mb": dict(largest)}
@@ -73,4 +75,4 @@ def _own_megabytes(package: Distribution) -> int:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

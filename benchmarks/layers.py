@@ -7,7 +7,6 @@ Of every layer the least of many runs counts, so that a busy machine disturbs li
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import openvino
 import typer
+from result_file import require_place, write_result
 
 from reason_runtime.backends.openvino import compile_model
 from reason_runtime.bundle import Bundle, open_bundle
@@ -33,15 +33,16 @@ def main(
     runs: Annotated[int, typer.Option(min=1, help="Of each precision.")] = 30,
 ) -> None:
     """Print and write the time of every kind of layer."""
+    require_place(out)
     opened = open_bundle(bundle)
     found = {
-        "command": f"python benchmarks/layers.py BUNDLE --out benchmarks/results/{out.name}",
+        "command": f"python benchmarks/layers.py BUNDLE --runs {runs} --out benchmarks/results/{out.name}",
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "runs": runs,
         "precisions": {each: _by_kind(opened, each, runs) for each in ("fp32", "int8")},
         "environment": fingerprint(open_session(opened, backend="openvino", threads=1)),
     }
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_result(out, found)
 
 
 def _by_kind(bundle: Bundle, precision: Precision, runs: int) -> dict[str, object]:

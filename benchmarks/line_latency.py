@@ -16,8 +16,6 @@ ready and another program, or another thread of the line, had the core (Linux' s
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -25,16 +23,21 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+from benchmarks.result_file import require_place, write_result
 from benchmarks.tables import main as write_tables
 from reason_runtime import load
 from reason_runtime.bench import pattern
 from reason_runtime.bundle import open_bundle
+from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
+from reason_runtime.entry import run_script
 from reason_runtime.environment import fingerprint
+from reason_runtime.errors import ReasonError
 from reason_runtime.line.metrics import Histogram
 from reason_runtime.line.run import LineRun, Summary
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
@@ -56,7 +59,11 @@ def make_bundle(folder: Path) -> Path:
         ("reason_export", ("onnx", str(folder / "run"), "--out", str(folder / "bundle"))),
     ):
         script = f"from {module}.commands import main; main()"
-        subprocess.run([sys.executable, "-c", script, *command], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command], check=False, cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        if done.returncode:
+            raise ReasonError(f"a bundle could not be made: {module} ended with {done.returncode}, its words are above")
     return folder / "bundle"
 
 
@@ -128,9 +135,11 @@ def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
     paced = own_latency_ms(detector, seconds=seconds / 6, rest_s=period_s * (1 - LOAD))
     with tempfile.TemporaryDirectory() as folder:
         rush = run_line(model, Path(folder), period_s=period_s * LOAD / OVERLOAD, seconds=seconds / 6)
-    p50_ms, p99_ms = np.percentile(calm.metrics.latest_ms, (50, 99))
-    own_p50_ms, own_p99_ms = np.percentile(before + after, (50, 99))
-    paced_p50_ms, paced_p99_ms = np.percentile(paced, (50, 99))
+    if not calm.metrics.latest_ms or not rush.metrics.frames:
+        raise ReasonError(f"the line answered no part in {seconds:g} s; give it more of them")
+    p50_ms, p99_ms = np.percentile(calm.metrics.latest_ms, (50, 99), method="inverted_cdf")
+    own_p50_ms, own_p99_ms = np.percentile(before + after, (50, 99), method="inverted_cdf")
+    paced_p50_ms, paced_p99_ms = np.percentile(paced, (50, 99), method="inverted_cdf")
     judged = rush.metrics.decisions.get(("top", "OK"), 0) + rush.metrics.decisions.get(("top", "NG"), 0)
     parts = sum(calm.metrics.frames.values())
     return {
@@ -159,32 +168,32 @@ def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(
+    bundle: Annotated[Path | None, typer.Option(help="Trained one.", show_default="one is made")] = None,
+    backend: Annotated[Backend, typer.Option(help="Inference library.")] = "openvino",
+    precision: Annotated[Precision, typer.Option(help="Of the model.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the model.", show_default="chosen by library")] = None,
+    seconds: Annotated[float, typer.Option(min=2, help="Of measuring, about.")] = 120.0,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Result file; the default is what the page shows.")
+    ] = RESULTS,
+) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=None, help="default: one is made, EfficientNet-Lite0 at 256 px")
-    parser.add_argument("--backend", default="openvino")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the default is what the page shows")
-    arguments = parser.parse_args()
+    require_place(out)
     with tempfile.TemporaryDirectory() as folder:
         model = ModelPlan(
-            bundle=arguments.bundle or make_bundle(Path(folder)),
-            backend=arguments.backend,
-            precision=arguments.precision,
-            threads=arguments.threads,
+            bundle=bundle or make_bundle(Path(folder)),
+            backend=backend,
+            precision=precision,
+            threads=threads,
             threshold=1.0,
         )
-        found = measure(model, seconds=arguments.seconds)
-    text = json.dumps(found, indent=2) + "\n"
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(text)
-    if arguments.out == RESULTS:
+        found = measure(model, seconds=seconds)
+    write_result(out, found)
+    if out.resolve() == RESULTS.resolve():
         write_tables(check=False)
-    print(text, end="")
+    write_result(None, found)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

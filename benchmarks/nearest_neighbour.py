@@ -9,7 +9,6 @@ patches of the good training images; no test image and no held-out image enters 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from result_file import require_place, write_result
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -101,11 +101,12 @@ def main(
     data: Annotated[Path, typer.Option(help="Data set folder.")],
     teacher: Annotated[TeacherName, typer.Option(help="Teacher.")] = "efficientnet_lite0",
     category: Annotated[str | None, typer.Option(help="Category inside a root of several.")] = None,
-    patches_kept: Annotated[int, typer.Option("--patches", help="Size of the memory.")] = 20_000,
+    patches_kept: Annotated[int, typer.Option("--patches", min=1, help="Size of the memory.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the sample and of the split.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON result to write.", show_default="stdout")] = None,
 ) -> None:
     """Judge a data set's test images by nearest neighbours."""
+    require_place(out)
     dataset = load_dataset(data, category=category)
     judged = judge_by_memory(
         split(dataset, held_out_share=0.2, seed=seed).train,
@@ -125,10 +126,10 @@ def main(
         "seconds": judged.seconds,
         **{key: facts[key] for key in ("image_auroc", "pixel_auroc", "aupro", "f1_max")},
         "libraries": library_versions(),
-        "command": f"python benchmarks/nearest_neighbour.py --data {data.name} --patches {patches_kept} --seed {seed}",
+        "command": f"python benchmarks/nearest_neighbour.py --data {data.name} "
+        f"{f'--category {category} ' if category else ''}--teacher {teacher} --patches {patches_kept} --seed {seed}",
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="") if out is None else out.write_text(text, encoding="utf-8")
+    write_result(out, result)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ HELD_OUT holds the good images that training held out (`held_out` in RUN/run.jso
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from result_file import require_place, write_result
 
 from reason_export.check import check_bundle
 from reason_export.labelled import LabelledImages
@@ -50,6 +50,7 @@ def main(
     device: Annotated[Device, typer.Option(help="Where everything runs.")] = "cpu",
 ) -> None:
     """Check every backend and precision, print a line for each, write all of it."""
+    require_place(out)
     opened = open_bundle(bundle)
     manifest = opened.manifest
     options = f"--data {data.name}{'' if device == 'cpu' else f' --device {device}'}"
@@ -62,7 +63,7 @@ def main(
         "quantisation": None if manifest.quantisation is None else dataclasses.asdict(manifest.quantisation),
         "checks": [_check(opened, data, backend, precision, device) for backend, precision in RUNS[device]],
     }
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_result(out, found)
 
 
 def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision, device: Device) -> dict[str, object]:

@@ -13,7 +13,6 @@ from a batch of one image in memory to map and score in memory, on a GPU with bo
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import onnx
 import torch
 import typer
 from numpy.typing import NDArray
+from result_file import require_place, write_result
 
 from reason_export.activations import measure_activations
 from reason_export.engine import build_engine
@@ -84,6 +84,7 @@ def main(
     device: Annotated[Device, typer.Option(help="Where everything runs.")] = "cpu",
 ) -> None:
     """Measure all networks, print a line for each row, write all of it."""
+    require_place(out)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # compiled models of made-up networks are of no use later
         found = _measured(bundles, seconds=seconds, teachers=RESNETS if resnets else (), device=device)
@@ -94,7 +95,7 @@ def main(
         f"python benchmarks/speed.py {named}{where} --seconds {seconds:g} --out benchmarks/results/{out.name}"
     )
     found["measured"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_result(out, found)
 
 
 def _measured(

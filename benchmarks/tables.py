@@ -2,24 +2,31 @@
 
 python benchmarks/tables.py            # rewrites what stands between <!-- NAME --> and <!-- /NAME -->
 python benchmarks/tables.py --check    # exit 1 where a page differs from the results
+
+A page with a mark that no table has, or half of a pair, is an error: what stands there would be kept for ever.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated
 
 import typer
 
+from reason_runtime.atomic import write_text
+from reason_runtime.entry import run_script
+from reason_runtime.errors import ReasonError
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARK = re.compile(r"^<!-- (\S+) -->$", re.MULTILINE)
 LEAST_PARTS = 300  # that a p99 is taken from
 METHODS = {
     "{}_reason": "default (`reason`)",
@@ -68,15 +75,35 @@ def main(
     for name, (file, made) in TABLES.items():
         path = RESULTS / file
         tables[name] = made(_read(path)) if path.is_file() else "not run here\n"
-    for page in PAGES:
-        before = page.read_text(encoding="utf-8")
-        after = before
-        for name, table in tables.items():
-            pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-            after = pattern.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", after)
-        if check and after != before:
-            sys.exit(f"{page}: differs from the result files; run python benchmarks/tables.py")
-        page.write_text(after, encoding="utf-8")
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    rewritten = {page: with_tables(before, tables, name=str(page)) for page, before in pages.items()}
+    for page, after in rewritten.items():
+        if after == pages[page]:
+            continue
+        if check:
+            raise ReasonError(f"{page}: differs from the result files; run python benchmarks/tables.py")
+        write_text(page, after)
+
+
+def with_tables(page: str, tables: Mapping[str, str], *, name: str) -> str:
+    """A page with the tables that it has marks of.
+
+    Args:
+        page: Its text.
+        tables: By name.
+        name: Of the page, for errors.
+
+    Raises:
+        ReasonError: A mark that no table has, or that does not come in a pair.
+    """
+    marks = MARK.findall(page)
+    for begin, end in zip_longest(marks[::2], marks[1::2], fillvalue=""):
+        if begin not in tables or end != f"/{begin}":
+            raise ReasonError(f"{name}: <!-- {begin} --> is no table's, or <!-- /{begin} --> does not come next")
+    for title in marks[::2]:
+        pattern = re.compile(f"(<!-- {title} -->\n).*?(<!-- /{title} -->)", re.DOTALL)
+        page = pattern.sub(lambda found, title=title: f"{found[1]}{tables[title]}{found[2]}", page)
+    return page
 
 
 def results_table() -> str:
@@ -117,11 +144,16 @@ def _run_cells(runs: Sequence[dict]) -> list[str]:
     if not runs:
         return ["not run here", *[""] * (len(RUN_TITLES) - 1)]
     seconds = f"{min(run['fit']['seconds'] for run in runs):.0f}"
-    return [str(len(runs)), *_detection([run["evaluation"] for run in runs]), seconds]
+    seeds = {re.search(r"--seed \d+|$", run["command"])[0] for run in runs}
+    figures = _detection([run["evaluation"] for run in runs], independent=len(seeds) == len(runs))
+    return [str(len(runs)), *figures, seconds]
 
 
-def _detection(found: Sequence[dict]) -> list[str]:
-    return [_spread(each[key] for each in found) for key in ("image_auroc", "pixel_auroc", "aupro")]
+def _detection(found: Sequence[dict], *, independent: bool = True) -> list[str]:
+    return [
+        _spread((each[key] for each in found), independent=independent)
+        for key in ("image_auroc", "pixel_auroc", "aupro")
+    ]
 
 
 def mining_table(found: dict) -> str:
@@ -396,7 +428,7 @@ def soak_table(found: dict) -> str:
         ("lost", "parts without an answer"),
         ("contradicted", "parts with two different answers"),
         ("passed_defects", "defects that passed"),
-        ("late", "judged after the deadline"),
+        ("late", "judged later than twice the deadline"),
         ("decisions", "decisions"),
         ("causes", "UNKNOWN by cause"),
         ("quiet", "of these, in the last life, left alone"),
@@ -423,13 +455,13 @@ def _told(value: object) -> str:
     return "too few frames" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _spread(values: Iterable[float | None]) -> str:
-    """Mean and range; of five values or more also the mean's standard error."""
+def _spread(values: Iterable[float | None], *, independent: bool) -> str:
+    """Mean and range; of five independent values or more also the mean's standard error."""
     known = [value for value in values if value is not None]
     if not known:
         return "no masks"
     text = f"{mean(known):.4f}"
-    if len(known) >= 5:
+    if len(known) >= 5 and independent:
         text += f" +- {stdev(known) / len(known) ** 0.5:.4f}"
     return text if min(known) == max(known) else f"{text} ({min(known):.4f} - {max(known):.4f})"
 
@@ -478,4 +510,4 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -18,8 +18,10 @@ from typing import Annotated
 
 import typer
 
+from reason_runtime.atomic import write_text
 from reason_runtime.bundle import open_bundle
 from reason_runtime.entry import run_script
+from reason_runtime.errors import ReasonError
 
 PEER = """
 import json, sys
@@ -46,13 +48,15 @@ def main(
     seconds: Annotated[float, typer.Option(min=0, help="Of counted calls a turn.")] = 3.0,
 ) -> None:
     """Time all of them in turns."""
+    if not out.parent.is_dir():
+        raise ReasonError(f"{out}: cannot be written; expected a file in a folder that is there")
     import openvino
 
     core = openvino.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     facts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(peers.glob("*.json"))]
     if not facts:
-        sys.exit(f"{peers}: holds no exported model; run benchmarks/peers/export.py in the second environment")
+        raise ReasonError(f"{peers}: holds no exported model; run benchmarks/peers/export.py in the second environment")
     images = {fact["name"]: core.read_model(peers / fact["file"]).inputs[0].partial_shape[0] for fact in facts}
     not_run = {
         name: f"anomalib's export is fixed to {count.get_length()} images a call"
@@ -77,7 +81,8 @@ def main(
                 rows.setdefault((fact["name"], precision), []).append(found)
                 print(f"{fact['name']} {precision}: {found:.1f} ms", flush=True)
     result = {
-        "command": f"python benchmarks/peers/compare.py BUNDLE --peers DIR --out benchmarks/results/{out.name}",
+        "command": f"python benchmarks/peers/compare.py BUNDLE --peers DIR --rounds {rounds} --seconds {seconds:g} "
+        f"--out benchmarks/results/{out.name}",
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rounds": rounds,
         "rows": [{"model": model, "precision": each, "p50_ms": values} for (model, each), values in rows.items()],
@@ -85,7 +90,7 @@ def main(
         "not_run": not_run,
         "environment": environment,
     }
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(result, indent=2) + "\n")
 
 
 def _latency(bundle: Path, precision: str, seconds: float) -> dict:
@@ -101,7 +106,7 @@ def _peer(model: Path, hint: str, seconds: float) -> float:
 def _run(arguments: list[str]) -> str:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"a timing process failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise ReasonError(f"a timing process failed: {done.stderr.strip().splitlines()[-1:]}")
     return done.stdout.splitlines()[-1]
 
 
