@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from the result files, so that no figure is typed by hand.
+"""Write tables and figures of README.md and docs/ from the result files, so that none is typed by hand.
 
 python benchmarks/tables.py            # rewrites what stands between <!-- NAME --> and <!-- /NAME -->
 python benchmarks/tables.py --check    # exit 1 where a page differs from the results
@@ -26,7 +26,7 @@ from reason_runtime.errors import ReasonError
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-MARK = re.compile(r"^<!-- (\S+) -->$", re.MULTILINE)
+MARK = re.compile(r"<!-- (\S+) -->")
 LEAST_PARTS = 300  # that a p99 is taken from
 METHODS = {
     "{}_reason": "default (`reason`)",
@@ -71,6 +71,7 @@ def main(
         "results": results_table(),
         "earlier": runs_table(("default",), EARLIER),
         "larger": runs_table(("teacher", "input, px"), LARGER),
+        **figures(),
     }
     for name, (file, made) in TABLES.items():
         path = RESULTS / file
@@ -101,7 +102,7 @@ def with_tables(page: str, tables: Mapping[str, str], *, name: str) -> str:
         if begin not in tables or end != f"/{begin}":
             raise ReasonError(f"{name}: <!-- {begin} --> is no table's, or <!-- /{begin} --> does not come next")
     for title in marks[::2]:
-        pattern = re.compile(f"(<!-- {title} -->\n).*?(<!-- /{title} -->)", re.DOTALL)
+        pattern = re.compile(f"(<!-- {title} -->\n?).*?(<!-- /{title} -->)", re.DOTALL)
         page = pattern.sub(lambda found, title=title: f"{found[1]}{tables[title]}{found[2]}", page)
     return page
 
@@ -120,6 +121,39 @@ def results_table() -> str:
             title = f"nearest of {found['patches']} teacher patches"
             rows.append((data, title, "1", *_detection([found]), f"{found['seconds']:.0f}", ""))
     return _table(rows)
+
+
+def figures() -> dict[str, str]:
+    """Figures inside sentences, by name."""
+    aurocs = [run["evaluation"]["image_auroc"] for run in _runs("screw_reason")]
+    seconds = [run["fit"]["seconds"] for run in _runs("alien_reason")]
+    keys = ("image_auroc", "aupro")
+    sets, today = _by_variant(_read(RESULTS / "choosing.json"), *keys)
+    before = dict(zip(*_default_by_set(_read(RESULTS / "earlier" / "choosing_one_student.json"), *keys), strict=True))
+    now = dict(zip(sets, today["default"], strict=True))
+    apart = {key: [now[name][k] - before[name][k] for name in sets] for k, key in enumerate(keys)}
+    gpu = _read(RESULTS / "screw_reason_gpu.json")
+    found = {
+        "screw-least": f"{min(aurocs):.3f}",
+        "screw-most": f"{max(aurocs):.3f}",
+        "alien-least-s": f"{min(seconds):.0f}",
+        "alien-most-s": f"{max(seconds):.0f}",
+        "gpu-auroc": f"{gpu['evaluation']['image_auroc']:.4f}",
+        "gpu-s": f"{gpu['fit']['seconds']:.0f}",
+        "plaster-before": f"{before['plaster'][0]:.3f}",
+        "plaster-now": f"{now['plaster'][0]:.3f}",
+    }
+    return found | {f"students-{key}": _apart(values, digits=3) for key, values in apart.items()}
+
+
+def _default_by_set(found: dict, *keys: str) -> tuple[list[str], list[list[float]]]:
+    sets, cells = _by_variant(found, *keys)
+    return sets, cells["default"]
+
+
+def _apart(values: Sequence[float], *, digits: int = 4) -> str:
+    """Mean of differences and its standard error."""
+    return f"{mean(values):+.{digits}f} +- {stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
 def runs_table(names: Sequence[str], files: Mapping[str, Sequence[str]]) -> str:
@@ -191,9 +225,7 @@ def paired_table(found: dict) -> str:
             values = [one[figure] for one in each]
             apart = [value - one[figure] for value, one in zip(values, cells["default"], strict=True)]
             texts.append(f"{mean(values):.4f}")
-            texts.append(
-                "" if variant == "default" else f"{mean(apart):+.4f} +- {stdev(apart) / len(apart) ** 0.5:.4f}"
-            )
+            texts.append("" if variant == "default" else _apart(apart))
         seconds = mean(one[2] for one in each)
         rows.append((variant, *texts, f"{seconds:.0f}" if seconds >= 1 else "same model"))
     return _table(rows)
