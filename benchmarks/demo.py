@@ -127,4 +127,4 @@ def _read_or_black(path: Path) -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, extra="demo")

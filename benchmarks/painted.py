@@ -13,7 +13,6 @@ from typing import Literal, get_args
 
 import cv2
 import numpy as np
-import skimage.data
 from numpy.typing import NDArray
 
 Texture = Literal["brick", "gravel", "grass"]
@@ -64,7 +63,9 @@ def write_dataset(
         calibration: Folder for as many good crops as there are to train on, from below the test crops.
         seed: Of positions and defects.
     """
-    photograph: Picture = getattr(skimage.data, texture)()
+    from skimage import data
+
+    photograph: Picture = getattr(data, texture)()
     random = np.random.default_rng(seed)
     left, right = halves(photograph)
     if calibration is not None:

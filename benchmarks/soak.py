@@ -176,4 +176,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, extra="mqtt")

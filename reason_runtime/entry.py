@@ -27,11 +27,16 @@ def new_app(about: str) -> typer.Typer:
     return app
 
 
-def run_script(main: Callable[..., None]) -> None:
-    """Run a script that is one command; it ends as commands do."""
+def run_script(main: Callable[..., None], *, extra: str | None = None) -> None:
+    """Run a script that is one command; it ends as commands do.
+
+    Args:
+        main: The command.
+        extra: As in `run`.
+    """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(main)
-    run(app)
+    run(app, extra=extra)
 
 
 def run(app: typer.Typer, *, extra: str | None = None) -> None:

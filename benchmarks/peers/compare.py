@@ -111,4 +111,4 @@ def _run(arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, extra="openvino")

@@ -96,6 +96,18 @@ def test_a_demo_removes_an_earlier_demo_and_nothing_else(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"run", "thesis.txt"}
 
 
+def test_a_demo_without_its_photographs_is_one_line(tmp_path: Path) -> None:
+    demo = ROOT / "benchmarks" / "demo.py"
+    lines = (
+        "import runpy, sys",
+        "sys.modules['skimage'] = None",
+        f"sys.path.insert(0, {str(demo.parent)!r})",
+        f"sys.argv = ['demo.py', '--out', {str(tmp_path / 'demo')!r}]",
+        f"runpy.run_path({str(demo)!r}, run_name='__main__')",
+    )
+    assert one_line(run("-c", "\n".join(lines))) == 'error: skimage is not installed; pip install "reason-edge[demo]"'
+
+
 @pytest.mark.slow
 def test_a_study_adds_no_rows_to_those_of_another(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
