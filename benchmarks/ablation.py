@@ -15,7 +15,8 @@ import shlex
 import tempfile
 import time
 from collections.abc import Sequence, Set
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -118,26 +119,33 @@ def main(
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        tasks = [
-            pool.submit(
-                _rows_of, name, titles, data=data, photographs=photographs, seed=seed, steps=steps, device=device
-            )
+        tasks = (
+            (name, titles, seed)
             for seed in range(seeds)
             for name in only or sets
             if (titles := [t for t in variant or [*VARIANTS, MEMORY] if (name, t, seed) not in done])
-        ]
-        failures = []
-        for task in as_completed(tasks):
-            if task.cancelled():
-                continue
-            if (failure := task.exception()) is not None:
-                failures.append(failure)
-                for other in tasks:
-                    other.cancel()
-                continue
-            rows += task.result()
-            content = {"command": command, "libraries": library_versions(), "rows": rows}
-            write_text(out, json.dumps(content, indent=1) + "\n")
+        )
+
+        def begun(count: int) -> set[Future]:
+            return {
+                pool.submit(
+                    _rows_of, name, titles, data=data, photographs=photographs, seed=seed, steps=steps, device=device
+                )
+                for name, titles, seed in islice(tasks, count)
+            }
+
+        running, failures = begun(processes), []
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for task in ended:
+                if (failure := task.exception()) is not None:
+                    failures.append(failure)
+                    continue
+                rows += task.result()
+                content = {"command": command, "libraries": library_versions(), "rows": rows}
+                write_text(out, json.dumps(content, indent=1) + "\n")
+            if not failures:
+                running |= begun(len(ended))
     if failures:
         raise failures[0]
 
