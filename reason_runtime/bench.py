@@ -13,7 +13,7 @@ from reason_runtime.choices import Backend, Precision, Provider, runner_device
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import resize_image
+from reason_runtime.image import part_of, resize_image
 from reason_runtime.power import PowerMeter
 from reason_runtime.session import Outputs
 from reason_runtime.strict_json import Json
@@ -130,7 +130,8 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
     """
     image = pattern(detector)
     session = detector.session
-    outputs = session.run(resize_image(image, input_format=detector.bundle.manifest.input)[None])
+    form = detector.bundle.manifest.input
+    outputs = session.run(resize_image(part_of(image, input_format=form), input_format=form)[None])
     around = Detector(
         bundle=detector.bundle,
         session=_AnswersAtOnce(
@@ -158,10 +159,9 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
 
 
 def pattern(detector: Detector) -> NDArray[np.uint8]:
-    """(H, W, C) fixed noise in the size that needs no resize."""
+    """(H, W, C) fixed noise in the size that needs no resize, or that just holds the part that is looked at."""
     form = detector.bundle.manifest.input
-    shape = (form.resize_height_px, form.resize_width_px, form.channels)
-    return np.random.default_rng(_SEED).integers(0, 256, shape, dtype=np.uint8)
+    return np.random.default_rng(_SEED).integers(0, 256, (*form.picture_px, form.channels), dtype=np.uint8)
 
 
 def time_calls(call: Callable[[], object], *, plan: LatencyPlan) -> Times:

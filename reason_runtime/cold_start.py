@@ -23,7 +23,7 @@ from reason_runtime import load
 bundle, options = json.loads(sys.argv[1])
 detector = load(bundle, **options)
 form = detector.bundle.manifest.input
-image = np.zeros((form.resize_height_px, form.resize_width_px, form.channels), np.uint8)
+image = np.zeros((*form.picture_px, form.channels), np.uint8)
 detector(image)
 first = time.monotonic()
 for _ in range(20):

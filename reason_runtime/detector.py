@@ -16,7 +16,7 @@ from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.choices import BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import as_image, resize_image
+from reason_runtime.image import part_of, resize_image
 from reason_runtime.regions import Region, regions_of_picture
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
@@ -57,7 +57,8 @@ class Result:
         threshold_source: Where the threshold came from; None where there is none.
         decision: OK below the threshold, NG at or above it, UNKNOWN where no judgement is possible.
         reason: Why the decision is UNKNOWN; None otherwise.
-        anomaly_map: (S, S) float32, raw units; (H, W) of the picture where the bundle was trained on tiles.
+        anomaly_map: (S, S) float32, raw units; (H, W) of the picture where the bundle was trained on tiles. It covers
+            the part of the picture that the bundle looks at.
         regions: Where the map reaches the pixel threshold, in pixels of the picture, top to bottom; none unless NG,
             which may have none too: a weak and wide change can raise the score before any pixel is that high.
         latency_ms: From the array in memory to the decision: conversion, resize, inference. For a batch, its time
@@ -170,7 +171,7 @@ class Detector:
     def _outputs(self, images: Sequence[Pixels]) -> list[Outputs]:
         """Map and score of each image, as a batch of one."""
         form, tile_px = self.bundle.manifest.input, self.tile_px
-        converted = [as_image(image, input_format=form) for image in images]
+        converted = [part_of(image, input_format=form) for image in images]
         if tile_px is not None:
             run = self.session.run
             return [run_tiled(run, image, tile_px=tile_px, together=len(images)) for image in converted]

@@ -12,7 +12,8 @@
 | colour, where the graph takes mono | luma, (299 R + 587 G + 114 B) / 1000 |
 | float, 32-bit or signed pixels; several pages or frames | refused |
 
-Arrays follow the same rules and are RGB, not OpenCV's BGR.
+Arrays follow the same rules and are RGB, not OpenCV's BGR. Where a part of the upright picture was chosen (`crop_px`),
+that is cut out before the resize.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ LARGEST_PIXELS = 150_000_000
 
 
 ResizeFilter = Literal["pillow-bilinear", "in-graph"]
+Crop = tuple[int, int, int, int]
+"""Left, top, width, height in pixels of the picture the right way up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +57,12 @@ class InputFormat:
         colour_order: Of the channels; without meaning where there is one.
         resize_filter: Pillow's bilinear filter with antialiasing before the graph, or the same filter inside a graph
             that takes frames of one camera size; other frames are then refused.
+        crop_px: The part of every picture that is looked at, cut out before the resize; None: all of it.
 
     Raises:
-        ConfigurationError: A size is not positive, the crop is larger than the resized image, something is to be
-            resized both before and in the graph, or the levels are not 0 <= black < white <= 65535.
+        ConfigurationError: A size is not positive, the centre crop is larger than the resized image, something is to be
+            resized both before and in the graph, the levels are not 0 <= black < white <= 65535, or the part that is
+            looked at is none, or is to be cropped once more.
     """
 
     height_px: int
@@ -69,6 +74,7 @@ class InputFormat:
     white_level: int = 65535
     colour_order: Literal["RGB"] = "RGB"
     resize_filter: ResizeFilter = "pillow-bilinear"
+    crop_px: Crop | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -85,6 +91,50 @@ class InputFormat:
             raise ConfigurationError(
                 f"black level {self.black_level} and white level {self.white_level} are not 0 <= black < white <= 65535"
             )
+        if self.crop_px is not None:
+            self._check_crop(self.crop_px)
+
+    def _check_crop(self, crop_px: Crop) -> None:
+        left, top, width, height = crop_px
+        if not (min(left, top) >= 0 and min(width, height) >= SMALLEST_SIDE_PX):
+            raise ConfigurationError(
+                f"crop {crop_text(crop_px)}: expected LEFT,TOP,WIDTH,HEIGHT in pixels, LEFT and TOP 0 or more, WIDTH "
+                f"and HEIGHT {SMALLEST_SIDE_PX} or more"
+            )
+        resized = (self.resize_height_px, self.resize_width_px)
+        if resized != (self.height_px, self.width_px):
+            raise ConfigurationError(f"crop {crop_text(crop_px)}: is not cropped once more, from {resized}")
+        if self.resize_filter == "in-graph" and (height, width) != resized:
+            raise ConfigurationError(f"crop {crop_text(crop_px)}: the graph takes {resized} pixels")
+
+    @property
+    def picture_px(self) -> tuple[int, int]:
+        """Height and width of a picture that is taken with as little resize as there can be."""
+        if self.crop_px is None:
+            return self.resize_height_px, self.resize_width_px
+        left, top, width, height = self.crop_px
+        return top + height, left + width
+
+    def looked_at(self, *, height_px: int, width_px: int) -> tuple[slice, slice]:
+        """Rows and columns of a picture of this size that are looked at.
+
+        Raises:
+            ImageError: The rectangle does not lie within the picture.
+        """
+        if self.crop_px is None:
+            return slice(0, height_px), slice(0, width_px)
+        left, top, width, height = self.crop_px
+        if left + width > width_px or top + height > height_px:
+            raise ImageError(
+                f"{width_px} x {height_px} pixels; the part that is looked at (--crop {crop_text(self.crop_px)}) does "
+                "not lie within them"
+            )
+        return slice(top, top + height), slice(left, left + width)
+
+
+def crop_text(crop_px: Crop) -> str:
+    """`LEFT,TOP,WIDTH,HEIGHT`, as it is given."""
+    return ",".join(map(str, crop_px))
 
 
 def square_format(size_px: int, *, channels: Literal[1, 3] = 3, resize_px: int | None = None) -> InputFormat:
@@ -100,7 +150,13 @@ def square_format(size_px: int, *, channels: Literal[1, 3] = 3, resize_px: int |
 
 
 def covered(shape: tuple[int, ...], *, input_format: InputFormat) -> tuple[slice, slice]:
-    """Rows and columns that a graph's input, and so its map, covers in a picture of this shape, rows first."""
+    """Rows and columns that a graph's input, and so its map, covers in a picture of this shape, rows first.
+
+    Raises:
+        ImageError: See `InputFormat.looked_at`.
+    """
+    if input_format.crop_px is not None:
+        return input_format.looked_at(height_px=shape[0], width_px=shape[1])
     return (
         _centred(shape[0], part=input_format.height_px, whole=input_format.resize_height_px),
         _centred(shape[1], part=input_format.width_px, whole=input_format.resize_width_px),
@@ -118,6 +174,38 @@ def read_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
             pixels or more than 150 million pixels, several pages, or pixels of a kind that is refused.
     """
     return image_of(decode_file(path), input_format=input_format)
+
+
+def read_part(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """The part of an image that is looked at, otherwise as `read_image` gives it.
+
+    Raises:
+        ImageError: See `read_image`; or the part does not lie within the image.
+    """
+    decoded = decode_part(path, input_format=input_format)
+    try:
+        return image_of(decoded, input_format=input_format)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def decode_part(path: str | Path, *, input_format: InputFormat) -> Decoded:
+    """What `decode_file` gives of the part of an image that is looked at.
+
+    Raises:
+        ImageError: See `read_part`.
+    """
+    decoded = decode_file(path)
+    if input_format.crop_px is None:
+        return decoded
+    height, width = decoded.colour.shape[:2]
+    try:
+        rows, columns = input_format.looked_at(height_px=height, width_px=width)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    # copies: a view would keep the rest in memory
+    alpha = None if decoded.alpha is None else decoded.alpha[rows, columns].copy()
+    return Decoded(colour=decoded.colour[rows, columns].copy(), alpha=alpha)
 
 
 def decode_file(path: str | Path) -> Decoded:
@@ -153,14 +241,10 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
     Raises:
         ImageError: Another shape or type, or a size that is refused (see `read_image`).
     """
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.uint8, np.uint16):
-        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise ImageError(f"an image array is uint8 or uint16, not {found}")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        raise ImageError(f"an image array is (H, W), (H, W, 1) or (H, W, 3), not {array.shape}")
-    check_size(width_px=array.shape[1], height_px=array.shape[0])
+    _check_array(array)
     form = input_format
-    if form.resize_filter == "in-graph" and array.shape[:2] != (form.height_px, form.width_px):
+    # of a part that is looked at the size is right, whatever the whole has
+    if form.resize_filter == "in-graph" and form.crop_px is None and array.shape[:2] != (form.height_px, form.width_px):
         raise ImageError(
             f"the image has {array.shape[0]} rows and {array.shape[1]} columns; this graph resizes by itself and takes "
             f"{form.height_px} x {form.width_px} only; export without --input-size for other sizes"
@@ -175,14 +259,34 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
 
 
+def part_of(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """What `as_image` gives of the part of an array that is looked at.
+
+    Raises:
+        ImageError: See `as_image`; or the part does not lie within the array.
+    """
+    _check_array(array)
+    rows, columns = input_format.looked_at(height_px=array.shape[0], width_px=array.shape[1])
+    return as_image(array[rows, columns], input_format=input_format)
+
+
+def _check_array(array: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.uint8, np.uint16):
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise ImageError(f"an image array is uint8 or uint16, not {found}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise ImageError(f"an image array is (H, W), (H, W, 1) or (H, W, 3), not {array.shape}")
+    check_size(width_px=array.shape[1], height_px=array.shape[0])
+
+
 def resize_image(image: NDArray[np.uint8], *, input_format: InputFormat) -> NDArray[np.uint8]:
     """The image as the graph takes it: Pillow's antialiased bilinear filter, then the centre crop.
 
-    The aspect ratio is not kept: the whole image is resized to `resize_height_px` x `resize_width_px`. Where the graph
+    The aspect ratio is not kept: all of the image is resized to `resize_height_px` x `resize_width_px`. Where the graph
     resizes, the image is given as it is.
 
     Args:
-        image: (H, W, C), from `read_image` or `as_image`.
+        image: (H, W, C), from `read_part` or `part_of`.
         input_format: The sizes.
 
     Returns:
@@ -239,19 +343,15 @@ def once_if_mono(
 
 
 def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uint8]:
-    """A file as the graph takes it: `resize_image(read_image(path))`.
+    """A file as the graph takes it: `resize_image(read_part(path))`.
 
     Returns:
         (height_px, width_px, C).
 
     Raises:
-        ImageError: See `read_image`.
+        ImageError: See `read_part`.
     """
-    image = read_image(path, input_format=input_format)
-    try:
-        return resize_image(image, input_format=input_format)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+    return resize_image(read_part(path, input_format=input_format), input_format=input_format)
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -18,6 +18,9 @@ def describe(bundle: Bundle) -> str:
     form, training = manifest.input, manifest.training
     crop = (form.resize_height_px, form.resize_width_px) != (form.height_px, form.width_px)
     resized = f", cropped from {form.resize_height_px} x {form.resize_width_px}" if crop else ""
+    if form.crop_px is not None:
+        left, top, width, height = form.crop_px
+        resized = f", from the {height} x {width} at row {top}, column {left} of each picture"
     colour = "RGB" if form.channels == 3 else "mono"
     tile_px = tile_px_of(manifest)
     lines = [

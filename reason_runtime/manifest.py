@@ -13,15 +13,16 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import cast
 
 from reason_runtime.blind import BlindLimits
 from reason_runtime.choices import PRECISIONS, Precision
 from reason_runtime.errors import BundleError, ConfigurationError
-from reason_runtime.image import InputFormat
+from reason_runtime.image import Crop, InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
-_LATER = frozenset({"pixel_threshold"})  # keys that came later: absent, not null, where they say nothing
+_LATER = frozenset({"pixel_threshold", "crop_px"})  # keys that came later: absent, not null, where they say nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +254,7 @@ def _read_input(value: Json, *, where: str) -> InputFormat:
             black_level=fields.integer("black_level"),
             white_level=fields.integer("white_level"),
             resize_filter="in-graph" if resize_filter == "in-graph" else "pillow-bilinear",
+            crop_px=None if fields.value("crop_px") is None else cast("Crop", fields.integers("crop_px", count=4)),
         )
     except ConfigurationError as error:
         raise BundleError(f"{where}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -65,6 +66,7 @@ def overlay(
     input_format: InputFormat,
     scale: float,
     pixel_threshold: float | None,
+    longest_side_px: int = LONGEST_SIDE_PX,
 ) -> NDArray[np.uint8]:
     """The image under its heat map, with a white line on black around what is at or above the pixel threshold.
 
@@ -76,14 +78,22 @@ def overlay(
         input_format: Says which part of the image the map covers.
         scale: From `map_scale`.
         pixel_threshold: In raw units; None draws no line.
+        longest_side_px: Of the picture, at most.
 
     Returns:
-        (h, w, 3) RGB of the image's proportions; the longer side is at most 1024.
+        (h, w, 3) RGB of the image's proportions.
+
+    Raises:
+        ImageError: The part that is looked at does not lie within the image.
     """
-    picture = _picture(image)
-    target = picture[
-        covered(picture.shape, input_format=input_format)
-    ]  # a view: what is drawn here is drawn on the picture
+    picture = _picture(image, longest_side_px=longest_side_px)
+    if input_format.crop_px is None:
+        rows, columns = covered(picture.shape, input_format=input_format)
+    else:
+        rows, columns = covered(image.shape, input_format=input_format)
+        rows = _scaled(rows, picture.shape[0] / image.shape[0])
+        columns = _scaled(columns, picture.shape[1] / image.shape[1])
+    target = picture[rows, columns]  # a view: what is drawn here is drawn on the picture
     size = (target.shape[1], target.shape[0])
     shrunk = shrink(anomaly_map, height_px=size[1], width_px=size[0])
     resized = cv2.resize(shrunk, size, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
@@ -124,9 +134,15 @@ def _height(anomaly_map: NDArray[np.float32], scale: float) -> NDArray[np.float3
     return height
 
 
-def _picture(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _picture(image: NDArray[np.uint8], *, longest_side_px: int) -> NDArray[np.uint8]:
     """A writable RGB copy of at most the longest side."""
     pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
     picture = Image.fromarray(pixels)
-    picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX), Image.Resampling.BILINEAR)
+    picture.thumbnail((longest_side_px, longest_side_px), Image.Resampling.BILINEAR)
     return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _scaled(pixels: slice, factor: float) -> slice:
+    """The same pixels of a side that was made smaller, one at least."""
+    first = math.floor(pixels.start * factor)
+    return slice(first, max(first + 1, round(pixels.stop * factor)))

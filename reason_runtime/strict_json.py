@@ -43,6 +43,15 @@ class Fields:
         """Whatever stands there."""
         return self._values[key]
 
+    def integers(self, key: str, *, count: int) -> tuple[int, ...]:
+        """A list of so many whole numbers, none below zero."""
+        value = self._values[key]
+        found = value if isinstance(value, list) else []
+        whole = [item for item in found if isinstance(item, int) and not isinstance(item, bool) and item >= 0]
+        if len(found) != count or whole != found:
+            raise _wrong(self.place(key), value, f"a list of {count} whole numbers, 0 or more")
+        return tuple(whole)
+
     def text(self, key: str) -> str:
         """A string."""
         value = self._values[key]

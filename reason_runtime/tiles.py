@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import BundleError, ImageError
-from reason_runtime.image import InputFormat, read_image
+from reason_runtime.image import InputFormat, read_part
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
 
@@ -123,12 +123,12 @@ def run_tiled(
 
 
 def tiles_of_file(path: Path, *, tile_px: int, input_format: InputFormat) -> list[NDArray[np.uint8]]:
-    """Every tile of a picture, as the graph takes it.
+    """Every tile of a picture, or of the part that is looked at, as the graph takes it.
 
     Raises:
         ImageError: It cannot be read, or is smaller than a tile; with its path.
     """
-    image = read_image(path, input_format=input_format)
+    image = read_part(path, input_format=input_format)
     try:
         tiles = place_tiles((image.shape[0], image.shape[1]), tile_px=tile_px)
     except ImageError as error:

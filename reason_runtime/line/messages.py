@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.detector import Decision, Pixels
+from reason_runtime.image import InputFormat
 from reason_runtime.strict_json import Json
 
 # Why a decision is UNKNOWN, one word for counters; the sentence stands beside it.
@@ -59,10 +60,18 @@ class Defect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a saved reject shows: the frame as grabbed and its map, raw units."""
+    """What a saved reject shows: the frame as grabbed and its map, raw units.
+
+    Attributes:
+        image: The frame.
+        anomaly_map: None where there is none.
+        input_format: Of the bundle that judged it: how the frame is read, and which part of it the map covers. None:
+            that of the bundle in use.
+    """
 
     image: Pixels
     anomaly_map: NDArray[np.float32] | None
+    input_format: InputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

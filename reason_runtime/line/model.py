@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from reason_runtime.blind import BlindLimits, blindness
 from reason_runtime.detector import Detector, Pixels
-from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import as_image, resize_image
-from reason_runtime.line.frame import Frame
+from reason_runtime.errors import ConfigurationError, ImageError
+from reason_runtime.image import part_of, resize_image
+from reason_runtime.line.frame import Frame, Strip
 from reason_runtime.line.ledger import blank
 from reason_runtime.line.messages import Answer, Cause, Defect, Picture
 from reason_runtime.line.web.judge import DefectBook, WebSettings, judge_web
@@ -26,7 +26,7 @@ class Prepared:
 
     Attributes:
         images: (K, H, W, C) uint8; K is 1 for a whole part.
-        tiles: Where each image lies in the frame; empty for a whole part.
+        tiles: Where each image lies in what is looked at of the frame; empty for a whole part.
         shape: Rows and columns of the frame.
         blind: Why the camera cannot have seen the part; None where it may have.
     """
@@ -79,20 +79,24 @@ class LineModel:
         for count in range(1, self._batch + 1):
             self.detector.session.run(np.zeros((count, form.height_px, form.width_px, form.channels), np.uint8))
 
-    def prepare(self, image: Pixels) -> Prepared:
-        """The graph's input for a frame.
+    def prepare(self, image: Pixels, *, strip: Strip | None = None) -> Prepared:
+        """The graph's input for a frame; `strip` says where on a web it lies.
 
         Raises:
-            ImageError: A type, shape or size that is refused.
+            ImageError: A type, shape or size that is refused, or lines of a web that nobody would look at.
         """
-        converted = as_image(image, input_format=self._form)
-        shape = (converted.shape[0], converted.shape[1])
+        part = part_of(image, input_format=self._form)
+        shape = (image.shape[0], image.shape[1])
+        if strip is not None and part.shape[0] != shape[0]:
+            raise ImageError(
+                f"a web is looked at in all of its lines, and --crop takes {part.shape[0]} of this frame's {shape[0]}"
+            )
         if self._web is None or self.tile_px is None:
             tiles: tuple[Tile, ...] = ()
-            images = resize_image(converted, input_format=self._form)[None]
+            images = resize_image(part, input_format=self._form)[None]
         else:
-            tiles = place_tiles(shape, tile_px=self.tile_px, overlap_px=self._web.overlap_px)
-            images = np.stack([resize_image(cut(converted, tile), input_format=self._form) for tile in tiles])
+            tiles = place_tiles((part.shape[0], part.shape[1]), tile_px=self.tile_px, overlap_px=self._web.overlap_px)
+            images = np.stack([resize_image(cut(part, tile), input_format=self._form) for tile in tiles])
         blind = None if self.blind_limits is None else blindness(images, self.blind_limits)
         return Prepared(images=images, tiles=tiles, shape=shape, blind=blind)
 
@@ -144,7 +148,7 @@ class LineModel:
             else defects,
             picture=None
             if verdict.decision == "OK" or image is None
-            else Picture(image=image, anomaly_map=anomaly_map),
+            else Picture(image=image, anomaly_map=anomaly_map, input_format=self._form),
         )
 
     def _located(self, anomaly_map: NDArray[np.float32], image: Pixels | None) -> tuple[Defect, ...]:

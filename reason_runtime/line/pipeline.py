@@ -266,7 +266,7 @@ class Pipeline:
         image = work.frame.grab.image
         if image is None:
             raise ReasonError("a frame without pixels reached the model")
-        work.model, work.prepared = model, model.prepare(image)
+        work.model, work.prepared = model, model.prepare(image, strip=work.frame.grab.strip)
         limits = model.blind_limits
         frozen = FROZEN if work.repeats and not (limits is not None and limits.repeats) else None
         blind = work.prepared.blind or frozen

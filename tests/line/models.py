@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from reason_runtime.blind import BlindLimits
 from reason_runtime.bundle import Bundle, write_bundle
-from reason_runtime.image import square_format
+from reason_runtime.image import Crop, square_format
 from tests.runtime.bundles import SIZE_PX, golden_bytes, make_manifest
 
 SLOW = 77  # about `_SLOW_S` in one call
@@ -138,9 +138,10 @@ def line_bundle(
     trips: int = 0,
     slow_trips: int | None = None,
     overwrite: bool = False,
+    crop_px: Crop | None = None,
 ) -> Bundle:
     size_px = tile_px or SIZE_PX
-    form = square_format(size_px)
+    form = dataclasses.replace(square_format(size_px), crop_px=crop_px)
     manifest = make_manifest(threshold=threshold, input_format=form)
     training = manifest.training
     if tile_px is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reason_runtime.image import square_format
 from reason_runtime.session import open_session
 from reason_train.config import MethodConfig
 from tests.export.engine_bundles import engine_bundle
@@ -62,8 +64,6 @@ def test_the_openvino_example_gives_the_score_of_the_python_runtime(program: Pat
 
 @pytest.mark.parametrize(("channels", "suffix"), [(3, "ppm"), (1, "pgm")])
 def test_comments_in_a_ppm_or_pgm_are_passed_over(program: Path, tmp_path: Path, channels: int, suffix: str) -> None:
-    from reason_runtime.image import square_format
-
     form = square_format(SIZE_PX, channels=3 if channels == 3 else 1)
     bundle = make_bundle(tmp_path / "bundle", input_format=form)
     pixels = np.random.default_rng(2).integers(0, 256, (SIZE_PX, SIZE_PX, channels), dtype=np.uint8)
@@ -106,6 +106,15 @@ def test_images_that_do_not_fit_are_refused(program: Path, tmp_path: Path) -> No
         assert refused in run(program, bundle, ppm).stderr
     assert run(program, bundle, tmp_path / "none").stderr == f"error: {tmp_path / 'none'}: cannot be read\n"
     assert "usage: inspect BUNDLE IMAGE" in run(program, bundle).stderr
+
+
+def test_a_bundle_that_looks_at_a_part_of_each_picture_is_refused(program: Path, tmp_path: Path) -> None:
+    form = dataclasses.replace(square_format(SIZE_PX), crop_px=(0, 0, SIZE_PX, SIZE_PX))
+    bundle = make_bundle(tmp_path / "bundle", input_format=form).path
+    raw, _ = save(np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8), tmp_path)
+    done = run(program, bundle, raw)
+    told = "error: the bundle looks at a part of each picture (crop_px); this example cuts none out\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])

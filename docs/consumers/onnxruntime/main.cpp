@@ -5,8 +5,8 @@
 //
 // IMAGE is a binary PPM (P6, colour) or PGM (P5, mono) with 8 bits, or a raw file of height x width x channels bytes.
 // Cast, normalisation, network and anomaly map are inside the graph: bytes go in as they are, RGB, rows from the top.
-// Only the resize is not: the image must have the graph's size, and is refused otherwise. Anything that is not finite
-// is UNKNOWN, which a line must treat as a reject.
+// Only the resize is not: the image must have the graph's size, and is refused otherwise, as is a bundle that looks at
+// a part of each picture. Anything that is not finite is UNKNOWN, which a line must treat as a reject.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -51,6 +51,9 @@ int main(int count, char** arguments) try {
     if (count < 3) throw std::runtime_error("usage: inspect BUNDLE IMAGE [THRESHOLD]");
     const double threshold = count > 3 ? std::strtod(arguments[3], nullptr) : 1;
     if (!(threshold > 0) || !std::isfinite(threshold)) throw std::runtime_error("the threshold is no number above 0");
+    std::ifstream manifest(std::string(arguments[1]) + "/manifest.json");
+    if (std::string(std::istreambuf_iterator<char>(manifest), {}).find("\"crop_px\": [") != std::string::npos)
+        throw std::runtime_error("the bundle looks at a part of each picture (crop_px); this example cuts none out");
     Ort::Env environment(ORT_LOGGING_LEVEL_ERROR, "inspect");
     const std::string path = std::string(arguments[1]) + "/model.onnx";
     Ort::Session session(environment, path.c_str(), Ort::SessionOptions());  // Windows: a wide string
@@ -59,8 +62,7 @@ int main(int count, char** arguments) try {
     const int64_t shape[] = {1, sides[1], sides[2], sides[3]};
     auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     auto image = Ort::Value::CreateTensor<uint8_t>(memory, pixels.data(), pixels.size(), shape, 4);
-    const char* inputs[] = {"image"};
-    const char* outputs[] = {"anomaly_map", "score"};
+    const char *inputs[] = {"image"}, *outputs[] = {"anomaly_map", "score"};
     auto found = session.Run(Ort::RunOptions{nullptr}, inputs, &image, 1, outputs, 2);
     const float score = found[1].GetTensorData<float>()[0];
     const float* map = found[0].GetTensorData<float>();

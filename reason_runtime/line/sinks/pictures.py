@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ def paint_reject(answer: Answer, detector: Detector) -> NDArray[np.uint8] | None
     """
     if answer.picture is None:
         return None
-    form = detector.bundle.manifest.input
+    form = answer.picture.input_format or detector.bundle.manifest.input
     image = as_image(answer.picture.image, input_format=form)
     map_, scale = answer.picture.anomaly_map, 1.0
     try:
@@ -37,7 +38,7 @@ def paint_reject(answer: Answer, detector: Detector) -> NDArray[np.uint8] | None
     except ConfigurationError:  # neither threshold nor statistics: the picture alone
         map_ = None
     if map_ is None or not np.isfinite(map_).all():
-        map_ = np.zeros(image.shape[:2], np.float32)
+        map_, form = np.zeros(image.shape[:2], np.float32), dataclasses.replace(form, crop_px=None)
     limit = detector.pixel_threshold if answer.is_reject else None
     return overlay(image, map_, input_format=form, scale=scale, pixel_threshold=limit)
 

@@ -50,7 +50,7 @@ class Seen:
 
     Attributes:
         score: Highest value of the rows that the frame owns, raw units; NaN where any value is not finite.
-        anomaly_map: (rows, columns) of the whole frame, valid lines only.
+        anomaly_map: (rows, columns) of what is looked at of the frame, valid lines only.
         defects: Regions at or above the threshold that touch an owned row.
     """
 
@@ -71,19 +71,26 @@ def judge_web(
     """Stitch a frame's maps and find what is wrong on the rows it owns.
 
     Args:
-        tiles: Where the maps lie.
+        tiles: Where the maps lie in what is looked at.
         outputs: Of the graph, one per tile.
         shape: Rows and columns of the frame.
         frame: With its strip; a frame without one (an area camera) owns all its rows.
-        detector: Gives the threshold.
+        detector: Gives the threshold, and says what is looked at.
         settings: Of the web.
     """
     strip = frame.grab.strip or whole_frame(shape[0])
-    stitched = stitch(tiles, outputs.anomaly_map, shape=shape)[: strip.valid_lines]
+    rows, columns = detector.bundle.manifest.input.looked_at(height_px=shape[0], width_px=shape[1])
+    part = (rows.stop - rows.start, columns.stop - columns.start)
+    stitched = stitch(tiles, outputs.anomaly_map, shape=part)[: strip.valid_lines]
     owned = stitched[strip.owned_first : strip.owned_end]
     score = float(owned.max()) if np.isfinite(stitched).all() else float("nan")
     limit = detector.limit.value
-    defects = () if limit is None or not score >= limit else _defects(stitched, limit, strip, settings)
+    corner = (rows.start, columns.start)
+    defects = (
+        ()
+        if limit is None or not score >= limit
+        else _defects(stitched, limit, strip, settings, corner=corner, width_px=shape[1])
+    )
     return Seen(score=score, anomaly_map=stitched, defects=defects)
 
 
@@ -127,18 +134,30 @@ def _overlap(one: Defect, other: Defect) -> bool:
     return across and along
 
 
-def _defects(stitched: NDArray[np.float32], limit: float, strip: Strip, settings: WebSettings) -> tuple[Defect, ...]:
-    return tuple(
-        Defect(
-            x_px=region.x_px,
-            width_px=region.width_px,
-            first_line=strip.first_line + region.y_px,
-            lines=region.height_px,
-            peak=region.peak,
-            encoder_count=strip.encoder_count + region.y_px * strip.counts_per_line,
-            lane=min(int((region.x_px + region.width_px / 2) * settings.lanes / stitched.shape[1]), settings.lanes - 1),
-            x_mm=None if settings.pixel_mm is None else region.x_px * settings.pixel_mm,
-            y_mm=None if settings.line_mm is None else (strip.first_line + region.y_px) * settings.line_mm,
+def _defects(
+    stitched: NDArray[np.float32],
+    limit: float,
+    strip: Strip,
+    settings: WebSettings,
+    *,
+    corner: tuple[int, int],
+    width_px: int,
+) -> tuple[Defect, ...]:
+    """Of a map whose first row and column are `corner` of a frame of this width."""
+    found = []
+    for region in find_regions(stitched, pixel_threshold=limit):
+        row, column = corner[0] + region.y_px, corner[1] + region.x_px
+        found.append(
+            Defect(
+                x_px=column,
+                width_px=region.width_px,
+                first_line=strip.first_line + row,
+                lines=region.height_px,
+                peak=region.peak,
+                encoder_count=strip.encoder_count + row * strip.counts_per_line,
+                lane=min(int((column + region.width_px / 2) * settings.lanes / width_px), settings.lanes - 1),
+                x_mm=None if settings.pixel_mm is None else column * settings.pixel_mm,
+                y_mm=None if settings.line_mm is None else (strip.first_line + row) * settings.line_mm,
+            )
         )
-        for region in find_regions(stitched, pixel_threshold=limit)
-    )
+    return tuple(found)
