@@ -15,7 +15,7 @@ from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
-from reason_runtime.image import load_image, read_image
+from reason_runtime.image import load_image, read_part
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
@@ -112,7 +112,7 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
     """
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
     samples = require_test(load_dataset(labelled.folder, category=labelled.category))
-    masks = _masks(bundle, samples) if tile_px is None else read_masks_as_drawn(samples)
+    masks = _masks(bundle, samples) if tile_px is None else read_masks_as_drawn(samples, crop_px=form.crop_px)
     reference_session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
     pairs = []
     for sample in counted(samples, total=len(samples), what="images"):
@@ -120,7 +120,7 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
             image = load_image(sample.path, input_format=form)[None]
             pairs.append((reference_session.run(image), session.run(image)))
         else:
-            picture = read_image(sample.path, input_format=form)
+            picture = read_part(sample.path, input_format=form)
             pairs.append(
                 (
                     run_tiled(reference_session.run, picture, tile_px=tile_px),
@@ -153,6 +153,7 @@ def _masks(bundle: Bundle, samples: Sequence[Sample]) -> NDArray[np.bool_] | Non
         samples,
         size_px=bundle.manifest.map_size_px,
         resize_px=crop_from_px if isinstance(crop_from_px, int) else None,
+        crop_px=bundle.manifest.input.crop_px,
     )
 
 

@@ -26,7 +26,7 @@ from reason_runtime.bundle import GOLDEN, MODELS, Bundle, check_target, write_bu
 from reason_runtime.choices import Precision
 from reason_runtime.errors import ConfigurationError, DataError, ParityError
 from reason_runtime.golden import Golden
-from reason_runtime.image import InputFormat, list_images
+from reason_runtime.image import InputFormat, crop_text, list_images
 from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
 from reason_runtime.strict_json import Json
 from reason_train.calibrate import HeldOut, read_calibration
@@ -82,8 +82,8 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
         DataError: The golden folder holds no image.
         ParityError: The exporter gave a graph of another form, a weight does not fit in half precision, or a file does
             not give what the trained model gives; `out` is as it was.
-        ConfigurationError: Frames are smaller than what they are resized to, or were trained on in tiles; or the levels
-            are not those that the run's 16-bit images were read with.
+        ConfigurationError: Frames are smaller than what they are resized to, not as large as what is looked at, or were
+            trained on in tiles; or the levels are not those that the run's 16-bit images were read with.
     """
     check_target(out, overwrite=choices.overwrite)
     run, network = load_run(run_folder)
@@ -93,7 +93,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
         )
     held_out, wanted = read_calibration(run_folder)
     own = _own_format(run, held_out, choices, where=run_folder)
-    form = own if choices.frame_px is None else _camera_format(own, choices.frame_px)
+    form = own if choices.frame_px is None else _camera_format(own, choices.frame_px, where=run_folder)
     model = network if form is own else camera_model(network, own=own, camera=form)
     golden = _golden(model, form, held_out, choices, tile_px=run.config.training.tile_px)
     files = _files(model, form, golden, choices)
@@ -136,8 +136,13 @@ def _own_format(run: Run, held_out: HeldOut | None, choices: ExportChoices, *, w
     return own
 
 
-def _camera_format(own: InputFormat, frame_px: tuple[int, int]) -> InputFormat:
+def _camera_format(own: InputFormat, frame_px: tuple[int, int], *, where: Path) -> InputFormat:
     height, width = frame_px
+    if own.crop_px is not None and own.crop_px[2:] != (width, height):
+        raise ConfigurationError(
+            f"{where}: looks at the part --crop {crop_text(own.crop_px)} of every picture, which is what its graph "
+            f"takes; give --input-size {own.crop_px[3]} {own.crop_px[2]}"
+        )
     return dataclasses.replace(
         own,
         height_px=height,

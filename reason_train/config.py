@@ -53,6 +53,8 @@ class MethodConfig:
     """Side of the square graph input. Source: the reference."""
     crop_from_px: int | None = None
     """Side the image is resized to before a centre crop of `image_size_px`; none: no crop. AeBAD: 256, then 224."""
+    crop_px: tuple[int, int, int, int] | None = None
+    """Part of every picture that is looked at, cut out before the resize: left, top, width, height; none: all of it."""
     black_level: int = 0
     """Value of images of 16 bits a channel that becomes 0; images of 8 bits are taken as they are."""
     white_level: int = 65535
@@ -116,6 +118,10 @@ class MethodConfig:
         _require(
             self.crop_from_px is None or self.crop_from_px >= self.image_size_px,
             f"crop from {self.crop_from_px} px is smaller than the image size {self.image_size_px} px",
+        )
+        _require(
+            self.crop_px is None or self.crop_from_px is None,
+            f"--crop cuts a part out before the resize and crop from {self.crop_from_px} px after it; choose one",
         )
         _require(
             0 <= self.black_level < self.white_level <= 65535,

@@ -67,11 +67,11 @@ def evaluate(
     method, tile_px = run.config.method, run.config.training.tile_px
     paths = [sample.path for sample in samples]
     if tile_px is None:
-        masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px)
+        masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px, crop_px=method.crop_px)
         store = ImageStore(paths, input_format=input_format(method), memory_mib=0)
         judgement = judge(model, store, device=device, keep_maps=keep_maps or masks is not None, progress=progress)
     else:
-        masks = read_masks_as_drawn(samples)
+        masks = read_masks_as_drawn(samples, crop_px=method.crop_px)
         keep_maps = keep_maps or masks is not None
         judgement = judge_tiled(model, paths, tile_px=tile_px, device=device, keep_maps=keep_maps, progress=progress)
     evaluation = evaluate_scores(

@@ -31,6 +31,7 @@ def fit(
     learning_rate: options.LearningRate = None,
     image_size: options.ImageSize = None,
     crop_from: options.CropFrom = None,
+    crop: options.CropOption = None,
     black_level: options.BlackLevel = None,
     white_level: options.WhiteLevel = None,
     tile: options.Tile = None,
@@ -58,14 +59,14 @@ def fit(
     from reason_train.presets import Choices
     from reason_train.progress import training_bar
     from reason_train.ranks import joined_ranks
-    from reason_train.region import mask_sha256, parse_roi
+    from reason_train.region import mask_sha256, parse_crop, parse_roi
     from reason_train.training_run import check, train
 
     # fmt: off
     choices = Choices(
         teacher=teacher or (PAPER_TEACHER if preset == "paper" else EDGE_TEACHER), preset=preset, method=method,
         image_size_px=image_size, crop_from_px=crop_from, tile_px=tile,
-        black_level=black_level, white_level=white_level,
+        crop_px=parse_crop(crop) if crop is not None else None, black_level=black_level, white_level=white_level,
         students=students, suppression_layers=suppression_layers, views=views,
         suppression_target=suppression_target, suppression_weight=suppression_weight, noise_std=noise_std,
         epochs=epochs, steps=steps, batch_size=batch_size, learning_rate=learning_rate, held_out_share=held_out,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.errors import ImageError
 from reason_runtime.evenly import evenly
-from reason_runtime.image import InputFormat, decode_file, image_of, is_one_channel, resize_image
+from reason_runtime.image import InputFormat, decode_part, image_of, is_one_channel, resize_image
 from reason_runtime.tiles import Tile, cut, place_tiles
 from reason_train.datasets.masks import picture_size
 from reason_train.views import at_view_scale, change_view
@@ -24,7 +24,7 @@ AHEAD = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What becomes one input of the graph: a whole picture, resized, or one tile of it, as it is."""
+    """What becomes one input of the graph: what is looked at of a picture, resized, or one tile of that, as it is."""
 
     path: Path
     tile: Tile | None = None
@@ -55,7 +55,7 @@ class ImageStore:
         most: int | None = None,
     ) -> None:
         self.paths, self.input_format = tuple(paths), input_format
-        pieces = [piece for path in paths for piece in _cut(path, tile_px)]
+        pieces = [piece for path in paths for piece in _cut(path, tile_px, input_format)]
         self.pieces = tuple(pieces[i] for i in evenly(len(pieces), most=most))
         self._siblings: dict[Path, list[int]] = {}
         for position, piece in enumerate(self.pieces):
@@ -128,11 +128,11 @@ class ImageStore:
         return image
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
-        """(H, W, C): the whole picture in its own size."""
+        """(H, W, C): the picture, or the part of it that is looked at, in its own size."""
         last, picture = self._last
         if last == path:
             return picture
-        decoded = decode_file(path)
+        decoded = decode_part(path, input_format=self.input_format)
         if decoded.colour.dtype == np.uint16:
             self._highest[path] = int(decoded.colour.max())
         picture = image_of(decoded, input_format=self.input_format)
@@ -185,12 +185,14 @@ def _size_bytes(pixels: NDArray[np.uint8]) -> int:
     return pixels[:, :, 0].nbytes if is_one_channel(pixels) else pixels.nbytes
 
 
-def _cut(path: Path, tile_px: int | None) -> list[Piece]:
+def _cut(path: Path, tile_px: int | None, input_format: InputFormat) -> list[Piece]:
     if tile_px is None:
         return [Piece(path=path)]
     width, height = picture_size(path)
     try:
-        return [Piece(path=path, tile=tile) for tile in place_tiles((height, width), tile_px=tile_px)]
+        rows, columns = input_format.looked_at(height_px=height, width_px=width)
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        return [Piece(path=path, tile=tile) for tile in place_tiles(shape, tile_px=tile_px)]
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 

@@ -58,6 +58,15 @@ ImageSize = Annotated[
 CropFrom = Annotated[
     int | None, typer.Option(help="Resize to this side, px, then crop the centre.", show_default="no crop")
 ]
+CropOption = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="LEFT,TOP,WIDTH,HEIGHT",
+        help="Part of every picture that is looked at, px, cut out before the resize.",
+        show_default="all",
+    ),
+]
 BlackLevel = Annotated[int | None, typer.Option(help="Value of 16-bit images that becomes 0.", show_default="0")]
 WhiteLevel = Annotated[
     int | None,

@@ -37,6 +37,7 @@ class Choices:
     method: Method | None = None
     image_size_px: int | None = None
     crop_from_px: int | None = None
+    crop_px: tuple[int, int, int, int] | None = None
     black_level: int | None = None
     white_level: int | None = None
     tile_px: int | None = None
@@ -103,6 +104,8 @@ def _check_conflicts(choices: Choices, *, preset: Preset) -> None:
         raise ConfigurationError(
             f"--paper-protocol chooses by test images; the preset {preset} never sees any, use paper"
         )
+    if choices.paper_protocol and choices.crop_px is not None:
+        raise ConfigurationError("--paper-protocol judges whole pictures, as published; leave --crop out")
     if choices.paper_protocol and choices.steps is not None:
         raise ConfigurationError("--paper-protocol chooses an epoch; give --epochs in place of --steps")
 
@@ -121,6 +124,8 @@ def _check_used(choices: Choices, method: MethodConfig) -> None:
 
 
 def _check_tiles(choices: Choices) -> None:
+    if choices.crop_px is not None and choices.tile_px is not None and min(choices.crop_px[2:]) < choices.tile_px:
+        raise ConfigurationError(f"--crop takes a part that is smaller than a tile of {choices.tile_px} px")
     for name, given in (
         ("--image-size", choices.image_size_px not in (None, choices.tile_px)),
         ("--crop-from", choices.crop_from_px is not None),

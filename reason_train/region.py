@@ -9,10 +9,25 @@ from numpy.typing import NDArray
 
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import InputFormat, load_image, resize_image
+from reason_runtime.image import Crop, InputFormat, part_of, read_image, resize_image
 
 Roi = tuple[float, float, float, float]
 """Left, top, width, height, as shares of the whole image's width and height."""
+
+
+def parse_crop(text: str) -> Crop:
+    """`LEFT,TOP,WIDTH,HEIGHT`, in pixels; `InputFormat` says which are refused.
+
+    Raises:
+        ConfigurationError: Not four whole numbers.
+    """
+    try:
+        left, top, width, height = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--crop {text}: expected LEFT,TOP,WIDTH,HEIGHT in pixels, such as 400,300,1600,1200"
+        ) from error
+    return left, top, width, height
 
 
 def parse_roi(text: str) -> Roi:
@@ -52,21 +67,23 @@ def mask_sha256(path: Path) -> str:
 
 
 def counted_region(
-    *, roi: Roi | None, ignore_mask: Path | None, input_format: InputFormat
+    *, roi: Roi | None, ignore_mask: Path | None, input_format: InputFormat, picture_px: tuple[int, int] | None = None
 ) -> NDArray[np.float32] | None:
-    """1 where the map counts and 0 where it does not, after the same resize and crop as images; None: everywhere.
+    """1 where the map counts and 0 where it does not, after the same cut and resize as images; None: everywhere.
 
     Args:
         roi: Rectangle that counts.
-        ignore_mask: Image of any size, white (128 or more) where defects do not count.
+        ignore_mask: Image white (128 or more) where defects do not count; of any size, or of the pictures' where only a
+            part of these is looked at.
         input_format: Sizes; the map is as large as the graph's input.
+        picture_px: Width and height of all pictures; needed where only a part of them is looked at.
 
     Returns:
         (S, S) float32.
 
     Raises:
         ImageError: The mask cannot be read.
-        ConfigurationError: Nothing is left that counts.
+        ConfigurationError: Nothing is left that counts, or the mask is not of the pictures' size.
     """
     if roi is None and ignore_mask is None:
         return None
@@ -76,16 +93,23 @@ def counted_region(
         channels=1,
         resize_height_px=input_format.resize_height_px,
         resize_width_px=input_format.resize_width_px,
+        crop_px=input_format.crop_px,
     )
-    height, width = form.resize_height_px, form.resize_width_px
+    width, height = picture_px or (form.resize_width_px, form.resize_height_px)
     counted = np.ones((form.height_px, form.width_px), np.bool_)
     if roi is not None:
         inside = np.zeros((height, width, 1), np.uint8)
         rows = slice(round(roi[1] * height), round((roi[1] + roi[3]) * height))
         inside[rows, round(roi[0] * width) : round((roi[0] + roi[2]) * width)] = 255
-        counted &= resize_image(inside, input_format=form)[:, :, 0] >= 128
+        counted &= resize_image(part_of(inside, input_format=form), input_format=form)[:, :, 0] >= 128
     if ignore_mask is not None:
-        counted &= load_image(ignore_mask, input_format=form)[:, :, 0] < 128
+        ignored = read_image(ignore_mask, input_format=form)
+        if form.crop_px is not None and ignored.shape[:2] != (height, width):
+            raise ConfigurationError(
+                f"{ignore_mask}: is {ignored.shape[1]} x {ignored.shape[0]} pixels and the pictures, of which --crop "
+                f"takes a part, {width} x {height}; give a mask of their size"
+            )
+        counted &= resize_image(part_of(ignored, input_format=form), input_format=form)[:, :, 0] < 128
     if not counted.any():
         raise ConfigurationError("the region of interest and the ignore mask leave no pixel that counts")
     return counted.astype(np.float32)

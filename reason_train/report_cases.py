@@ -66,16 +66,22 @@ class Painter:
         Raises:
             ImageError: The image or its mask cannot be read.
         """
-        image = _thumbnail(read_image(sample.path, input_format=self.input_format))
-        shown = [("image", _data_uri(image, "JPEG"))]
+        image = read_image(sample.path, input_format=self.input_format)
+        small = _thumbnail(image)
+        shown = [("image", _data_uri(small, "JPEG"))]
         if anomaly_map is not None:
             limit = None if self.threshold is None or score < self.threshold else self.pixel_threshold
             painted = overlay(
-                image, anomaly_map, input_format=self.input_format, scale=self.scale, pixel_threshold=limit
+                image,
+                anomaly_map,
+                input_format=self.input_format,
+                scale=self.scale,
+                pixel_threshold=limit,
+                longest_side_px=LONGEST_SIDE_PX,
             )
             shown.append(("anomaly map", _data_uri(painted, "JPEG")))
         if sample.mask_path is not None:
-            height_px, width_px = image.shape[:2]  # of a picture as large as the mask
+            height_px, width_px = small.shape[:2]  # of a picture as large as the mask
             mask = shrink(read_mask_levels(sample.mask_path)[:, :, 0], height_px=height_px, width_px=width_px)
             shown.append(("mask", _data_uri(mask[:, :, None], "PNG")))
         return tuple(shown)

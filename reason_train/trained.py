@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from reason_runtime.errors import ImageError, RunError
-from reason_runtime.image import InputFormat, read_image, square_format
+from reason_runtime.image import InputFormat, read_part, square_format
 from reason_runtime.session import Outputs
 from reason_runtime.tiles import run_tiled
 from reason_train.config import MethodConfig
@@ -31,13 +31,15 @@ class Judgement:
     scores: NDArray[np.float32]
     """(N,)"""
     maps: NDArray[np.float32] | None
-    """(N, S, S), or (N, H, W) of pictures in tiles; none where they were not asked for."""
+    """(N, S, S), or (N, H, W) of what is looked at in tiles; none where they were not asked for."""
 
 
 def input_format(method: MethodConfig) -> InputFormat:
     """What images become before the graph."""
     form = square_format(method.image_size_px, resize_px=method.crop_from_px)
-    return dataclasses.replace(form, black_level=method.black_level, white_level=method.white_level)
+    return dataclasses.replace(
+        form, black_level=method.black_level, white_level=method.white_level, crop_px=method.crop_px
+    )
 
 
 def require_finished(folder: Path) -> Path:
@@ -120,14 +122,15 @@ def judge_tiled(
     keep_maps: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Judgement:
-    """Stitched maps of whole pictures at native resolution and their maxima, float32 throughout.
+    """Stitched maps of what is looked at of pictures, at native resolution, and their maxima, float32 throughout.
 
     Raises:
         ImageError: A picture cannot be read, or is smaller than a tile.
         DataError: Maps are to be kept and the pictures differ in size.
         RunError: A score is not finite.
     """
-    if keep_maps:
+    form = input_format(model.method)
+    if keep_maps and form.crop_px is None:
         picture_size_of_all(
             paths, needed="maps of tiles are kept of images of one size: crop them, or ask for no report"
         )
@@ -139,7 +142,7 @@ def judge_tiled(
 
     scores, maps = [], []
     for path in paths:
-        picture = read_image(path, input_format=input_format(model.method))
+        picture = read_part(path, input_format=form)
         try:
             output = run_tiled(run, picture, tile_px=tile_px, together=TILES_TOGETHER)
         except ImageError as error:

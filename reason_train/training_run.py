@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from reason_train.calibrate import calibrate, read_threshold
 from reason_train.checkpoint import StepReport, what_is_kept
 from reason_train.config import Config
 from reason_train.datasets import DataSet
+from reason_train.datasets.masks import picture_size_of_all
 from reason_train.device import multiplies_bf16
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore, require_readable, unused_levels
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
-from reason_train.plan import make_plan
+from reason_train.plan import Plan, make_plan
 from reason_train.preparation import find_stage, forget_unstarted, prepare
 from reason_train.presets import Choices
 from reason_train.ranks import ALONE, Ranks
@@ -120,7 +121,7 @@ def train(
                 if hint is not None:
                     say(hint)
             fit(
-                _new_model(config, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
+                _new_model(plan, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
                 config,
                 store=store,
                 run=out,
@@ -186,10 +187,11 @@ def _noted_levels(out: Path, *stores: ImageStore) -> Run:
     return run
 
 
-def _new_model(config: Config, *, teacher_weights: Path | None, ignore_mask: Path | None) -> ReasonModel:
+def _new_model(plan: Plan, *, teacher_weights: Path | None, ignore_mask: Path | None) -> ReasonModel:
+    config = plan.config
     torch.manual_seed(config.training.seed)
     model = ReasonModel(config.method, teacher=load_teacher(config.method.teacher, weights=teacher_weights))
-    _set_region(model, ignore_mask)
+    _set_region(model, ignore_mask, pictures=[*plan.store.paths, *plan.held_out.paths])
     return model
 
 
@@ -208,8 +210,15 @@ def _calibrate(out: Path, run: Run, held_out: ImageStore, *, device: torch.devic
     )
 
 
-def _set_region(model: ReasonModel, ignore_mask: Path | None) -> None:
+def _set_region(model: ReasonModel, ignore_mask: Path | None, *, pictures: Sequence[Path]) -> None:
     method = model.method
-    region = counted_region(roi=method.roi, ignore_mask=ignore_mask, input_format=input_format(method))
+    picture_px = None
+    if method.has_region and method.crop_px is not None:
+        picture_px = picture_size_of_all(
+            pictures, needed="with --crop, --roi and --ignore-mask need pictures of one size: they are of the whole"
+        )
+    region = counted_region(
+        roi=method.roi, ignore_mask=ignore_mask, input_format=input_format(method), picture_px=picture_px
+    )
     if region is not None:
         model.head.get_buffer("region").copy_(torch.from_numpy(region))

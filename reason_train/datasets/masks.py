@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from reason_runtime.errors import DataError
-from reason_runtime.image import read_image, resize_image, square_format
+from reason_runtime.errors import DataError, ImageError
+from reason_runtime.image import Crop, read_image, resize_image, square_format
 from reason_train.datasets.samples import Sample
 
 ORIENTATION_TAG = 0x0112  # EXIF; values 5 to 8 swap width and height
@@ -24,45 +24,64 @@ HALF = 128  # the first of 256 levels above 0.5
 MASK_FORMAT = replace(square_format(256, channels=1), white_level=255)
 
 
-def read_mask(path: Path, *, size_px: int, resize_px: int | None = None) -> NDArray[np.bool_]:
+def read_mask(
+    path: Path, *, size_px: int, resize_px: int | None = None, crop_px: Crop | None = None
+) -> NDArray[np.bool_]:
     """The defective pixels at the size of the anomaly map: bilinear resize of the mask, then > 0.5.
 
     Args:
         path: The mask file.
         size_px: Side of the anomaly map.
         resize_px: Side of the image before the centre crop to `size_px`; None without a crop.
+        crop_px: Part of the image that is looked at; None for all of it.
 
     Returns:
         (size_px, size_px), True where defective.
 
     Raises:
-        ImageError: The file cannot be read as an image.
+        ImageError: The file cannot be read as an image, or is too small.
     """
     mask_format = square_format(size_px, channels=1, resize_px=resize_px)
-    mask: NDArray[np.bool_] = resize_image(read_mask_levels(path), input_format=mask_format)[:, :, 0] >= HALF
+    levels = read_mask_levels(path, crop_px=crop_px)
+    mask: NDArray[np.bool_] = resize_image(levels, input_format=mask_format)[:, :, 0] >= HALF
     return mask
 
 
-def read_mask_levels(path: Path) -> NDArray[np.uint8]:
+def read_mask_levels(path: Path, *, crop_px: Crop | None = None) -> NDArray[np.uint8]:
     """The mask in its own size, 0 where good and 255 where defective.
+
+    Args:
+        path: The mask file; white or class numbers, as all of it says.
+        crop_px: Part of it that is wanted; None for all of it.
 
     Returns:
         (H, W, 1), levels between the two only where the file has grey edges.
 
     Raises:
-        ImageError: The file cannot be read as an image.
+        ImageError: The file cannot be read as an image, or is too small.
     """
     levels = read_image(path, input_format=MASK_FORMAT)
-    return levels if levels.max() >= HALF else np.where(levels > 0, 255, 0).astype(np.uint8)
+    if levels.max() < HALF:
+        levels = np.where(levels > 0, 255, 0).astype(np.uint8)
+    try:
+        rows, columns = replace(MASK_FORMAT, crop_px=crop_px).looked_at(
+            height_px=levels.shape[0], width_px=levels.shape[1]
+        )
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    return levels[rows, columns]
 
 
-def read_masks(samples: Sequence[Sample], *, size_px: int, resize_px: int | None = None) -> NDArray[np.bool_] | None:
+def read_masks(
+    samples: Sequence[Sample], *, size_px: int, resize_px: int | None = None, crop_px: Crop | None = None
+) -> NDArray[np.bool_] | None:
     """Masks of all samples, empty for good images; None for a data set without masks.
 
     Args:
         samples: N samples.
         size_px: Side of the anomaly maps.
         resize_px: Side of the image before the centre crop to `size_px`; None without a crop.
+        crop_px: Part of the images that is looked at; None for all of it.
 
     Returns:
         (N, size_px, size_px), True where defective.
@@ -76,14 +95,18 @@ def read_masks(samples: Sequence[Sample], *, size_px: int, resize_px: int | None
     masks = np.zeros((len(samples), size_px, size_px), np.bool_)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask_path is not None:
-            mask[:] = read_mask(sample.mask_path, size_px=size_px, resize_px=resize_px)
+            mask[:] = read_mask(sample.mask_path, size_px=size_px, resize_px=resize_px, crop_px=crop_px)
         elif sample.anomalous:
             raise DataError(f"{sample.path}: the defective image has no mask while others have one; add it")
     return masks
 
 
-def read_masks_as_drawn(samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
+def read_masks_as_drawn(samples: Sequence[Sample], *, crop_px: Crop | None = None) -> NDArray[np.bool_] | None:
     """Masks in the images' own size, for maps that are not resized; None for a data set without masks.
+
+    Args:
+        samples: N samples.
+        crop_px: Part of the images that is looked at; None for all of it, of images of one size.
 
     Returns:
         (N, H, W), True where defective.
@@ -94,15 +117,18 @@ def read_masks_as_drawn(samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
     """
     if not any(sample.mask_path for sample in samples):
         return None
-    width, height = picture_size_of_all(
-        [sample.path for sample in samples],
-        needed="figures of pixels in tiles need images of one size: crop them, or take the masks away for figures of "
-        "images alone",
-    )
+    if crop_px is not None:
+        _, _, width, height = crop_px
+    else:
+        width, height = picture_size_of_all(
+            [sample.path for sample in samples],
+            needed="figures of pixels in tiles need images of one size: crop them, or take the masks away for figures "
+            "of images alone",
+        )
     masks = np.zeros((len(samples), height, width), np.bool_)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask_path is not None:
-            mask[:] = read_mask_levels(sample.mask_path)[:, :, 0] >= HALF
+            mask[:] = read_mask_levels(sample.mask_path, crop_px=crop_px)[:, :, 0] >= HALF
         elif sample.anomalous:
             raise DataError(f"{sample.path}: the defective image has no mask while others have one; add it")
     return masks

@@ -31,6 +31,7 @@ def test_paper_is_the_published_method_exactly() -> None:
         "suppression_layers": True,
         "image_size_px": 256,
         "crop_from_px": None,
+        "crop_px": None,
         "black_level": 0,
         "white_level": 65535,
         "suppression_target": "student",
