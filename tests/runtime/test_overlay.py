@@ -70,7 +70,7 @@ def test_a_peak_of_a_large_map_is_drawn_in_a_small_picture(size: tuple[int, int]
     values = np.zeros(size, dtype=np.float32)
     values[1003, 1001] = 1.0
     image = np.full((*size, 3), 100, dtype=np.uint8)
-    picture = overlay(image, values, input_format=FORM, scale=1.0, threshold=0.9)
+    picture = overlay(image, values, input_format=FORM, scale=1.0, pixel_threshold=0.9)
     assert (picture == 255).all(axis=2).any()
     changed = np.argwhere((picture != 100).any(axis=2))
     place = np.array([1003.5, 1001.5]) * picture.shape[:2] / np.array(size)
