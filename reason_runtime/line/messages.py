@@ -60,7 +60,7 @@ class Defect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What a saved reject shows: the frame as grabbed and its map, raw units.
+    """What a saved part shows: the frame as grabbed and, of a reject, its map in raw units.
 
     Attributes:
         image: The frame.
@@ -97,7 +97,7 @@ class Answer:
         valid_lines: Of a web's frame.
         defects: Regions at or above the pixel threshold, in pixels of the frame; on a web each is listed once, by one
             frame.
-        picture: For sinks that save rejects; never in JSON.
+        picture: For sinks that save rejects, or ask for OK parts too; never in JSON.
     """
 
     camera: str

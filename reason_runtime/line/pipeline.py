@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from reason_runtime.errors import ConfigurationError, ReasonError
 from reason_runtime.line.grabber import Camera, Grabber
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger
+from reason_runtime.line.messages import Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.publisher import Publisher
@@ -296,7 +297,11 @@ class Pipeline:
             if work.model is None or work.prepared is None or work.outputs is None:
                 raise ReasonError("a frame without outputs reached the judgement")
             book = self._books[work.frame.camera]
-            self._desk.ledger.answer(work.frame, work.model.judge(work.frame, work.prepared, work.outputs, book=book))
+            answer = work.model.judge(work.frame, work.prepared, work.outputs, book=book)
+            image = work.frame.grab.image
+            if not answer.is_reject and image is not None and self._publisher.wants_picture(answer):
+                answer = replace(answer, picture=Picture(image=image, anomaly_map=None))
+            self._desk.ledger.answer(work.frame, answer)
         return []
 
     def _has_room(self) -> bool:

@@ -82,6 +82,10 @@ class Publisher:
         for runner in list(runners):
             runner.put(message)
 
+    def wants_picture(self, answer: Answer) -> bool:
+        """A sink asks for the pixels of this part, though it may be OK."""
+        return any(runner.sink.wants is not None and runner.sink.wants(answer) for runner in self._runners)
+
     def has_room(self, count: int) -> bool:
         """No sink that is open loses anything by so many messages more."""
         return all(runner.has_room(count) for runner in self._runners)

@@ -66,6 +66,7 @@ class ListSink:
     keeps: bool = True
     drives_line: bool = False
     wants_pictures: bool = False
+    wants: Callable[[Answer], bool] | None = None
     down: bool = False
     pause_s: float = 0.0
     messages: list[Message] = field(default_factory=list)

@@ -268,6 +268,39 @@ def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Pat
         runner.join()
 
 
+def test_frames_for_the_next_training_are_kept_while_the_line_runs(bundle: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    values = (128, 190, 186, 250, 129, 191, 128)  # scores of 0, 0.48, 0.45, 0.95, ...; the threshold is 0.5
+    for number, value in enumerate(values):
+        Image.fromarray(part(value)).save(images / f"{number}.png")
+    (images / "9.png").write_text("text")
+    out = tmp_path / "r.jsonl"
+    sinks = (
+        "--sink",
+        f"jsonl:{out}",
+        "--sink",
+        f"frames:{tmp_path / 'frames'}?good=0",
+        "--sink",
+        f"pictures:{tmp_path}/p",
+    )
+    process = start(bundle, "--source", images, *sinks, "--journal", tmp_path / "journal")
+    _, log = process.communicate(timeout=30)
+    assert "8 frames: 6 OK, 1 NG, 1 UNKNOWN" in log
+    assert "never reached their sink" not in log
+    found = sorted((tmp_path / "frames").iterdir())
+    kept = [result for result in results(out) if result["score"] is not None and float(str(result["score"])) >= 0.45]
+    assert len(kept) == 4
+    assert {path.name for path in found} == {
+        f"{result['decision']}_{result['score']:.6f}_{result['part_id']}.png" for result in kept
+    }
+    for path in found:
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), part(values[int(path.stem[-1])]))
+    assert [path.suffix for path in (tmp_path / "p").iterdir()] == [".jpg"]
+    taken = (tmp_path / "journal").read_text()
+    assert taken.count('"delivered"') == taken.count('"taken"')
+
+
 def test_supervisor_hears_ready_alive_and_stopping(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,11 +20,13 @@ from PIL import Image
 
 from reason_runtime import load
 from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.image import decode_file
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Beat, Event, Message, Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.publisher import Publisher
+from reason_runtime.line.sinks.frames import FramesSink
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.pictures import PicturesSink
@@ -317,6 +319,120 @@ def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineM
     assert (tmp_path / ".._.._x_y.NG.jpg").exists()
 
 
+def test_pictures_of_others_are_left_alone(model: LineModel, tmp_path: Path) -> None:
+    for name in ("holiday.jpg", "OK.png", "00000001-20260101T000000Z.png"):
+        (tmp_path / name).write_bytes(bytes(3 * 2**20))
+    (tmp_path / ".part-0001.NG.0123abcd.jpg").write_bytes(bytes(2**20))  # what a kill left
+    (tmp_path / ".NG_0.5_part-0001.0123abcd.png").write_bytes(bytes(2**20))
+    for sink in ("pictures", "frames"):
+        with opened(f"{sink}:{tmp_path}?max_mib=1", model) as opened_sink:
+            opened_sink.deliver([answer(2, "NG", picture=True)])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "holiday.jpg", "OK.png", "00000001-20260101T000000Z.png", "part-0002.NG.jpg", "NG_0.250000_part-0002.png"
+    }  # fmt: skip
+
+
+def test_frames_are_kept_as_grabbed_and_say_where_to_sort_them(model: LineModel, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**16, (3, 40, 24), np.uint16)
+    mono, colour = noise[0], np.moveaxis(noise, 0, 2)
+    as_rgb = np.broadcast_to((mono >> 8).astype(np.uint8)[:, :, None], (40, 24, 3))
+    shown = [
+        (answer(4, "NG"), mono),
+        (dataclasses.replace(answer(5, "UNKNOWN"), cause="not-finite"), colour),
+        (dataclasses.replace(answer(6, "NG"), part_id="../x y"), as_rgb),
+        (dataclasses.replace(answer(7, "NG"), valid_lines=30), mono),
+    ]
+    kept = [dataclasses.replace(item, picture=Picture(image=image, anomaly_map=None)) for item, image in shown]
+    with opened(f"frames:{tmp_path / 'a' / 'b'}", model) as sink:
+        sink.deliver([answer(1), EVENT, *kept, beat(1), answer(8, "UNKNOWN"), answer(9, "NG")])
+    found = {path.name: decode_file(path).colour for path in (tmp_path / "a" / "b").iterdir()}
+    expected = {
+        "NG_0.500000_part-0004.png": mono,
+        "UNKNOWN_none_part-0005.png": colour,
+        "NG_0.750000_.._x_y.png": as_rgb[:, :, 0],
+        "NG_0.875000_part-0007.png": mono[:30],
+    }
+    assert found.keys() == expected.keys()
+    for name, image in expected.items():
+        assert found[name].dtype == image.dtype
+        np.testing.assert_array_equal(found[name], image)
+
+
+def test_of_ok_parts_those_near_the_threshold_and_a_share_of_the_others_are_kept(tmp_path: Path) -> None:
+    def scored(number: int, score: float) -> Answer:
+        return dataclasses.replace(answer(number), score=score)
+
+    sink = FramesSink(tmp_path, max_bytes=2**20, near=0.8, good=0.1)
+    assert sink.wants(scored(0, 0.4))
+    others = [number for number in range(20_000) if sink.wants(scored(number, 0.39))]
+    assert len(others) == pytest.approx(2000, abs=4 * (20_000 * 0.1 * 0.9) ** 0.5)
+    again = FramesSink(tmp_path, max_bytes=2**20, near=2, good=0.1)
+    assert others == [number for number in range(20_000) if again.wants(scored(number, 0.49))]
+    for good, expected in ((0.0, 0), (1.0, 100)):
+        every = FramesSink(tmp_path, max_bytes=2**20, near=0.8, good=good)
+        assert sum(every.wants(scored(number, 0.1)) for number in range(100)) == expected
+        assert every.wants(answer(1, "NG", picture=True))
+        assert not every.wants(answer(1, "UNKNOWN"))
+
+
+def test_frames_never_outgrow_their_limit_nor_after_a_restart(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)  # a kilobyte that PNG cannot shrink
+
+    def deliver(numbers: range) -> list[str]:
+        sink = FramesSink(tmp_path, max_bytes=5500, near=0.9, good=0.0)
+        sink.open()
+        for number in numbers:
+            picture = Picture(image=noise, anomaly_map=None)
+            sink.deliver([dataclasses.replace(answer(number, "NG"), score=1 / (1 + number), picture=picture)])
+            assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5500
+        return sorted(path.stem[-4:] for path in tmp_path.iterdir())
+
+    assert deliver(range(12)) == ["0008", "0009", "0010", "0011"]
+    assert deliver(range(12, 14)) == ["0010", "0011", "0012", "0013"]
+
+
+def test_what_a_slow_sink_does_not_want_pushes_out_nothing(tmp_path: Path) -> None:
+    metrics, chooses, shows = Metrics(), HungSink(), HungSink()
+    for name, sink in (("chooses", chooses), ("shows", shows)):
+        sink.name, sink.wants_pictures = name, True
+    chooses.wants = FramesSink(tmp_path, max_bytes=2**20, near=0.9, good=0.0).wants
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([chooses, shows])
+    wanted = dataclasses.replace(answer(3, picture=True), score=0.46)
+    publisher.publish(wanted)
+    assert chooses.entered.wait(5)
+    for number in range(10, 18):
+        publisher.publish(answer(number, "NG", picture=True))
+        for other in range(200):
+            publisher.publish(dataclasses.replace(answer(1000 * number + other), score=0.1))
+    chooses.gate.set()
+    shows.gate.set()
+    publisher.finish(5)
+    assert [item.number for item in chooses.answers] == [3, *range(10, 18)]
+    assert all(item.picture is not None for item in chooses.answers)
+    assert metrics.snapshot().missed["chooses"] == 0
+    assert publisher.wants_picture(wanted.without_picture())
+    assert shows.answers[0].number == 3
+    assert {item.picture for item in shows.answers if not item.is_reject} == {None}
+
+
+@NEEDS_MOUNT
+def test_frames_on_a_full_disk_are_whole_or_not_there(model: LineModel, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100), np.uint8)
+    with small_disk(tmp_path / "disk", size="64k") as disk, opened(f"frames:{disk / 'f'}", model) as sink:
+        ng = [
+            dataclasses.replace(answer(number, "NG"), picture=Picture(image=noise, anomaly_map=None))
+            for number in range(9)
+        ]
+        with pytest.raises(SinkError, match="No space left on device"):
+            sink.deliver(ng)
+        found = list((disk / "f").iterdir())
+        assert len(found) > 2
+        for path in found:
+            np.testing.assert_array_equal(decode_file(path).colour, noise)
+
+
 @contextmanager
 def broker(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Debian's mosquitto."""
@@ -597,6 +713,9 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("jsonl:", "expected jsonl:FILE"),
         ("jsonl:a?fsync=maybe", "expected one of never, always"),
         ("jsonl:a?kep=3", "unknown option kep; expected max_mib, keep, fsync"),
+        ("frames:", "expected frames:DIR"),
+        ("frames:a?good=5", "good=5, expected a share, 1 or less"),
+        ("frames:a?share=0.5", "unknown option share; expected max_mib, near, good"),
         ("jsonl:a?keep=1.5", "expected a whole number"),
         ("jsonl:a?keep", "name=value"),
         ("mqtt:broker", "expected mqtt://HOST:PORT"),

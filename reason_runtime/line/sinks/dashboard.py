@@ -40,6 +40,7 @@ class DashboardSink:
     keeps = False
     drives_line = False
     wants_pictures = True
+    wants = None
 
     def __init__(self, host: str, port: int, *, metrics: Metrics, model: Callable[[], LineModel]) -> None:
         self.name = f"dashboard {host}:{port}"

@@ -32,6 +32,7 @@ class JsonlSink:
     keeps = True
     drives_line = False
     wants_pictures = False
+    wants = None
 
     def __init__(self, path: Path, *, max_bytes: int, keep: int, fsync: Literal["never", "always"]) -> None:
         self.name = f"jsonl {path}"
@@ -107,6 +108,7 @@ class StdoutSink:
     keeps = True
     drives_line = False
     wants_pictures = False
+    wants = None
 
     def open(self) -> None:
         """See `Sink.open`."""

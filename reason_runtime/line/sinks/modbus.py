@@ -49,6 +49,7 @@ class ModbusSink:
     keeps = False
     drives_line = True
     wants_pictures = False
+    wants = None
 
     def __init__(self, host: str, port: int, *, unit: int) -> None:
         self.name = f"modbus {host}:{port}"

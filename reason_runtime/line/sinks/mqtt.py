@@ -45,6 +45,7 @@ class MqttSink:
     keeps = True
     drives_line = False
     wants_pictures = False
+    wants = None
 
     def __init__(
         self, host: str, port: int, *, topic: str, client_id: str, login: tuple[str, str | None] | None, tls: bool

@@ -44,6 +44,7 @@ class OpcUaSink:
     keeps = False
     drives_line = True
     wants_pictures = False
+    wants = None
 
     def __init__(self, host: str, port: int) -> None:
         self.name = f"opcua {host}:{port}"

@@ -4,6 +4,7 @@
 |---|---|---|
 | `jsonl:FILE` (`jsonl:-` for standard output) | `max_mib=64`, `keep=10`, `fsync=never` | answers and events |
 | `pictures:DIR` | `max_mib=1024` | overlays of rejects, oldest removed first |
+| `frames:DIR` | `max_mib=1024`, `near=0.9`, `good=0.01` | frames for the next training, oldest removed first |
 | `mqtt://HOST:1883/TOPIC` | `user`, `password_file`, `tls=no`, `client_id` | extra `mqtt` |
 | `opcua://0.0.0.0:4840` | | a server; extra `opcua` |
 | `modbus://0.0.0.0:502` | `unit=1` | a server; extra `modbus` |
@@ -22,7 +23,7 @@ from reason_runtime.line.model import LineModel
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.sink import Sink
 
-_KINDS = ("jsonl", "pictures", "mqtt", "opcua", "modbus", "prometheus")
+_KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus")
 
 
 def open_sink(text: str, *, model: Callable[[], LineModel], metrics: Metrics) -> Sink:
@@ -45,8 +46,18 @@ def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) ->
     if address.kind == "pictures":
         from reason_runtime.line.sinks.pictures import PicturesSink
 
-        max_mib = address.amount("max_mib", 1024, low=1)
-        return PicturesSink(Path(address.place), max_bytes=int(max_mib * 2**20), model=model)
+        return PicturesSink(Path(address.place), max_bytes=_max_bytes(address), model=model)
+    if address.kind == "frames":
+        from reason_runtime.line.sinks.frames import FramesSink
+
+        if not address.place:
+            raise ConfigurationError(f"{address.text}: expected frames:DIR")
+        return FramesSink(
+            Path(address.place),
+            max_bytes=_max_bytes(address),
+            near=address.amount("near", 0.9),
+            good=_share(address, "good", 0.01),
+        )
     if address.kind == "mqtt":
         from reason_runtime.line.sinks.mqtt import open_mqtt
 
@@ -65,6 +76,17 @@ def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) ->
 
     host, port = host_and_port(address, port=9100)
     return PrometheusSink(host, port, metrics=metrics)
+
+
+def _max_bytes(address: Address) -> int:
+    return int(address.amount("max_mib", 1024, low=1) * 2**20)
+
+
+def _share(address: Address, name: str, default: float) -> float:
+    value = address.amount(name, default)
+    if value > 1:
+        raise ConfigurationError(f"{address.text}: {name}={value:g}, expected a share, 1 or less")
+    return value
 
 
 def _jsonl(address: Address) -> Sink:

@@ -43,6 +43,7 @@ class PrometheusSink:
     keeps = False
     drives_line = False
     wants_pictures = False
+    wants = None
 
     def __init__(self, host: str, port: int, *, metrics: Metrics) -> None:
         self.name = f"prometheus {host}:{port}"

@@ -65,8 +65,13 @@ class SinkRunner:
 
     def put(self, message: Message) -> None:
         """Take a message; never waits."""
-        if isinstance(message, Answer) and not self.sink.wants_pictures:
-            message = message.without_picture()
+        if isinstance(message, Answer):
+            wants = self.sink.wants
+            if wants is not None and not wants(message):  # it would push out what is wanted
+                self._done(message)
+                return
+            if not self.sink.wants_pictures or (wants is None and not message.is_reject):
+                message = message.without_picture()
         lost: Message | None = None
         with self._changed:
             if isinstance(message, Beat):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reason_runtime.line.messages import Message
+from reason_runtime.line.messages import Answer, Message
 
 
 class Sink(Protocol):
@@ -26,6 +26,13 @@ class Sink(Protocol):
     @property
     def wants_pictures(self) -> bool:
         """Rejects come with their pixels."""
+
+    @property
+    def wants(self) -> Callable[[Answer], bool] | None:
+        """Which answers it takes, OK parts then with their pixels too; None takes every one.
+
+        Asked by the line, which waits for it, at times before an OK part's pixels are there.
+        """
 
     def open(self) -> None:
         """Connect or create; called again after a failure.
