@@ -90,7 +90,8 @@ def inspect(
     sink: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URI", help="jsonl:FILE, pictures:DIR, mqtt://, opcua://, modbus://, prometheus://; repeatable."
+            metavar="URI",
+            help="jsonl:FILE, pictures:DIR, frames:DIR, mqtt://, opcua://, modbus://, prometheus://; repeatable.",
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Station file (TOML) instead of options.")] = None,
@@ -155,6 +156,25 @@ def inspect(
             web=None if tile_overlap_px is None else WebSettings(overlap_px=tile_overlap_px),
         )
     )
+
+
+@app.command()
+def record(
+    source: Annotated[str, typer.Option(metavar="URI", help="A camera, video or folder, as for `inspect`.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the pictures, lossless PNG; goes on where it is.")
+    ],
+    count: Annotated[int | None, typer.Option(min=1, help="Pictures to take.", show_default="no limit")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Keep one of so many frames.")] = 1,
+    seconds: Annotated[float | None, typer.Option(help="End after so long.", show_default="no limit")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take pictures for training with a camera of the line, until SIGTERM or Ctrl-C. Needs no bundle."""
+    from reason_runtime.line.record import record_source
+    from reason_runtime.line.recorder import RecordSettings
+
+    settings = RecordSettings(every=every, count=count, seconds=seconds)
+    record_source(source, folder=out, settings=settings, as_json=as_json)
 
 
 @app.command()

@@ -16,8 +16,8 @@ from reason_runtime.line.sources.source import Source
 from reason_runtime.line.stage import Desk
 from reason_runtime.line.work import Work
 
-_FIRST_PAUSE_S = 0.25
-_LONGEST_PAUSE_S = 10.0
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 10.0
 _IDLE = 2  # reads; a web whose camera is lost at once is idle for one of them, then says so
 _ROOM_S = 0.005
 _DROPPED = "dropped: the model cannot keep up"
@@ -92,7 +92,7 @@ class Grabber:
             self._ended(self._failure)
 
     def _read_until_end(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s = FIRST_PAUSE_S
         while not self._stop.is_set():
             before = self._number
             try:
@@ -104,7 +104,7 @@ class Grabber:
                         error if isinstance(error, ReasonError) else SourceError(f"{type(error).__name__}: {error}")
                     )
                     break
-                pause_s = _FIRST_PAUSE_S if self._number > before else min(2 * pause_s, _LONGEST_PAUSE_S)
+                pause_s = FIRST_PAUSE_S if self._number > before else min(2 * pause_s, LONGEST_PAUSE_S)
                 self._desk.health.fault(f"camera {self._camera.name}", f"{error}; next try in {pause_s:g} s")
                 self._stop.wait(pause_s)
             finally:

@@ -159,7 +159,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("module", "commands"),
     [
-        ("reason_runtime.commands", [(), ("predict",), ("inspect",), ("info",)]),
+        ("reason_runtime.commands", [(), ("predict",), ("inspect",), ("record",), ("info",)]),
         ("reason_runtime.bench_commands", [(), ("latency",), ("throughput",), ("pipeline",), ("accuracy",)]),
     ],
 )

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from reason_runtime.detector import Pixels
 from reason_runtime.errors import DataError, ImageError, SourceError
-from reason_runtime.image import SUFFIXES, InputFormat, list_images, read_image
+from reason_runtime.image import SUFFIXES, InputFormat, decode_file, list_images, read_image
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.source import Nothing
 
@@ -17,13 +18,13 @@ class FolderSource:
 
     Args:
         folder: With images.
-        input_format: Of the bundle: files are read by its rules.
+        input_format: Of the bundle: files are read by its rules. None keeps 16 bits, and mono is mono.
     """
 
     live = False
     checks_freezing = False
 
-    def __init__(self, folder: Path, *, input_format: InputFormat) -> None:
+    def __init__(self, folder: Path, *, input_format: InputFormat | None) -> None:
         self._folder = folder
         self._form = input_format
         self._paths: Iterator[Path] = iter(())
@@ -44,10 +45,17 @@ class FolderSource:
         if path is None:
             return "end"
         try:
-            image = read_image(path, input_format=self._form)
+            image = _as_it_is(path) if self._form is None else read_image(path, input_format=self._form)
         except ImageError as error:
             return Grab(grabbed_ns=time.monotonic_ns(), failure=str(error), path=str(path))
         return Grab(grabbed_ns=time.monotonic_ns(), image=image, path=str(path))
 
     def close(self) -> None:
         """See `Source.close`."""
+
+
+def _as_it_is(path: Path) -> Pixels:
+    decoded = decode_file(path)
+    if decoded.alpha is not None and decoded.alpha.min() < 255:
+        raise ImageError(f"{path}: is transparent in places, which no camera gives; copy the file instead")
+    return decoded.colour

@@ -27,8 +27,12 @@ _STREAMS = ("rtsp", "rtsps", "http", "https")
 _KINDS = ("folder", "video", "opencv", "aravis", "linescan")
 
 
-def open_source(text: str, *, input_format: InputFormat) -> Source:
+def open_source(text: str, *, input_format: InputFormat | None) -> Source:
     """The source at an address, not yet opened.
+
+    Args:
+        text: The address.
+        input_format: Of the bundle, for files of a folder; None, before there is one, takes their pixels as they are.
 
     Raises:
         ConfigurationError: The address is wrong.
@@ -57,7 +61,7 @@ def open_source(text: str, *, input_format: InputFormat) -> Source:
     return WebSource(source, assembler=assembler, counts_per_line=counts_per_line)
 
 
-def _plain(address: Address, input_format: InputFormat, counts_per_line: int) -> Source:
+def _plain(address: Address, input_format: InputFormat | None, counts_per_line: int) -> Source:
     path = Path(address.place)
     if address.kind == "aravis":
         from reason_runtime.line.sources.aravis import AravisSource, aravis_settings
