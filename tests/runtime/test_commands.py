@@ -73,8 +73,10 @@ def test_predict_prints_one_json_line_an_image(place: Path) -> None:
         "decision": "OK",
         "threshold_source": "bundle, fp32: 300 held-out good images",
         "reason": None,
+        "regions": [],
     }
     assert second["decision"] == "NG"
+    assert [sorted(region) for region in second["regions"]] == [["height_px", "peak", "width_px", "x_px", "y_px"]]
 
 
 def test_predict_without_json_prints_lines_for_people(place: Path) -> None:
