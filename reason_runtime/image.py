@@ -319,7 +319,7 @@ def resample(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDAr
     return once_if_mono(image, filtered)
 
 
-def is_one_channel(image: NDArray[np.uint8]) -> bool:
+def is_one_channel(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
     """Whether (H, W, 3) is the view of one channel that `as_image` makes of a mono image taken as RGB."""
     return image.shape[2] == 3 and image.strides[2] == 0
 

@@ -35,7 +35,7 @@ class Evaluated:
     judgement: Judgement
     masks: NDArray[np.bool_] | None
     pixel_threshold: float | None
-    """Where a pixel of the maps counts as defective, as a bundle has it; None without maps or calibration."""
+    """Where a pixel of the maps counts as defective, as a bundle has it; None unless maps were to be kept."""
     protocol: str | None
     """Where the epoch was chosen by the test set: which, and that it was; None for every other run."""
 
@@ -66,6 +66,7 @@ def evaluate(
     run, model = load_run(folder)
     method, tile_px = run.config.method, run.config.training.tile_px
     paths = [sample.path for sample in samples]
+    limit = _pixel_threshold(folder, model, device=device) if keep_maps else None
     if tile_px is None:
         masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px, crop_px=method.crop_px)
         store = ImageStore(paths, input_format=input_format(method), memory_mib=0)
@@ -77,7 +78,6 @@ def evaluate(
     evaluation = evaluate_scores(
         samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
     )
-    limit = _pixel_threshold(folder, model, device=device) if judgement.maps is not None else None
     return Evaluated(
         run=run,
         measured=model.measured(),

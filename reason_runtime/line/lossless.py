@@ -9,6 +9,7 @@ import numpy as np
 
 from reason_runtime.atomic import write_bytes
 from reason_runtime.detector import Pixels
+from reason_runtime.image import is_one_channel
 
 
 def save_frame(path: Path, image: Pixels) -> None:
@@ -22,7 +23,7 @@ def save_frame(path: Path, image: Pixels) -> None:
         ReasonError: The system refused to write.
     """
     if image.ndim == 3:
-        one_channel = image.shape[2] == 1 or image.strides[2] == 0  # a mono image taken as RGB
+        one_channel = image.shape[2] == 1 or is_one_channel(image)
         image = image[:, :, 0] if one_channel else image[:, :, ::-1]  # OpenCV has BGR, and keeps 16 bits of colour
     _, content = cv2.imencode(".png", np.ascontiguousarray(image))
     write_bytes(path, content.tobytes())

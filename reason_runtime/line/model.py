@@ -114,6 +114,7 @@ class LineModel:
 
     def judge(self, frame: Frame, prepared: Prepared, outputs: Outputs, *, book: DefectBook) -> Answer:
         """The decision about a frame from the graph's outputs; defects that `book` knows are not listed again."""
+        image = frame.grab.image
         if self._web is not None and prepared.tiles:
             seen = judge_web(
                 prepared.tiles,
@@ -127,11 +128,12 @@ class LineModel:
             if frame.grab.strip is not None:
                 defects = book.new(defects, frame.grab.strip)
         else:
-            score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], None
+            score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], ()
         verdict = self.detector.judge(score, anomaly_map)
+        if verdict.decision == "NG" and not prepared.tiles and image is not None:
+            defects = self._located(anomaly_map, image)
         limit = self.detector.limit
         unjudged: Cause = "not-finite" if not np.isfinite(verdict.score) else "no-threshold"
-        image = frame.grab.image
         return dataclasses.replace(
             blank(frame),
             decision=verdict.decision,
@@ -141,19 +143,14 @@ class LineModel:
             threshold=limit.value,
             threshold_source=limit.source,
             bundle=self.content,
-            defects=()
-            if verdict.decision != "NG"
-            else self._located(anomaly_map, image)
-            if defects is None
-            else defects,
+            defects=defects if verdict.decision == "NG" else (),
             picture=None
             if verdict.decision == "OK" or image is None
             else Picture(image=image, anomaly_map=anomaly_map, input_format=self._form),
         )
 
-    def _located(self, anomaly_map: NDArray[np.float32], image: Pixels | None) -> tuple[Defect, ...]:
+    def _located(self, anomaly_map: NDArray[np.float32], image: Pixels) -> tuple[Defect, ...]:
         """What is wrong with a whole part, in pixels of its frame."""
-        regions = () if image is None else self.detector.regions(anomaly_map, image.shape)
         return tuple(
             Defect(
                 x_px=region.x_px,
@@ -162,5 +159,5 @@ class LineModel:
                 lines=region.height_px,
                 peak=region.peak,
             )
-            for region in regions
+            for region in self.detector.regions(anomaly_map, image.shape)
         )
