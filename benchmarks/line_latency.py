@@ -114,7 +114,7 @@ def waited_for_a_core_s() -> float:
 
 def mean_ms(histogram: Histogram) -> float:
     """Mean of a stage."""
-    return 1000 * histogram.total_s / max(1, sum(histogram.counts))
+    return 1000 * histogram.total / max(1, sum(histogram.counts))
 
 
 def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:

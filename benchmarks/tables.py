@@ -479,6 +479,28 @@ def soak_table(found: dict) -> str:
     )
 
 
+def drift_table(found: dict) -> str:
+    """False alarms of the check of drift, and the shifts it finds."""
+    parts, defects = f"{found['parts']:,} parts", found["defects"][-1]
+    rows: list[Sequence[str]] = [
+        (
+            "scores",
+            "held-out images",
+            f"fault raised in {parts} of a stable process",
+            f"the same, {defects:.0%} of parts defective",
+            f"shift up found in {found['window']} parts",
+            "down",
+            "twice that shift up found in",
+        )
+    ]
+    for row in found["rows"]:
+        alarms = [row["false_alarms"], row["false_alarms_with_defects"][-1]]
+        shifts = [f"{row[key]:.2f} std" for key in ("found_up", "found_down")]
+        cells = [row["law"], str(row["held_out"]), *(f"{share:.2%}" for share in alarms), *shifts]
+        rows.append([*cells, f"{row['parts_of_twice_that']} parts"])
+    return _table(rows)
+
+
 def _told(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
@@ -536,6 +558,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "line-latency": ("line_latency.json", line_latency_table),
     "line-latency-avx2": ("line_latency_avx2.json", line_latency_table),
     "soak": ("soak.json", soak_table),
+    "drift": ("drift.json", drift_table),
     "coverage": ("coverage_screw.json", coverage_table),
 }
 """By name in the pages: the result file, and what makes a table of it."""

@@ -108,6 +108,9 @@ def inspect(
     journal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Answers for the parts in flight after a kill.")
     ] = None,
+    drift_parts: Annotated[
+        int, typer.Option(min=0, help="Compare the last so many scores with held-out good images'; 0 for not.")
+    ] = 200,
     tile_overlap_px: Annotated[
         int | None, typer.Option(min=0, help="Judge tiles of a web, sharing so much.", show_default="whole parts")
     ] = None,
@@ -153,6 +156,7 @@ def inspect(
             batch_wait_ms=batch_wait_ms,
             journal=journal,
             dashboard=dashboard,
+            drift_parts=drift_parts,
             web=None if tile_overlap_px is None else WebSettings(overlap_px=tile_overlap_px),
         )
     )

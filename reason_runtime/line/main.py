@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import typer
 
+from reason_runtime.line.drift import why_unchecked
 from reason_runtime.line.log import Log
 from reason_runtime.line.run import LineRun, Summary
 from reason_runtime.line.station import Station
@@ -51,6 +52,9 @@ def _run(station: Station, log: Log) -> Summary:
         log.say(remark)
     if line.is_live and station.journal is None:
         log.say("without --journal, parts in flight at a power cut or a kill get no answer")
+    why = why_unchecked(line.model)
+    if station.drift_parts and why is not None:
+        log.say(f"no check of drift: {why}")
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: line.stop()),
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: line.stop()),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 # seconds; from a tenth of the smallest model's latency to the longest sensible deadline
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+# score / threshold; finest where good parts and faint defects lie
+BUCKETS_SCORE = (0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 _KEPT = 4096  # latest latencies, for percentiles
 
 
@@ -17,13 +19,21 @@ _KEPT = 4096  # latest latencies, for percentiles
 class Histogram:
     """Observations by bucket; the last bucket holds what is above all bounds."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
-    total_s: float = 0.0
+    bounds: tuple[float, ...] = BUCKETS_S
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
 
-    def add(self, seconds: float) -> None:
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
         """Count one observation."""
-        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
-        self.total_s += seconds
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def copy(self) -> Histogram:
+        """One that nobody changes."""
+        return Histogram(self.bounds, list(self.counts), self.total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class Snapshot:
         grabbed_bad: Incomplete frames by camera.
         missed: Messages that a sink never delivered, by sink.
         stages: Latency histogram by stage.
+        scores: Histogram of score / threshold by camera.
+        drifts: By camera, see `Metrics.drift`.
         queues: Depth by queue.
         latest_ms: Latencies from grab to answer of the latest parts, oldest first.
     """
@@ -47,6 +59,8 @@ class Snapshot:
     grabbed_bad: dict[str, int]
     missed: dict[str, int]
     stages: dict[str, Histogram]
+    scores: dict[str, Histogram]
+    drifts: dict[str, float]
     queues: dict[str, int]
     latest_ms: list[float]
 
@@ -62,6 +76,8 @@ class Metrics:
         self._bad: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
         self._stages: dict[str, Histogram] = {}
+        self._scores: dict[str, Histogram] = {}
+        self._drifts: dict[str, float] = {}
         self._latest_ms: deque[float] = deque(maxlen=_KEPT)
         self._queues: dict[str, Sized] = {}
 
@@ -91,6 +107,19 @@ class Metrics:
         with self._lock:
             self._stages.setdefault(name, Histogram()).add(seconds)
 
+    def scored(self, camera: str, ratio: float) -> None:
+        """Count a score as a multiple of the threshold."""
+        with self._lock:
+            self._scores.setdefault(camera, Histogram(BUCKETS_SCORE)).add(ratio)
+
+    def drift(self, camera: str, value: float | None) -> None:
+        """Where the median of late scores lies: 0 is the mean of held-out good images, -1 and 1 are the limits."""
+        with self._lock:
+            if value is None:
+                self._drifts.pop(camera, None)
+            else:
+                self._drifts[camera] = value
+
     def missed(self, sink: str, count: int = 1) -> None:
         """Count messages that a sink will never deliver."""
         with self._lock:
@@ -99,7 +128,6 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """A copy that nobody changes."""
         with self._lock:
-            stages = {name: Histogram(list(item.counts), item.total_s) for name, item in self._stages.items()}
             queues = dict(self._queues)
             found = Snapshot(
                 frames=dict(self._frames),
@@ -107,7 +135,9 @@ class Metrics:
                 causes=dict(self._causes),
                 grabbed_bad=dict(self._bad),
                 missed=dict(self._missed),
-                stages=stages,
+                stages={name: item.copy() for name, item in self._stages.items()},
+                scores={name: item.copy() for name, item in self._scores.items()},
+                drifts=dict(self._drifts),
                 queues={},
                 latest_ms=list(self._latest_ms),
             )

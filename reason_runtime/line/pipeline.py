@@ -22,10 +22,11 @@ from reason_runtime.blind import FROZEN, same_pixels
 from reason_runtime.choices import BackPressure
 from reason_runtime.detector import Pixels
 from reason_runtime.errors import ConfigurationError, ReasonError
+from reason_runtime.line.drift import LEAST_PARTS, DriftCheck
 from reason_runtime.line.grabber import Camera, Grabber
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger
-from reason_runtime.line.messages import Picture
+from reason_runtime.line.messages import Answer, Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.publisher import Publisher
@@ -57,6 +58,7 @@ class PipelineSettings:
         batch_wait_s: How long the first of a batch may wait for others.
         hang_s: A stage busy for longer with one piece of work hangs.
         heartbeat_s: From beat to beat.
+        drift_parts: Scores a camera that the check of drift looks back on; 0 for no check.
 
     Raises:
         ConfigurationError: A value out of range.
@@ -69,6 +71,7 @@ class PipelineSettings:
     batch_wait_s: float = 0.0
     hang_s: float = 10.0
     heartbeat_s: float = 0.5
+    drift_parts: int = 200
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s < float("inf"):
@@ -79,6 +82,10 @@ class PipelineSettings:
             raise ConfigurationError("the limits for a hanging stage and for heartbeats are positive times")
         if self.when_full not in ("block", "drop-oldest"):
             raise ConfigurationError(f"back-pressure {self.when_full!r} is not known; expected block or drop-oldest")
+        if 0 < self.drift_parts < LEAST_PARTS or self.drift_parts < 0:
+            raise ConfigurationError(
+                f"a check of drift looks back on {LEAST_PARTS} parts or more, 0 for none, not on {self.drift_parts}"
+            )
 
 
 class Pipeline:
@@ -124,6 +131,8 @@ class Pipeline:
         self._books: dict[str, DefectBook] = {name: DefectBook() for name in names}
         ledger = Ledger(publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_state)
         self._desk = Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch())
+        parts, health = settings.drift_parts, publisher.health
+        self._drift = {name: DriftCheck(name, parts=parts, health=health, metrics=metrics) for name in names if parts}
         self._build(cameras)
         self._timekeeper = Timekeeper(
             desk=self._desk,
@@ -302,7 +311,16 @@ class Pipeline:
             if not answer.is_reject and image is not None and self._publisher.wants_picture(answer):
                 answer = replace(answer, picture=Picture(image=image, anomaly_map=None))
             self._desk.ledger.answer(work.frame, answer)
+            self._count_score(answer, work.model)
         return []
+
+    def _count_score(self, answer: Answer, model: LineModel) -> None:
+        if answer.score is None:
+            return
+        if answer.threshold is not None and answer.threshold > 0:
+            self._desk.metrics.scored(answer.camera, answer.score / answer.threshold)
+        if answer.camera in self._drift:
+            self._drift[answer.camera].add(answer.score, model)
 
     def _has_room(self) -> bool:
         at_once = min(len(self._grabbers), _AT_ONCE)  # each may add a part at the same moment

@@ -198,6 +198,7 @@ class LineRun:
             batch_wait_s=station.batch_wait_ms / 1000,
             hang_s=station.hang_s,
             heartbeat_s=station.heartbeat_s,
+            drift_parts=station.drift_parts,
         )
 
     def _sinks(self) -> list[Sink]:

@@ -56,6 +56,7 @@ class Station:
         journal: File that answers for parts in flight after a kill; None keeps none.
         journal_sync: Write every record through to the disk.
         dashboard: HOST:PORT of the web page; None for none.
+        drift_parts: Scores a camera that the check of drift looks back on; 0 for no check.
         web: How tiles of a web are judged; None judges whole parts.
     """
 
@@ -72,4 +73,5 @@ class Station:
     journal: Path | None = None
     journal_sync: bool = False
     dashboard: str | None = None
+    drift_parts: int = 200
     web: WebSettings | None = field(default=None)

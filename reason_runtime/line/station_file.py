@@ -71,6 +71,7 @@ def read_station(path: Path) -> Station:
         heartbeat_s=table.number("heartbeat_s", 0.5),
         journal=None if (journal := table.optional_text("journal")) is None else Path(journal),
         journal_sync=table.boolean("journal_sync", False),
+        drift_parts=table.integer("drift_parts", 200),
         dashboard=table.optional_text("dashboard"),
         web=None if (web := table.table("web")) is None else _web(web),
     )

@@ -80,6 +80,7 @@ def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: 
     assert [line["frame"] for line in found] == list(range(len(found)))
     assert [line["decision"] for line in found[:6]] == ["OK", "OK", "NG"] * 2
     assert f"{len(found)} frames: " in log
+    assert "no check of drift: the bundle has no scores of 8 held-out good images or more" in log
     assert (tmp_path / "journal").read_text().count('"delivered"') >= len(found)
 
 
@@ -350,6 +351,7 @@ def test_the_dashboard_answers_while_the_line_runs(bundle: Path, tmp_path: Path)
         (["BUNDLE", "--source", "opencv:0", "--dashboard", "8080"], 1, "expected HOST:PORT"),
         (["BUNDLE", "--source", "opencv:0", "--tile-overlap-px", "8"], 1, "trained on whole parts"),
         (["BUNDLE", "--source", "opencv:0", "--deadline-ms", "0"], 1, "not a positive time"),
+        (["BUNDLE", "--source", "opencv:0", "--drift-parts", "99"], 1, "looks back on 100 parts or more, 0 for none"),
     ],
 )
 def test_wrong_options_are_one_line(bundle: Path, arguments: list[str], status: int, message: str) -> None:
@@ -393,6 +395,7 @@ device = "cuda"
 cuda_graph = true
 deadline_ms = 200
 back_pressure = "drop-oldest"
+drift_parts = 0
 journal = "/var/lib/j"
 sinks = ["jsonl:-"]
 [[camera]]
@@ -414,6 +417,7 @@ def test_a_station_file_says_everything(tmp_path: Path) -> None:
     )
     assert station.cameras == (CameraPlan(name="top", source="opencv:0", stall_s=2.5),)
     assert (station.deadline_ms, station.back_pressure, station.journal) == (200, "drop-oldest", Path("/var/lib/j"))
+    assert station.drift_parts == 0
     assert station.web is not None
     assert (station.web.lanes, station.web.pixel_mm, station.web.line_mm) == (3, 0.1, None)
 

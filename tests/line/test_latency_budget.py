@@ -47,6 +47,6 @@ def test_a_line_judges_the_share_that_the_page_predicts(tmp_path: Path, asked: f
     with running(bundle, Camera(name="top", source=source), settings=settings) as line:
         line.finish()
     infer = line.metrics.snapshot().stages["infer"]
-    rho = infer.total_s / sum(infer.counts) / period_s  # as it was: the machine is shared and its speed wanders
+    rho = infer.total / sum(infer.counts) / period_s  # as it was: the machine is shared and its speed wanders
     share = line.sink.causes.count("judged") / 150
     assert share == pytest.approx(min(1.0, 1 / rho), abs=0.12)  # what waits at the end is judged too: 6 of 150

@@ -563,7 +563,9 @@ def test_an_opc_ua_client_sees_each_result_and_cannot_write(model: LineModel) ->
             sink.deliver([beat(3), answer(2)])
             assert [await value(name) for name in names] == [True, False, True, True, 1, "part-0002", 3, False]
             assert await value("Score") == 0.25
+            assert await value("Faults") == ""
             sink.deliver([answer(3, "UNKNOWN"), beat(3, healthy=False)])
+            assert await value("Faults") == "camera top: lost"
             assert [await value(name) for name in names] == [False, False, True, False, 3, "part-0003", 3, True]
             assert np.isnan(await value("Score"))  # type: ignore[call-overload]
             with pytest.raises(ua.UaStatusCodeError):
@@ -610,6 +612,8 @@ def test_prometheus_scrapes_every_metric(model: LineModel) -> None:
     metrics.stage("infer", 0.004)
     metrics.missed("mqtt x", 3)
     metrics.watch_queue("infer", [1, 2])
+    metrics.scored("top", 0.87)
+    metrics.drift("top", -0.25)
     with opened(f"prometheus://127.0.0.1:{port}", model, metrics) as sink:
         sink.deliver([beat(1)])
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
@@ -623,6 +627,10 @@ def test_prometheus_scrapes_every_metric(model: LineModel) -> None:
         'reason_stage_seconds_bucket{le="0.005",stage="infer"} 1.0',
         'reason_stage_seconds_bucket{le="+Inf",stage="total"} 3.0',
         'reason_stage_seconds_bucket{le="0.05",stage="total"} 2.0',
+        'reason_score_ratio_bucket{camera="top",le="0.85"} 0.0',
+        'reason_score_ratio_bucket{camera="top",le="0.9"} 1.0',
+        'reason_score_ratio_sum{camera="top"} 0.87',
+        'reason_drift{camera="top"} -0.25',
         'reason_queue_depth{queue="infer"} 2.0',
         "reason_healthy 1.0",
     ):

@@ -4,7 +4,7 @@
 |---|---|
 | Ready, Busy, ResultValid, Pass, Fault | Boolean |
 | ResultCode (0 none, 1 OK, 2 NG, 3 UNKNOWN), ResultCount, Heartbeat | UInt32 |
-| PartId | String |
+| PartId, Faults | String |
 | Score (NaN where there is none) | Double |
 
 With each result `ResultValid` goes false, then the values change, `Pass` and `ResultCode` last, then `ResultValid` goes
@@ -138,5 +138,6 @@ class OpcUaSink:
             "ResultCount": (state.result_count & 0xFFFFFFFF, kinds.UInt32),
             "Heartbeat": (state.heartbeat & 0xFFFFFFFF, kinds.UInt32),
             "PartId": (state.part_id, kinds.String),
+            "Faults": (state.faults, kinds.String),
             "Score": (state.score, kinds.Double),
         }

@@ -24,6 +24,7 @@ class PlcState:
         score: Of the latest result; NaN where it has none.
         heartbeat: Goes up while healthy; a PLC takes it for a fault when it stands still.
         fault: Something is wrong that decisions depend on.
+        faults: All that is wrong, in words; also what stops no heartbeat.
     """
 
     ready: bool = False
@@ -36,6 +37,7 @@ class PlcState:
     score: float = float("nan")
     heartbeat: int = 0
     fault: bool = False
+    faults: str = ""
 
     def take(self, message: Message) -> bool:
         """Bring the picture up to date; False where the message changes nothing."""
@@ -44,6 +46,7 @@ class PlcState:
         if isinstance(message, Beat):
             self.ready = message.healthy
             self.fault = not message.healthy
+            self.faults = "; ".join(f"{about}: {text}" for about, text in message.faults.items())
             self.busy = message.busy
             self.heartbeat = message.count
             return True

@@ -8,6 +8,8 @@
 | `reason_unknown_total` (drops: reason="dropped"; deadline misses: reason="deadline") | camera, reason |
 | `reason_sink_missed_total` | sink |
 | `reason_stage_seconds` (histogram: prepare, infer, judge, `wait for` each; total: grab to answer) | stage |
+| `reason_score_ratio` (histogram of score / threshold) | camera |
+| `reason_drift` (median of late scores: 0 is the mean of held-out good images, beyond -1..1 is a fault) | camera |
 | `reason_queue_depth` | queue |
 | `reason_healthy` | |
 """
@@ -21,7 +23,7 @@ from reason_runtime.atomic import reason
 from reason_runtime.errors import SinkError
 from reason_runtime.line.extra import missing
 from reason_runtime.line.messages import Beat, Message
-from reason_runtime.line.metrics import BUCKETS_S, Histogram, Metrics
+from reason_runtime.line.metrics import Histogram, Metrics
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -97,10 +99,18 @@ class PrometheusSink:
             for values, count in counts.items():
                 counter.add_metric(list(values), count)
             yield counter
-        stages = HistogramMetricFamily("reason_stage_seconds", "Time in each stage", labels=["stage"])
-        for stage, histogram in now.stages.items():
-            _add(stages, stage, histogram)
-        yield stages
+        for name, text, label, histograms in (
+            ("reason_stage_seconds", "Time in each stage", "stage", now.stages),
+            ("reason_score_ratio", "Score as a multiple of the threshold", "camera", now.scores),
+        ):
+            family = HistogramMetricFamily(name, text, labels=[label])
+            for value, histogram in histograms.items():
+                _add(family, value, histogram)
+            yield family
+        drift = GaugeMetricFamily("reason_drift", "Median of late scores; beyond -1..1 is a fault", labels=["camera"])
+        for camera, place in now.drifts.items():
+            drift.add_metric([camera], place)
+        yield drift
         depth = GaugeMetricFamily("reason_queue_depth", "Items that wait", labels=["queue"])
         for queue, count in now.queues.items():
             depth.add_metric([queue], count)
@@ -112,10 +122,10 @@ def _single(counts: dict[str, int]) -> dict[tuple[str, ...], int]:
     return {(name,): count for name, count in counts.items()}
 
 
-def _add(family: HistogramMetricFamily, stage: str, histogram: Histogram) -> None:
+def _add(family: HistogramMetricFamily, label: str, histogram: Histogram) -> None:
     reached = 0
     buckets = []
-    for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), histogram.counts, strict=True):
+    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
         reached += count
         buckets.append((bound, float(reached)))
-    family.add_metric([stage], buckets=buckets, sum_value=histogram.total_s)
+    family.add_metric([label], buckets=buckets, sum_value=histogram.total)
