@@ -25,6 +25,7 @@ from reason_runtime.options import (
 
 if TYPE_CHECKING:
     from reason_runtime.bench import Latency
+    from reason_runtime.detection_bench import Detection
     from reason_runtime.detector import Detector
     from reason_runtime.pipeline_bench import Pipeline
     from reason_runtime.strict_json import Json
@@ -224,11 +225,18 @@ def accuracy(
     threads: ThreadsOption = None,
     cuda_graph: CudaGraphOption = False,
     threshold: ThresholdOption = None,
+    most_rejected: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Exit 1 where more good images are rejected.")
+    ] = None,
+    most_passed: Annotated[
+        int | None, typer.Option(min=0, metavar="M", help="Exit 1 where more defective images pass.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the model finds in labelled images; no time is measured."""
     from reason_runtime.detection_bench import measure_detection
     from reason_runtime.detector import load
+    from reason_runtime.errors import ConfigurationError
 
     detector = load(
         bundle,
@@ -241,7 +249,23 @@ def accuracy(
         threshold=threshold,
     )
     _tell_choice(detector)
+    if detector.limit.value is None and (most_rejected is not None or most_passed is not None):
+        raise ConfigurationError(f"nothing can be rejected or passed: {detector.limit.hint}")
     found = measure_detection(detector, data)
+    _print_detection(found, detector, as_json=as_json)
+    asked = [
+        (found.good_rejected, most_rejected, "good images rejected"),
+        (found.defective_passed, most_passed, "defective images passed"),
+    ]
+    missed = [
+        f"{count} {what}, at most {most} allowed" for count, most, what in asked if most is not None and count > most
+    ]
+    if missed:
+        print(f"error: {'; '.join(missed)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_detection(found: Detection, detector: Detector, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return

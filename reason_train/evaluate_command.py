@@ -39,6 +39,7 @@ def evaluate(
         print(json.dumps(facts))
         return
     _print_evaluation(evaluation, found)
+    _print_wrong(facts)
     if facts["paper_protocol"] is not None:
         print(facts["paper_protocol"])
     if report is not None:
@@ -49,18 +50,25 @@ def _judge(
     run_folder: Path, found: DataSet, *, device: DeviceName, report: Path | None
 ) -> tuple[Evaluation, dict[str, object]]:
     """Evaluate a run, write its page where one is wanted; the figures and what JSON says of them."""
+    import numpy as np
+
     from reason_train.calibrate import read_threshold
     from reason_train.device import find_device
     from reason_train.evaluate import evaluate as judge_all
     from reason_train.evaluate import report_settings
+    from reason_train.evaluation import wrong_decisions
     from reason_train.progress import image_bar
 
-    threshold = None if report is None else read_threshold(run_folder)
+    threshold = read_threshold(run_folder)
+    limit = None if threshold is None else threshold.value
     with image_bar(f"judging {found.name}", total=len(found.test)) as bar:
         result = judge_all(
             run_folder, found, device=find_device(device), keep_maps=report is not None, progress=bar.advance
         )
     facts: dict[str, object] = {"run": str(run_folder), "data": found.name, **result.evaluation.to_json()}
+    anomalous = np.array([sample.anomalous for sample in result.samples], np.bool_)
+    rejected, passed = wrong_decisions(result.judgement.scores, anomalous, limit=limit)
+    facts |= {"threshold": limit, "good_rejected": rejected, "defective_passed": passed}
     facts["paper_protocol"] = result.protocol
     if report is not None:
         from reason_train.report import write_report
@@ -117,6 +125,16 @@ def _evaluate_all(
     print("\n".join([category_table(rows), *sorted(notes)]))
     if report is not None:
         print(f"report: {facts['report']}")
+
+
+def _print_wrong(facts: dict[str, object]) -> None:
+    if facts["threshold"] is None:
+        print("no threshold: nothing is rejected or passed; set one with reason-train calibrate RUN --data DIR")
+        return
+    print(
+        f"{facts['good_rejected']} of {facts['good']} good images rejected, {facts['defective_passed']} of "
+        f"{facts['defective']} defective ones passed, at the run's threshold {facts['threshold']:.6g}"
+    )
 
 
 def _print_evaluation(evaluation: Evaluation, found: DataSet) -> None:

@@ -150,6 +150,16 @@ def evaluate_scores(
     )
 
 
+def wrong_decisions(
+    scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None
+) -> tuple[int | None, int | None]:
+    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
+    if limit is None:
+        return None, None
+    rejected = scores >= limit
+    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))
+
+
 def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, masks: Masks | None) -> None:
     if scores.shape != (len(samples),):
         raise ValueError(f"scores of shape {scores.shape} for {len(samples)} samples; expected one each")

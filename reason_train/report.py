@@ -19,7 +19,7 @@ from reason_runtime.manifest import Threshold
 from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
 from reason_train.calibration import images_needed
 from reason_train.datasets import Sample
-from reason_train.evaluation import Evaluation
+from reason_train.evaluation import Evaluation, wrong_decisions
 from reason_train.ranking import Values, rank, roc_curve
 from reason_train.report_cases import Painter, case_section, map_key, worst
 from reason_train.report_charts import Curve, histogram, line_chart
@@ -77,7 +77,7 @@ def write_report(
     )
     misses = worst("defective", samples=samples, scores=scores, maps=maps, painter=painter)
     alarms = worst("good", samples=samples, scores=scores, maps=maps, painter=painter)
-    false_alarms, missed = _wrong(scores, anomalous, limit=limit)
+    false_alarms, missed = wrong_decisions(scores, anomalous, limit=limit)
     root = Path(commonpath([sample.path.parent for sample in samples]))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     page = Template(files("reason_train").joinpath("report.html").read_text(encoding="utf-8")).substitute(
@@ -127,14 +127,6 @@ def _figures(evaluation: Evaluation) -> str:
         f"<small>{note if value is not None or pixel is not None else 'needs masks'}</small></dd></div>"
         for name, value, note in shown
     )
-
-
-def _wrong(scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None) -> tuple[int | None, int | None]:
-    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
-    if limit is None:
-        return None, None
-    rejected = scores >= limit
-    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))
 
 
 def _threshold_text(

@@ -252,6 +252,24 @@ def test_accuracy_names_the_image_that_the_graph_does_not_take(parts: Path, tmp_
     assert f"{parts / 'test' / 'good' / '000.png'}: " in call("reason-bench", "accuracy", fixed, "--data", parts).error
 
 
+def test_accuracy_is_an_acceptance_test(exported_bundle: Path, parts: Path) -> None:
+    arguments = ("reason-bench", "accuracy", exported_bundle, "--data", parts, "--threshold")
+    done = call(*arguments, 0, "--most-rejected", 3, "--most-passed", 0)
+    assert done.error == "error: 4 good images rejected, at most 3 allowed"
+    assert "4 good images rejected, 0 defective ones passed" in done.output
+    assert call(*arguments, 0, "--most-rejected", 4, "--most-passed", 0).status == 0
+    failed = call(*arguments, 1e9, "--most-rejected", 0, "--most-passed", 2, "--json")
+    assert failed.error == "error: 4 defective images passed, at most 2 allowed"
+    assert json.loads(failed.output)["defective_passed"] == 4
+    assert call(*arguments, 1e9).status == 0
+
+
+def test_an_acceptance_test_without_a_threshold_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "b", threshold=None).path
+    done = call("reason-bench", "accuracy", path, "--data", tmp_path / "nowhere", "--most-passed", 0)
+    assert "nothing can be rejected or passed: no threshold for fp32 in the bundle" in done.error
+
+
 def test_accuracy_without_a_threshold_counts_no_verdict(parts: Path, tmp_path: Path) -> None:
     told = call("reason-bench", "accuracy", make_bundle(tmp_path / "b", threshold=None).path, "--data", parts).output
     assert "every decision is UNKNOWN: no threshold for fp32 in the bundle" in told

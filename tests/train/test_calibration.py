@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from reason_runtime.errors import ConfigurationError, DataError
-from reason_train.calibration import false_reject_upper_bound, images_needed, threshold_for
+from reason_train.calibration import FAR_MADS, false_reject_upper_bound, images_needed, mads_above_median, threshold_for
 
 
 def scores(n: int) -> np.ndarray:
@@ -163,6 +163,22 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
         threshold_for(scores(10), false_reject_rate=rate, source="")
     with pytest.raises(ConfigurationError, match="expected between 0 and 1, such as 0.01"):
         images_needed(rate)
+
+
+def test_the_highest_score_in_median_absolute_deviations_by_hand() -> None:
+    scores = np.array([1, 2, 3, 4, 5, 6, 7, 8, 25], np.float32)  # median 5, deviations 0 1 1 2 2 3 3 4 20
+    assert mads_above_median(scores) == 10
+    assert mads_above_median(scores[:7]) is None
+    assert mads_above_median(np.ones(20)) is None
+
+
+@pytest.mark.parametrize("images", [16, 64])
+def test_the_highest_good_score_is_hardly_ever_far_above_the_rest(images: int) -> None:
+    random = np.random.default_rng(4)
+    normal, maxima = random.normal(size=(5000, images)), random.gumbel(size=(5000, images))
+    far = [np.mean([(mads_above_median(row) or 0) > FAR_MADS for row in law]) for law in (normal, maxima)]
+    assert far[0] < 0.002
+    assert far[1] < 0.04
 
 
 def test_no_scores_and_broken_scores_are_refused() -> None:

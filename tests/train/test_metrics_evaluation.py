@@ -9,7 +9,7 @@ import pytest
 from reason_runtime.errors import DataError
 from reason_train.aupro import aupro, aupro_per_image
 from reason_train.datasets import Sample
-from reason_train.evaluation import Evaluation, evaluate_scores
+from reason_train.evaluation import Evaluation, evaluate_scores, wrong_decisions
 from reason_train.metrics import auroc, average_precision, best_f1
 
 
@@ -167,3 +167,9 @@ def test_unequal_lengths_are_refused() -> None:
         evaluate_scores(SAMPLES, SCORES, maps=maps[:4], masks=masks)
     with pytest.raises(ValueError, match="expected equal shapes"):
         evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks[:, :4])
+
+
+def test_wrong_decisions_by_hand() -> None:
+    scores, anomalous = np.array([0.1, 0.5, 0.6, 0.4, 0.5, 0.9]), np.array([False] * 3 + [True] * 3)
+    assert wrong_decisions(scores, anomalous, limit=0.5) == (2, 1)  # what equals the threshold is rejected
+    assert wrong_decisions(scores, anomalous, limit=None) == (None, None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from reason_train.calibrate import read_held_out
+from reason_train.calibrate import read_held_out, read_threshold
 from reason_train.run import CALIBRATION, RUN, THRESHOLD
 from tests.commands import Done, call
 from tests.line.disks import NEEDS_MOUNT, small_disk
@@ -39,6 +39,7 @@ def test_fit_prints_what_it_made(tmp_path: Path) -> None:
     done = fit(data, tmp_path / "run")
     assert done.status == 0, done.log
     assert f"{tmp_path / 'run'}: 1 steps on 4 good images in " in done.output
+    assert "1.00 x median); the first fewer than 8 that differ" in done.output
     assert "false rejects: at most 95.00% with 95 % confidence; promising 1.00% takes 299 good images" in done.output
 
 
@@ -48,6 +49,8 @@ def test_fit_prints_json(tmp_path: Path) -> None:
     facts = json.loads(done.output)
     assert (facts["run"], facts["images"], facts["held_out"], facts["steps"]) == (str(tmp_path / "run"), 4, 1, 1)
     assert facts["threshold"]["images"] == 1
+    assert len(facts["highest_held_out"]["images"]) == 1
+    assert facts["highest_held_out"]["mads_above_median"] is None
 
 
 def test_fit_says_how_to_get_a_threshold_where_nothing_was_held_out(tmp_path: Path) -> None:
@@ -164,6 +167,21 @@ def test_evaluate_prints_every_figure(finished_run: Path, parts: Path) -> None:
     assert facts["image_auroc"] > 0.9  # black holes in stripes: anything that learned at all sees them
 
 
+def test_evaluate_counts_wrong_decisions_at_the_runs_threshold(run_copy: Path, parts: Path) -> None:
+    arguments = ("reason-train", "evaluate", run_copy, "--data", parts, "--device", "cpu")
+    facts = json.loads(call(*arguments, "--json").output)
+    threshold = read_threshold(run_copy)
+    assert threshold is not None
+    assert facts["threshold"] == threshold.value
+    told = call(*arguments).output
+    rejected, passed = facts["good_rejected"], facts["defective_passed"]
+    assert f"{rejected} of 4 good images rejected, {passed} of 4 defective ones passed, at the run's threshold" in told
+    (run_copy / THRESHOLD).unlink()
+    facts = json.loads(call(*arguments, "--json").output)
+    assert [facts[key] for key in ("threshold", "good_rejected", "defective_passed")] == [None] * 3
+    assert "no threshold: nothing is rejected or passed; set one with reason-train calibrate" in call(*arguments).output
+
+
 def test_evaluate_without_masks_says_so(finished_run: Path, parts: Path, tmp_path: Path) -> None:
     data = shutil.copytree(parts, tmp_path / "stripes", ignore=shutil.ignore_patterns("ground_truth"))
     done = call("reason-train", "evaluate", finished_run, "--data", data, "--device", "cpu")
@@ -259,6 +277,30 @@ def test_calibrating_on_the_same_images_gives_the_threshold_of_fit(run_copy: Pat
     before = (run_copy / "calibration.json").read_text()
     assert calibrate(run_copy, parts).status == 0
     assert (run_copy / "calibration.json").read_text() == before
+
+
+def test_the_highest_held_out_images_are_named_and_one_far_above_the_rest_is_called_so(
+    run_copy: Path, tmp_path: Path
+) -> None:
+    data = good_parts(tmp_path / "more", images=0)
+    folder = data / "train" / "good"
+    for number in range(12):
+        save(folder / f"{number:02}.png", good_picture(700 + number))
+    told = calibrate(run_copy, data).output.splitlines()[-1]
+    assert told.startswith("highest held-out: train/good/")
+    assert told.count(" x threshold, ") == 3
+    assert "FAR ABOVE" not in told
+    hole = good_picture(800)
+    hole[10:40, 10:40] = 0
+    save(folder / "hole.png", hole)
+    done = calibrate(run_copy, data)
+    assert done.status == 0
+    told = done.output.splitlines()[-1]
+    assert told.startswith("highest held-out: train/good/hole.png (1.00 x threshold, ")
+    assert told.endswith("MAD above the median, FAR ABOVE THE REST (limit 10): is it a good part?")
+    facts = json.loads(calibrate(run_copy, data, "--json").output)["highest_held_out"]
+    assert [len(facts["images"]), facts["images"][0]["name"], facts["far_above"]] == [3, "train/good/hole.png", True]
+    assert facts["images"][0]["of_threshold"] == pytest.approx(1, abs=1e-5)
 
 
 def test_calibrate_refuses_when_all_images_were_trained_on(run_copy: Path, parts: Path, tmp_path: Path) -> None:
