@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from reason_export.check import Check, check_bundle
 from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
 from reason_export.half import half_graph, require_room
+from reason_export.held_out_scores import calibrate
 from reason_export.onnx_graph import export_graph
 from reason_export.resize_graph import CameraModel, camera_model
-from reason_export.runs import load_images, score_and_peak_each
+from reason_export.runs import load_images
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, check_target, write_bundle
@@ -30,7 +31,6 @@ from reason_runtime.image import InputFormat, crop_text, list_images
 from reason_runtime.manifest import Manifest, MethodSettings, ScoreStatistics, Threshold, TrainingProvenance
 from reason_runtime.strict_json import Json
 from reason_train.calibrate import HeldOut, read_calibration
-from reason_train.calibration import pixel_threshold, threshold_for
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run
@@ -174,19 +174,18 @@ def _calibrated(
 ) -> Manifest:
     """The manifest with a threshold for each file, from its own scores by the runtime that will run it."""
     thresholds: dict[Precision, Threshold] = {}
-    statistics = None
+    statistics: dict[Precision, ScoreStatistics] = {}
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
         for precision in choices.precisions:
-            session = open_session(bundle, precision=precision, device="cpu", threads=None)
-            scores, peaks = score_and_peak_each(session, images)
-            limit = threshold_for(scores, false_reject_rate=wanted.target_false_reject_rate, source=wanted.source)
-            thresholds[precision] = limit
-            if statistics is None:
-                whole_map = manifest.method.settings.get("score_exponent") is None  # its maximum is the score
-                pixel = None if whole_map else pixel_threshold(scores, peaks, threshold=limit.value)
-                statistics = dataclasses.replace(_statistics(scores), pixel_threshold=pixel)
-    return dataclasses.replace(manifest, score_statistics=statistics, thresholds=thresholds)
+            thresholds[precision], statistics[precision] = calibrate(
+                open_session(bundle, precision=precision, device="cpu", threads=None),
+                images,
+                method=manifest.method,
+                false_reject_rate=wanted.target_false_reject_rate,
+                source=wanted.source,
+            )
+    return dataclasses.replace(manifest, score_statistics=statistics["fp32"], thresholds=thresholds)
 
 
 def _golden(
@@ -215,16 +214,6 @@ def _to_mono(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     form = square_format(images.shape[1], channels=1)
     return np.stack([as_image(image, input_format=form) for image in images])
-
-
-def _statistics(scores: NDArray[np.float32]) -> ScoreStatistics:
-    return ScoreStatistics(
-        images=len(scores),
-        mean=float(scores.mean()),
-        std=float(scores.std()),
-        minimum=float(scores.min()),
-        maximum=float(scores.max()),
-    )
 
 
 def _manifest(run: Run, model: ReasonModel, form: InputFormat, *, name: str, protocol: str | None) -> Manifest:

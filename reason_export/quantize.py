@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
 from reason_export.good_images import different_images, require_good, require_unseen
+from reason_export.held_out_scores import calibrate
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_each
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
 from reason_runtime.errors import DataError, ParityError
 from reason_runtime.evenly import evenly
-from reason_runtime.manifest import Quantisation, Threshold
+from reason_runtime.manifest import Quantisation
 from reason_runtime.session import open_session
 from reason_runtime.tiles import tile_px_of
-from reason_train.calibration import described_images, threshold_for
+from reason_train.calibration import described_images
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
 """Good images that the ranges are measured on. More change nothing: the ranges are of values, of which an image has
@@ -61,22 +62,29 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         ParityError: Quantised, the map is too far off, on the calibration images or on the golden ones.
         ReasonError: The bundle could not be written; it is as it was.
     """
-    wanted_rate(bundle, choices.false_reject_rate)
+    wanted = wanted_rate(bundle, choices.false_reject_rate)
     images = _read_images(bundle, choices)
     _check_scores(bundle, images, choices)
     found = quantise_model(bundle.model_path("fp32"), images.calibration)
-    record = Quantisation(
-        images=len(images.calibration),
-        sqnr_db=found.sqnr_db,
-        layers=found.layers,
-        float_layers=found.kept,
-    )
     with tempfile.TemporaryDirectory() as folder:
         draft = _draft(bundle, found, folder=Path(folder))
         check = check_bundle(draft, precision="int8")
         if not check.passed:
             raise ParityError(f"{bundle.path}: left as it was, int8 fails its check: {'; '.join(check.broken)}")
-        threshold = _threshold(draft, images, choices)
+        threshold, scores = calibrate(
+            open_session(draft, backend="onnxruntime", precision="int8", device="cpu"),
+            images.held_out,
+            method=bundle.manifest.method,
+            false_reject_rate=wanted,
+            source=f"{images.source}, int8 in ONNX Runtime",
+        )
+    record = Quantisation(
+        images=len(images.calibration),
+        sqnr_db=found.sqnr_db,
+        layers=found.layers,
+        float_layers=found.kept,
+        scores=scores,
+    )
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
     return update_bundle(bundle, manifest=manifest, files={MODELS["int8"]: found.graph}), found
@@ -124,11 +132,3 @@ def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
         MODELS["int8"]: found.graph,
     }
     return write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)
-
-
-def _threshold(draft: Bundle, images: _Images, choices: QuantizeChoices) -> Threshold:
-    """From the int8 graph's own scores."""
-    session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
-    scores = score_each(session, images.held_out)
-    source = f"{images.source}, int8 in ONNX Runtime"
-    return threshold_for(scores, false_reject_rate=wanted_rate(draft, choices.false_reject_rate), source=source)

@@ -121,7 +121,8 @@ class Detector:
         is reached by pixels of good parts too. The threshold itself where the score is the map's maximum, or where
         nothing was measured.
         """
-        statistics = self.bundle.manifest.score_statistics
+        manifest = self.bundle.manifest
+        statistics = manifest.scores_in(self.session.precision) or manifest.score_statistics
         own = None if statistics is None else statistics.pixel_threshold
         return self.limit.value if own is None else own
 

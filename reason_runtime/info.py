@@ -5,6 +5,7 @@ from __future__ import annotations
 from reason_runtime.bundle import Bundle
 from reason_runtime.engine_facts import EngineFacts
 from reason_runtime.engine_store import engines, of_this_bundle
+from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.tiles import tile_px_of
 
 
@@ -35,11 +36,7 @@ def describe(bundle: Bundle) -> str:
     if manifest.score_statistics is None:
         lines.append("scores      no held-out good image was measured")
     else:
-        known = manifest.score_statistics
-        lines.append(
-            f"scores      {known.images} held-out good images: {known.minimum:.4g} .. {known.maximum:.4g}, "
-            f"mean {known.mean:.4g}, standard deviation {known.std:.4g}"
-        )
+        lines.append(f"scores      {_described(manifest.score_statistics)}")
     if not manifest.thresholds:
         lines.append("threshold   none: every decision will be UNKNOWN")
     whole = tile_px_of(manifest) is None
@@ -58,6 +55,8 @@ def describe(bundle: Bundle) -> str:
             f"int8        {made.layers} layers; ranges from {made.images} good images; map's SQNR "
             f"{made.sqnr_db:.1f} dB; left in fp32: {', '.join(made.float_layers) or 'none'}"
         )
+        if made.scores is not None:
+            lines.append(f"            {_described(made.scores)}")
     lines += [
         f"file        {name}, {entry.size_bytes / 1e6:.2f} MB, sha256 {entry.sha256[:16]}..."
         for name, entry in manifest.files.items()
@@ -68,6 +67,13 @@ def describe(bundle: Bundle) -> str:
         for engine in engines(bundle)
     ]
     return "\n".join(lines) + "\n"
+
+
+def _described(known: ScoreStatistics) -> str:
+    return (
+        f"{known.images} held-out good images: {known.minimum:.4g} .. {known.maximum:.4g}, mean {known.mean:.4g}, "
+        f"standard deviation {known.std:.4g}"
+    )
 
 
 def _target(facts: EngineFacts) -> str:

@@ -22,7 +22,9 @@ from reason_runtime.image import Crop, InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
-_LATER = frozenset({"pixel_threshold", "crop_px"})  # keys that came later: absent, not null, where they say nothing
+_LATER = frozenset(
+    {"pixel_threshold", "crop_px", "scores"}
+)  # keys that came later: absent, not null, where they say nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class TrainingProvenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreStatistics:
-    """Raw scores of held-out good images, fp32.
+    """Raw scores of held-out good images.
 
     Attributes:
         images: How many.
@@ -109,12 +111,14 @@ class Quantisation:
         sqnr_db: Of the map against float32 on calibration images.
         layers: Convolutions in int8.
         float_layers: Convolutions left in float32, each with the map's SQNR in dB when it alone is in int8.
+        scores: Of the int8 file, on the images its threshold was drawn from; None in bundles of before.
     """
 
     images: int
     sqnr_db: float
     layers: int
     float_layers: dict[str, float]
+    scores: ScoreStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +146,7 @@ class Manifest:
         map_size_px: Side of the square anomaly map.
         method: What was trained.
         training: Where the weights come from.
-        score_statistics: None where no held-out good image was at hand.
+        score_statistics: Of the float32 file; None where no held-out good image was at hand.
         blind_limits: What a camera that sees gives; None where no held-out good image was at hand.
         thresholds: By the precision whose own scores they were chosen on; may be empty.
         quantisation: Of the int8 file; None where there is none.
@@ -163,6 +167,12 @@ class Manifest:
     quantisation: Quantisation | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
     content_sha256: str = ""
+
+    def scores_in(self, precision: Precision) -> ScoreStatistics | None:
+        """Held-out scores as a file of this precision gives them: int8 has its own, half and bf16 keep float32's."""
+        if precision != "int8":
+            return self.score_statistics
+        return None if self.quantisation is None else self.quantisation.scores
 
 
 def to_json(manifest: Manifest) -> str:
@@ -325,13 +335,14 @@ def read_threshold(value: Json, *, where: str) -> Threshold:
 
 def _read_quantisation(value: Json, where: str) -> Quantisation:
     fields = _fields(Quantisation, value, where=where)
-    kept = fields.objects("float_layers")
+    kept, scores = fields.objects("float_layers"), fields.value("scores")
     numbers = Fields(kept, where=fields.place("float_layers"), keys=tuple(kept))
     return Quantisation(
         images=fields.integer("images"),
         sqnr_db=fields.number("sqnr_db"),
         layers=fields.integer("layers"),
         float_layers={name: numbers.number(name) for name in kept},
+        scores=None if scores is None else _read_statistics(scores, fields.place("scores")),
     )
 
 

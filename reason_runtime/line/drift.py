@@ -17,6 +17,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 
+from reason_runtime.choices import Precision
 from reason_runtime.line.health import Health
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
@@ -57,11 +58,16 @@ def why_unchecked(model: LineModel) -> str | None:
     """Why the scores of a model are not compared with held-out ones; None where they are."""
     if model.tile_px is not None:
         return "a frame of tiles scores as the highest of them, a held-out tile as itself"
-    if model.detector.session.precision == "int8":
-        return "scores in int8 lie off those that the bundle has of held-out images, which are fp32"
-    if drift_limits(model.detector.bundle.manifest.score_statistics, parts=LEAST_PARTS) is None:
+    known = _held_out(model)
+    if known is None and model.detector.session.precision == "int8":
+        return "the bundle was quantised without scores in int8 of held-out images; quantize it again"
+    if drift_limits(known, parts=LEAST_PARTS) is None:
         return f"the bundle has no scores of {LEAST_IMAGES} held-out good images or more that differ"
     return None
+
+
+def _held_out(model: LineModel) -> ScoreStatistics | None:
+    return model.detector.bundle.manifest.scores_in(model.detector.session.precision)
 
 
 class DriftCheck:
@@ -79,15 +85,15 @@ class DriftCheck:
         self._parts = parts
         self._health = health
         self._metrics = metrics
-        self._content: str | None = None
+        self._judged_by: tuple[str, Precision] | None = None
         self._limits: DriftLimits | None = None
         self._latest: deque[float] = deque()
         self._sorted: list[float] = []
         self._drifts = False
 
     def add(self, score: float, model: LineModel) -> None:
-        """Take in the next score; those of another bundle begin anew."""
-        if model.content != self._content:
+        """Take in the next score; those of another bundle or precision begin anew."""
+        if (model.content, model.detector.session.precision) != self._judged_by:
             self._begin(model)
         if self._limits is None:
             return
@@ -99,9 +105,8 @@ class DriftCheck:
             self._compare(self._limits)
 
     def _begin(self, model: LineModel) -> None:
-        self._content = model.content
-        known = model.detector.bundle.manifest.score_statistics
-        self._limits = None if why_unchecked(model) else drift_limits(known, parts=self._parts)
+        self._judged_by = (model.content, model.detector.session.precision)
+        self._limits = None if why_unchecked(model) else drift_limits(_held_out(model), parts=self._parts)
         self._latest.clear()
         self._sorted.clear()
         self._drifts = False

@@ -20,6 +20,8 @@ from reason_export.quantisation import quantise_model
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.errors import ParityError
+from reason_runtime.image import load_image
+from reason_runtime.session import open_session
 from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import save
@@ -146,6 +148,26 @@ def test_how_it_came_about_is_in_the_manifest(precise_bundle: Path, int8: onnx.M
     assert set(made.float_layers) == {node.input[1].removesuffix(".weight") for node in floats}
     assert manifest.thresholds["int8"].images == 10
     assert manifest.thresholds["int8"].source == "10 held-out good images, int8 in ONNX Runtime"
+
+
+def test_its_held_out_scores_are_the_int8_files_own(precise_bundle: Path, good_pictures: Path) -> None:
+    bundle = open_bundle(precise_bundle)
+    assert bundle.manifest.quantisation is not None
+    known = bundle.manifest.quantisation.scores
+    assert known is not None
+    session = open_session(bundle, precision="int8")
+    images = [load_image(path, input_format=bundle.manifest.input) for path in sorted(good_pictures.iterdir())]
+    outputs = [session.run(image[None]) for image in images[1::2]]  # the others calibrated
+    scores = np.concatenate([output.score for output in outputs])
+    assert (known.images, known.minimum, known.maximum) == (10, float(scores.min()), float(scores.max()))
+    assert (known.mean, known.std) == (pytest.approx(float(scores.mean())), pytest.approx(float(scores.std())))
+    accepted = scores < bundle.manifest.thresholds["int8"].value
+    highest = max(output.anomaly_map.max() for output, good in zip(outputs, accepted, strict=True) if good)
+    assert known.pixel_threshold == np.nextafter(highest, np.float32(np.inf))
+    assert (
+        f"            10 held-out good images: {known.minimum:.4g} .. "
+        in call("reason-run", "info", bundle.path).output
+    )
 
 
 def test_quantize_checks_in_every_backend_for_cpus_and_keeps_what_it_found(

@@ -18,7 +18,7 @@ from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
 from reason_runtime.line.web.judge import WebSettings
-from reason_runtime.manifest import ScoreStatistics
+from reason_runtime.manifest import Quantisation, ScoreStatistics
 from tests.line.models import line_bundle, part
 from tests.line.stations import Line, camera, running
 
@@ -163,12 +163,39 @@ def test_tiles_are_not_checked(tmp_path: Path) -> None:
     assert sum(line.metrics.snapshot().scores["top"].counts) == 150
 
 
-def test_int8_is_not_checked(bundle: Path, tmp_path: Path) -> None:
-    int8 = line_bundle(tmp_path / "b")
-    known = dataclasses.replace(int8.manifest, score_statistics=HELD_OUT)
-    update_bundle(int8, manifest=known, files={"model_int8.onnx": (int8.path / "model.onnx").read_bytes()})
-    assert "int8" in (why_unchecked(LineModel(load(int8.path, precision="int8", threads=1))) or "")
-    assert why_unchecked(LineModel(load(int8.path, threads=1))) is None
+def int8_bundle(path: Path, *, scores: ScoreStatistics | None) -> Path:
+    """`model_int8.onnx` is the same graph; only what the manifest knows of its scores differs."""
+    bundle = line_bundle(path)
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        score_statistics=HELD_OUT,
+        quantisation=Quantisation(images=8, sqnr_db=20.0, layers=1, float_layers={}, scores=scores),
+    )
+    update_bundle(bundle, manifest=manifest, files={"model_int8.onnx": (path / "model.onnx").read_bytes()})
+    return path
+
+
+def test_int8_is_compared_with_its_own_scores_and_begins_anew(tmp_path: Path) -> None:
+    path = int8_bundle(tmp_path / "b", scores=dataclasses.replace(HELD_OUT, mean=12 / 128))
+    fp32, int8 = (LineModel(load(path, precision=precision, threads=1)) for precision in ("fp32", "int8"))
+    events: list[Event] = []
+    metrics = Metrics()
+    check = DriftCheck("top", parts=100, health=Health(events.append), metrics=metrics)
+    for _ in range(100):
+        check.add(12 / 128, fp32)
+    assert said(events) == [("fault", "drift top")]
+    check.add(12 / 128, int8)
+    assert (said(events[1:]), metrics.snapshot().drifts) == ([("info", "drift top")], {})
+    for _ in range(99):
+        check.add(12 / 128, int8)
+    assert metrics.snapshot().drifts == {"top": 0.0}
+    assert len(events) == 2
+
+
+def test_int8_without_scores_of_its_own_is_not_checked(tmp_path: Path) -> None:
+    path = int8_bundle(tmp_path / "b", scores=None)
+    assert "scores in int8" in (why_unchecked(LineModel(load(path, precision="int8", threads=1))) or "")
+    assert why_unchecked(LineModel(load(path, threads=1))) is None
 
 
 def test_scores_are_counted_as_multiples_of_the_threshold(bundle: Path) -> None:

@@ -11,6 +11,7 @@ from reason_runtime.errors import BundleError
 from reason_runtime.manifest import (
     FileEntry,
     Manifest,
+    Quantisation,
     ScoreStatistics,
     content_hash,
     from_json,
@@ -24,6 +25,13 @@ FULL = replace(
     files={"model.onnx": FileEntry(sha256="ab" * 32, size_bytes=7)},
     score_statistics=ScoreStatistics(
         images=9, mean=0.25, std=0.125, minimum=0.1, maximum=1e-7 + 0.5, pixel_threshold=0.75
+    ),
+    quantisation=Quantisation(
+        images=8,
+        sqnr_db=20.5,
+        layers=3,
+        float_layers={"stem": 31.25},
+        scores=ScoreStatistics(images=9, mean=0.3, std=0.15, minimum=0.2, maximum=0.55, pixel_threshold=0.8),
     ),
     blind_limits=BlindLimits(
         mean_low=20.5,
@@ -56,10 +64,27 @@ def test_what_is_written_is_read_back_equal() -> None:
 
 def test_a_manifest_from_before_the_pixel_threshold_is_read_and_stays_as_it_is() -> None:
     assert FULL.score_statistics is not None
-    before = sealed(replace(FULL, score_statistics=replace(FULL.score_statistics, pixel_threshold=None)))
+    known = replace(FULL.score_statistics, pixel_threshold=None)
+    before = sealed(replace(FULL, score_statistics=known, quantisation=None))
     text = to_json(before)
     assert "pixel_threshold" not in text
     assert from_json(text, where="manifest.json") == before
+
+
+def test_a_manifest_from_before_scores_in_int8_is_read_and_stays_as_it_is() -> None:
+    assert FULL.quantisation is not None
+    before = sealed(replace(FULL, quantisation=replace(FULL.quantisation, scores=None)))
+    text = to_json(before)
+    assert '"scores"' not in text
+    assert from_json(text, where="manifest.json") == before
+    assert before.scores_in("int8") is None
+
+
+def test_int8_has_held_out_scores_of_its_own_and_other_precisions_those_of_float32() -> None:
+    assert FULL.quantisation is not None
+    assert FULL.scores_in("int8") == FULL.quantisation.scores != FULL.score_statistics
+    assert [FULL.scores_in(precision) for precision in ("fp32", "fp16", "bf16")] == [FULL.score_statistics] * 3
+    assert replace(FULL, quantisation=None).scores_in("int8") is None
 
 
 def test_every_changed_byte_is_refused() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reason_runtime import load
-from reason_runtime.bundle import Bundle, update_bundle
+from reason_runtime.bundle import Bundle, open_bundle, update_bundle
 from reason_runtime.image import InputFormat, covered, square_format
-from reason_runtime.manifest import ScoreStatistics
+from reason_runtime.manifest import Quantisation, ScoreStatistics
 from reason_runtime.predict import judge
 from reason_runtime.regions import Region, find_regions, regions_of_picture
 from tests.runtime.bundles import grey_model, make_bundle
@@ -101,6 +101,19 @@ def test_without_a_measured_one_the_threshold_is_the_pixel_threshold(tmp_path: P
     assert detector.pixel_threshold == pytest.approx(0.1)
     (region,) = detector(part()).regions
     assert (region.width_px, region.height_px) == (96, 32)
+
+
+def test_int8_has_its_own_pixel_threshold_and_else_that_of_float32(tmp_path: Path) -> None:
+    bundle = open_bundle(mean_bundle(tmp_path / "bundle", pixel_threshold=0.5).path)
+    assert bundle.manifest.score_statistics is not None
+    made = Quantisation(images=8, sqnr_db=20.0, layers=1, float_layers={})
+    files = {"model_int8.onnx": bundle.model_path("fp32").read_bytes()}
+    update_bundle(bundle, manifest=dataclasses.replace(bundle.manifest, quantisation=made), files=files)
+    assert load(bundle.path, precision="int8").pixel_threshold == 0.5
+    known = dataclasses.replace(bundle.manifest.score_statistics, pixel_threshold=0.6)
+    made = dataclasses.replace(made, scores=known)
+    update_bundle(open_bundle(bundle.path), manifest=dataclasses.replace(bundle.manifest, quantisation=made))
+    assert [load(bundle.path, precision=precision).pixel_threshold for precision in ("int8", "fp32")] == [0.6, 0.5]
 
 
 def test_a_part_that_passes_and_one_that_is_not_judged_have_no_regions(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What held-out good images say of a session: its own threshold, and how good parts score."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason_export.runs import score_and_peak_each
+from reason_runtime.manifest import MethodSettings, ScoreStatistics, Threshold
+from reason_runtime.session import Session
+from reason_train.calibration import pixel_threshold, threshold_for
+
+
+def calibrate(
+    session: Session,
+    images: NDArray[np.uint8],
+    *,
+    method: MethodSettings,
+    false_reject_rate: float,
+    source: str,
+) -> tuple[Threshold, ScoreStatistics]:
+    """Run the images, one at a time.
+
+    Args:
+        session: Whose threshold it is.
+        images: (N, H, W, C) held-out good images, as the graph takes them.
+        method: Of the bundle.
+        false_reject_rate: Wanted, 0..1.
+        source: What the images are, in words.
+
+    Raises:
+        DataError: A score is not finite, or there are too few images.
+    """
+    scores, peaks = score_and_peak_each(session, images)
+    threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
+    maximum_scores = method.settings.get("score_exponent") is None
+    pixel = None if maximum_scores else pixel_threshold(scores, peaks, threshold=threshold.value)
+    return threshold, ScoreStatistics(
+        images=len(scores),
+        mean=float(scores.mean()),
+        std=float(scores.std()),
+        minimum=float(scores.min()),
+        maximum=float(scores.max()),
+        pixel_threshold=pixel,
+    )
