@@ -37,7 +37,7 @@ from reason_export.half import half_graph
 from reason_export.onnx_graph import export_graph
 from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.bench import LatencyPlan, measure_latency
-from reason_runtime.bundle import GOLDEN, MODELS, Bundle, open_bundle, write_bundle
+from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle, open_bundle, write_bundle
 from reason_runtime.choices import BUILDERS, Backend, Device, Precision
 from reason_runtime.detector import load
 from reason_runtime.entry import run_script
@@ -153,7 +153,10 @@ def made_up_bundle(path: Path, method: MethodConfig) -> Bundle:
     seen = measure_activations(source, images, tensors=measured_tensors(source.graph))
     kept = read_by_head_and_network(source.graph)
     layers = [node.name for node in convolutions(source.graph) if node.name not in kept]
-    int8 = quantised_graph(source, seen=seen, layers=layers).SerializeToString()
+    int8, unsigned = (
+        quantised_graph(source, seen=seen, layers=layers, unsigned=unsigned).SerializeToString()
+        for unsigned in (False, True)
+    )
     golden = golden_bytes(make_golden(model, images, synthetic=True))
     manifest = Manifest(
         name=method.teacher,
@@ -164,7 +167,7 @@ def made_up_bundle(path: Path, method: MethodConfig) -> Bundle:
         training=TrainingProvenance(images_sha256=None, images=0, seed=0, libraries={}, configuration={}),
     )
     half = half_graph(source).SerializeToString()
-    files = {MODELS["fp32"]: graph, MODELS["fp16"]: half, MODELS["int8"]: int8, GOLDEN: golden}
+    files = {MODELS["fp32"]: graph, MODELS["fp16"]: half, MODELS["int8"]: int8, UNSIGNED: unsigned, GOLDEN: golden}
     return write_bundle(path, manifest=manifest, files=files)
 
 

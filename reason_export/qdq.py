@@ -11,14 +11,22 @@
 | for every reader of an int8 convolution's output that has a pair | OpenVINO computes wrong values otherwise |
 | before a max-pooling, with the scale of its output | it pools int8 values |
 
-Biases, instance norm and the map head stay float32. Zero points are 0, as TensorRT demands. What rounding its weights
-adds to a convolution's mean output is taken off its bias (Nagel et al., arXiv:1906.04721, section 4.2): depthwise
-convolutions have too few weights for the errors to cancel out.
+ONNX Runtime's CPU provider computes in float32, more slowly than without, what is not quantised as it likes. So it has
+a file of its own, with the same weights:
+
+| where | why |
+|---|---|
+| activations without a sign, from 0 where they are rectified, else around 128 | a rectifier vanishes in its quantiser |
+| on the other side of a residual sum too | convolution and sum run on 8 bits only where the output is quantised |
+
+Biases, instance norm and the map head stay float32. Zero points are 0 but for that file, as TensorRT demands. What
+rounding its weights adds to a convolution's mean output is taken off its bias (Nagel et al., arXiv:1906.04721, section
+4.2): depthwise convolutions have too few weights for the errors to cancel out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,20 +52,23 @@ products of an unsigned 8-bit activation and a weight in 16 bits, which saturate
 2 * 255 * 127 does not, and OpenVINO and ONNX Runtime gave maps that were noise. Depthwise ones sum in 32 bits."""
 
 
-def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[str]) -> ModelProto:
+def quantised_graph(
+    model: ModelProto, *, seen: Activations, layers: Collection[str], unsigned: bool = False
+) -> ModelProto:
     """The graph with the named convolutions in int8, what they read equalised before.
 
     Args:
         model: float32.
         seen: What every tensor of `measured_tensors` holds on calibration images.
         layers: Names of the convolutions to quantise.
+        unsigned: As ONNX Runtime's CPU provider likes it.
 
     Returns:
         A new graph with the same inputs, outputs and opset.
     """
     changed = ModelProto()
     changed.CopyFrom(model)
-    pairs = _Pairs(changed.graph, equalise(changed.graph, seen=seen, layers=layers))
+    pairs = _Pairs(changed.graph, equalise(changed.graph, seen=seen, layers=layers), unsigned=unsigned)
     for node in convolutions(changed.graph):
         if node.name in layers:
             pairs.quantise_weight(node)
@@ -65,7 +76,7 @@ def quantised_graph(model: ModelProto, *, seen: Activations, layers: Collection[
     sums, wires = _residual_sums(model.graph), wiring(changed.graph)
     for node in changed.graph.node:
         if node.name in sums:
-            _quantise_shortcut(node, wires, pairs, layers)
+            _quantise_sum(node, wires, pairs, layers)
     for node in changed.graph.node:
         if node.op_type == "MaxPool" and node.output[0] in pairs.made:
             node.input[0] = pairs.of(node.input[0], like=node.output[0])
@@ -80,7 +91,7 @@ def measured_tensors(graph: GraphProto) -> list[str]:
     """Tensors that may get a Q/DQ pair, so that their range must be known."""
     wires, sums = wiring(graph), _residual_sums(graph)
     names = [node.input[0] for node in convolutions(graph)]
-    names += [found for node in graph.node if node.name in sums and (found := _shortcut(node, wires)) is not None]
+    names += [name for node in graph.node if node.name in sums and _shortcut(node, wires) for name in node.input]
     return list(dict.fromkeys(names))
 
 
@@ -111,13 +122,14 @@ def _shortcut(node: NodeProto, wires: Wiring) -> str | None:
     return others[0] if others else made[1]
 
 
-def _quantise_shortcut(node: NodeProto, wires: Wiring, pairs: _Pairs, layers: Collection[str]) -> None:
+def _quantise_sum(node: NodeProto, wires: Wiring, pairs: _Pairs, layers: Collection[str]) -> None:
     shortcut = _shortcut(node, wires)
     if shortcut is None:
         return
     main = next(name for name in wires.inputs(node) if name != shortcut)
     if wires.producers[main].name in layers:
-        node.input[list(node.input).index(shortcut)] = pairs.of(shortcut)
+        sides = (shortcut, main) if pairs.unsigned else (shortcut,)
+        node.input[:] = [pairs.of(name) if name in sides else name for name in node.input]
 
 
 def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs, layers: Collection[str]) -> None:
@@ -133,33 +145,53 @@ def _read_through_pairs(graph: GraphProto, wires: Wiring, pairs: _Pairs, layers:
                 node.input[i] = pairs.made[name]
 
 
+def _rectified(graph: GraphProto, weights: Mapping[str, NDArray[np.float32]]) -> set[str]:
+    """Tensors that no negative value is in: of rectifiers, and what is pooled or joined of such."""
+    found: set[str] = set()
+    for node in graph.node:  # in topological order
+        if (
+            node.op_type == "Relu"
+            or (node.op_type == "Clip" and node.input[1] in weights and weights[node.input[1]] >= 0)
+            or (node.op_type in ("MaxPool", "Concat") and found.issuperset(node.input))
+        ):
+            found.update(node.output)
+    return found
+
+
 class _Pairs:
     """The Q/DQ pairs of one graph, each made once."""
 
-    def __init__(self, graph: GraphProto, seen: Activations) -> None:
-        self.graph, self.seen = graph, seen
+    def __init__(self, graph: GraphProto, seen: Activations, *, unsigned: bool) -> None:
+        self.graph, self.seen, self.unsigned = graph, seen, unsigned
         self.made: dict[str, str] = {}
         self.nodes: dict[str, list[NodeProto]] = {}
         self.weights: dict[str, NDArray[np.float32]] = {
             item.name: numpy_helper.to_array(item) for item in graph.initializer
         }
-        self._constant("zero_point", np.zeros((), np.int8))
+        self._rectified = _rectified(graph, self.weights) if unsigned else set()
+        self._constant("zero_point", np.zeros((), np.uint8 if unsigned else np.int8))
+        if unsigned:
+            self._constant("middle", np.uint8(128))
 
     def of(self, tensor: str, *, like: str | None = None) -> str:
         """The name of a tensor after its pair; `like` names the tensor whose scale is used."""
         key = tensor if like is None else f"{tensor}.{like}"
         if key not in self.made:
             self.made[key] = f"{key}.dequantised"
-            parts = [self.quantised(tensor, like=like), f"{key}.scale", "zero_point"]
+            parts = [self.quantised(tensor, like=like), f"{key}.scale", self._zero(like or tensor)]
             self._add("DequantizeLinear", parts, self.made[key], after=tensor)
         return self.made[key]
 
     def quantised(self, tensor: str, *, like: str | None = None) -> str:
         """The name of a tensor's int8 values."""
         key = tensor if like is None else f"{tensor}.{like}"
-        scale = self._constant(f"{key}.scale", np.float32(self.seen[like or tensor].largest / LEVELS))
-        self._add("QuantizeLinear", [tensor, scale, "zero_point"], f"{key}.quantised", after=tensor)
+        levels = 255 if (like or tensor) in self._rectified else LEVELS
+        scale = self._constant(f"{key}.scale", np.float32(self.seen[like or tensor].largest / levels))
+        self._add("QuantizeLinear", [tensor, scale, self._zero(like or tensor)], f"{key}.quantised", after=tensor)
         return f"{key}.quantised"
+
+    def _zero(self, tensor: str) -> str:
+        return "middle" if self.unsigned and tensor not in self._rectified else "zero_point"
 
     def join(self, node: NodeProto) -> None:
         """Make a concatenation that has a pair join int8 values.

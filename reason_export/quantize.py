@@ -16,7 +16,7 @@ from reason_export.held_out_scores import calibrate
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_each
-from reason_runtime.bundle import GOLDEN, MODELS, Bundle, update_bundle, write_bundle
+from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle, update_bundle, write_bundle
 from reason_runtime.errors import DataError, ParityError
 from reason_runtime.evenly import evenly
 from reason_runtime.manifest import Quantisation
@@ -52,7 +52,7 @@ class _Images:
 
 
 def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quantised]:
-    """Add `model_int8.onnx` and the int8 threshold to a bundle.
+    """Add `model_int8.onnx`, `model_int8_unsigned.onnx` and the int8 threshold to a bundle.
 
     Raises:
         DataError: Too few good images, images that are not of good parts, or held-out ones that were trained on.
@@ -87,7 +87,7 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
     )
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
-    return update_bundle(bundle, manifest=manifest, files={MODELS["int8"]: found.graph}), found
+    return update_bundle(bundle, manifest=manifest, files=_files(found)), found
 
 
 def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
@@ -124,11 +124,15 @@ def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> 
     require_good(bundle, score_each(session, images.calibration), where=choices.calibration)
 
 
+def _files(found: Quantised) -> dict[str, bytes]:
+    return {MODELS["int8"]: found.graph, UNSIGNED: found.unsigned}
+
+
 def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
-    """The bundle with its int8 file, elsewhere: what is wrong with it shows before the bundle is touched."""
+    """The bundle with its int8 files, elsewhere: what is wrong with it shows before the bundle is touched."""
     files: dict[str, Path | bytes] = {
         MODELS["fp32"]: bundle.model_path("fp32"),
         GOLDEN: bundle.path / GOLDEN,
-        MODELS["int8"]: found.graph,
+        **_files(found),
     }
     return write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)

@@ -77,7 +77,7 @@ def latency(
     found = measure_latency(detector, plan=plan)
     opened, session = detector.bundle, detector.session
     facts: dict[str, Json] = {
-        "model_size_bytes": opened.model_path(session.precision).stat().st_size,
+        "model_size_bytes": opened.model_path(session.precision, provider=session.provider).stat().st_size,
         "input_from": opened.manifest.input.resize_filter,
     }
     if whole:

@@ -1,6 +1,7 @@
 """The bundle: the folder that travels from export to the device, verified every time it is opened.
 
-The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx` and `model_int8.onnx`.
+The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx`, `model_int8.onnx` and
+`model_int8_unsigned.onnx`.
 A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
 Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
 file or folder is refused; hidden ones (file managers leave them) are ignored. Nothing in a bundle is a pickle.
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reason_runtime.atomic import reason, replacing, write_text
-from reason_runtime.choices import Precision
+from reason_runtime.choices import Precision, Provider
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import BundleError, ReasonError
 from reason_runtime.golden import Golden, read_golden
@@ -32,8 +33,10 @@ MODELS: dict[Precision, str] = {
     "fp16": "model_fp16.onnx",
     "int8": "model_int8.onnx",
 }
+UNSIGNED = "model_int8_unsigned.onnx"
+"""int8 for ONNX Runtime on CPUs, whose activations have no sign; the other file's are as TensorRT demands them."""
 REQUIRED = (MODELS["fp32"], GOLDEN)
-PORTABLE = (*dict.fromkeys(MODELS.values()), GOLDEN)
+PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN)
 DEVICE_FOLDERS = ("engines", "checks")
 _HOW_TO_MAKE: dict[Precision, str] = {
     "fp16": "export again with --fp16",
@@ -53,13 +56,19 @@ class Bundle:
     path: Path
     manifest: Manifest
 
-    def model_path(self, precision: Precision) -> Path:
+    def model_path(self, precision: Precision, *, provider: Provider | None = None) -> Path:
         """The ONNX file for a precision; bf16 is a run-time hint on the fp32 file.
+
+        Args:
+            precision: Of the layers before the map head.
+            provider: Of ONNX Runtime: that of the CPU has its own int8 file, but for bundles of before.
 
         Raises:
             BundleError: The bundle has no file for it; says how to make one.
         """
         name = MODELS[precision]
+        if precision == "int8" and provider == "cpu" and UNSIGNED in self.manifest.files:
+            name = UNSIGNED
         if name not in self.manifest.files:
             raise BundleError(f"{self.path}: has no {name} for {precision}; {_HOW_TO_MAKE[precision]}")
         return self.path / name

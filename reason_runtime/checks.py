@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reason_runtime.bundle import GOLDEN, MODELS, Bundle
+from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle
 from reason_runtime.choices import Backend, Precision, Provider, runner_name
 from reason_runtime.environment import RUNTIME, processor, runtime_version
 from reason_runtime.errors import BundleError
@@ -65,7 +65,8 @@ def check_path(bundle: Bundle, *, backend: Backend, precision: Precision, provid
 def checked_files(bundle: Bundle, precision: Precision) -> dict[str, Json]:
     """The SHA-256 of what a check looks at: a model, and what that should give. Other files may change."""
     files = bundle.manifest.files
-    return {name: files[name].sha256 for name in (MODELS[precision], GOLDEN) if name in files}
+    looked_at = [MODELS[precision], *([UNSIGNED] if precision == "int8" else []), GOLDEN]
+    return {name: files[name].sha256 for name in looked_at if name in files}
 
 
 def known_check(

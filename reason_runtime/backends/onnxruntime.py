@@ -97,7 +97,7 @@ def open_session(
         threads = usable_cores()  # left alone it binds a thread to every core, also to those that are not ours
     ort = _import(device)
     missing = _load_cuda(ort) if device == "cuda" else ""
-    model = bundle.model_path(precision)
+    model = bundle.model_path(precision, provider=provider)
     name = _PROVIDERS[provider]
     if name not in ort.get_available_providers():
         raise BackendError(

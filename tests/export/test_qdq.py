@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -219,15 +220,71 @@ def test_backends_compute_every_part_as_it_is_written(part: str, seed: int) -> N
     assert sqnr_db(exact, run_by_openvino(changed, image, unsigned=True)) > LEAST_SQNR_DB
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("part", PARTS)
+def test_onnx_runtime_has_its_own_graph_of_every_part_and_computes_it_in_8_bits(
+    part: str, seed: int, tmp_path: Path
+) -> None:
+    model = network(PARTS[part], seed=seed)
+    image = np.random.default_rng(seed).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    layers = [node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    changed = quantised_graph(model, seen=seen, layers=layers, unsigned=True)
+    onnx.checker.check_model(changed)
+    exact = run_by_onnx_runtime(changed, image, plain=True)
+    assert sqnr_db(run_by_onnx_runtime(model, image, plain=True), exact) > 28
+    assert sqnr_db(exact, run_by_onnx_runtime(changed, image, plain=False)) > 40
+    optimised = optimised_by_onnx_runtime(changed, tmp_path / "optimised.onnx")
+    float_layers = {"b", "c"} if part == "a sum of two layers that the map head reads" else {"out"}
+    assert [optimised.count(kind) for kind in ("Relu", "Clip")] == [0, 0]
+    assert optimised.count("Conv") + optimised.count("FusedConv") == len(float_layers)
+    assert optimised.count("QLinearConv") == len(
+        [name for name in plain_convolutions(model) if name not in float_layers]
+    )
+
+
+def optimised_by_onnx_runtime(graph: onnx.ModelProto, path: Path) -> list[str]:
+    """The operators that it runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def plain_convolutions(model: onnx.ModelProto) -> list[str]:
+    return [node.name for node in model.graph.node if node.op_type == "Conv"]
+
+
+def test_only_what_is_never_negative_has_its_zero_at_the_lowest_level() -> None:
+    nodes = [layer("a", "image"), simple("Clip", "clipped", "a", "below", "highest"), layer("out", "clipped")]
+    model = network(nodes, seed=0)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(-1), "below"))
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    for lowest, zeros in ((-1.0, [128, 128]), (0.0, [128, 0])):
+        model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.float32(lowest), "below"))
+        changed = quantised_graph(model, seen=seen, layers=["a", "out"], unsigned=True)
+        values = {item.name: numpy_helper.to_array(item) for item in changed.graph.initializer}
+        pairs = [node for node in changed.graph.node if node.op_type == "QuantizeLinear"]
+        assert [(int(values[node.input[2]]), values[node.input[2]].dtype) for node in pairs] == [
+            (zero, np.uint8) for zero in zeros
+        ]
+        steps = [float(values[node.input[1]]) for node in pairs]
+        largest = [seen[name].largest for name in ("image", "clipped")]
+        assert steps == pytest.approx([largest[0] / 127, largest[1] / (127 if zeros[1] else 255)])
+
+
 def test_what_the_map_head_reads_is_not_rounded() -> None:
     # two students' features are added up and go straight into the cosine
     model = network(PARTS["a sum of two layers that the map head reads"], seed=0)
     assert measured_tensors(model.graph) == ["image", "feature"]
     image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
     seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
-    changed = quantised_graph(model, seen=seen, layers=["a", "b", "c"])
-    total = next(node for node in changed.graph.node if node.op_type == "Add")
-    assert list(total.input) == ["b", "c"]
+    for unsigned in (False, True):
+        changed = quantised_graph(model, seen=seen, layers=["a", "b", "c"], unsigned=unsigned)
+        total = next(node for node in changed.graph.node if node.op_type == "Add")
+        assert list(total.input) == ["b", "c"]
 
 
 def test_a_layer_left_in_float32_reads_a_concatenation_through_its_pair() -> None:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from reason_export.activations import measure_activations
+from reason_export.check import check_bundle
 from reason_export.equalisation import equalise
 from reason_export.golden import golden_bytes, synthetic_images
 from reason_export.graph_parts import map_head
 from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised_graph
 from reason_export.quantisation import quantise_model
-from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.bundle import open_bundle, update_bundle, write_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.errors import ParityError
 from reason_runtime.image import load_image
@@ -135,6 +136,35 @@ def test_a_concatenation_joins_int8_values_of_one_scale(int8: onnx.ModelProto) -
     scales = {made[name].input[1] for name in joint.input} | {after[0].input[1]}
     weights = {item.name: float(numpy_helper.to_array(item)) for item in int8.graph.initializer if not item.dims}
     assert len({weights[name] for name in scales}) == 1
+
+
+def test_onnx_runtime_has_the_same_weights_in_a_file_of_its_own(precise_bundle: Path, int8: onnx.ModelProto) -> None:
+    bundle = open_bundle(precise_bundle)
+    path = bundle.model_path("int8", provider="cpu")
+    assert path.name == "model_int8_unsigned.onnx"
+    assert [bundle.model_path("int8", provider=provider).name for provider in (None, "tensorrt")] == [
+        "model_int8.onnx",
+        "model_int8.onnx",
+    ]
+    own = onnx.load(path)
+    weights = [
+        {item.name: item for item in model.graph.initializer if item.name.endswith(".int8")} for model in (int8, own)
+    ]
+    assert weights[0]
+    assert weights[0] == weights[1]
+    zeros = {node.input[2] for node in own.graph.node if node.op_type == "QuantizeLinear"}
+    assert {item.data_type for item in own.graph.initializer if item.name in zeros} == {TensorProto.UINT8}
+    assert str(open_session(bundle, precision="int8").model) == str(path)
+
+
+def test_a_bundle_of_before_has_one_int8_file_for_all(precise_bundle: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(precise_bundle)
+    names = ("model.onnx", "model_int8.onnx", "golden.npz")
+    before = write_bundle(
+        tmp_path / "before", manifest=bundle.manifest, files={name: bundle.path / name for name in names}
+    )
+    assert open_session(before, precision="int8").model.name == "model_int8.onnx"
+    assert check_bundle(before, precision="int8").passed
 
 
 def test_how_it_came_about_is_in_the_manifest(precise_bundle: Path, int8: onnx.ModelProto) -> None:
