@@ -18,10 +18,11 @@ a file of its own, with the same weights:
 |---|---|
 | activations without a sign, from 0 where they are rectified, else around 128 | a rectifier vanishes in its quantiser |
 | on the other side of a residual sum too | convolution and sum run on 8 bits only where the output is quantised |
+| int32 biases | ONNX Runtime before 1.21 takes no other |
 
-Biases, instance norm and the map head stay float32. Zero points are 0 but for that file, as TensorRT demands. What
-rounding its weights adds to a convolution's mean output is taken off its bias (Nagel et al., arXiv:1906.04721, section
-4.2): depthwise convolutions have too few weights for the errors to cancel out.
+Instance norm and the map head stay float32, biases but for that file, too. Zero points are 0 but for it, as TensorRT
+demands. What rounding its weights adds to a convolution's mean output is taken off its bias (Nagel et al.,
+arXiv:1906.04721, section 4.2): depthwise convolutions have too few weights for the errors to cancel out.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def quantised_graph(
     pairs = _Pairs(changed.graph, equalise(changed.graph, seen=seen, layers=layers), unsigned=unsigned)
     for node in convolutions(changed.graph):
         if node.name in layers:
-            pairs.quantise_weight(node)
+            scale = pairs.quantise_weight(node)
+            if unsigned and node.op_type == "Conv":
+                pairs.quantise_bias(node, scale)
             node.input[0] = pairs.of(node.input[0])
     sums, wires = _residual_sums(model.graph), wiring(changed.graph)
     for node in changed.graph.node:
@@ -185,10 +188,13 @@ class _Pairs:
     def quantised(self, tensor: str, *, like: str | None = None) -> str:
         """The name of a tensor's int8 values."""
         key = tensor if like is None else f"{tensor}.{like}"
-        levels = 255 if (like or tensor) in self._rectified else LEVELS
-        scale = self._constant(f"{key}.scale", np.float32(self.seen[like or tensor].largest / levels))
+        scale = self._constant(f"{key}.scale", self._scale(like or tensor))
         self._add("QuantizeLinear", [tensor, scale, self._zero(like or tensor)], f"{key}.quantised", after=tensor)
         return f"{key}.quantised"
+
+    def _scale(self, tensor: str) -> np.float32:
+        scale: np.float32 = np.float32(self.seen[tensor].largest / (255 if tensor in self._rectified else LEVELS))
+        return scale
 
     def _zero(self, tensor: str) -> str:
         return "middle" if self.unsigned and tensor not in self._rectified else "zero_point"
@@ -204,15 +210,17 @@ class _Pairs:
         node.output[:] = quantise.output
         self.nodes[quantise.output[0]] = [dequantise]
 
-    def quantise_weight(self, node: NodeProto) -> None:
-        """Replace a convolution's weight by int8 values and their scales, and correct its bias."""
+    def quantise_weight(self, node: NodeProto) -> NDArray[np.float32]:
+        """Replace a convolution's weight by int8 values and their scales, which it returns, and correct its bias."""
         name = node.input[1]
         weight = self.weights[name]
         axis = None if node.op_type == "ConvTranspose" else 0
         levels = LEVELS if is_depthwise(node, weight) else SUMMED_LEVELS
         rest = tuple(i for i in range(weight.ndim) if i != axis)
         largest = np.abs(weight).max(axis=rest)
-        scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(levels)  # a dead channel stays 0
+        scale: NDArray[np.float32] = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(levels)
+        if axis == 0:
+            scale = np.maximum(scale, self._least_scale(node, len(scale)))
         scales = scale if axis is None else along(axis, scale, dimensions=weight.ndim)
         values = np.clip(np.round(weight / scales), -levels, levels).astype(np.int8)
         if axis == 0:
@@ -221,6 +229,22 @@ class _Pairs:
         parts = [self._constant(f"{name}.int8", values), self._constant(f"{name}.scale", scale), zeros]
         node.input[1] = f"{name}.dequantised"
         self._add("DequantizeLinear", parts, node.input[1], after="", axis=axis)
+        return scale
+
+    def quantise_bias(self, node: NodeProto, weight_scale: NDArray[np.float32]) -> None:
+        """Write the bias of a convolution in int32, as a sum of its products is."""
+        name = node.input[2]
+        scale = self._scale(node.input[0]) * weight_scale
+        values = np.round(self.weights[name] / scale.astype(np.float64)).astype(np.int32)
+        parts = [self._constant(f"{name}.int32", values), self._constant(f"{name}.scale", scale)]
+        node.input[2] = f"{name}.dequantised"
+        self._add("DequantizeLinear", parts, node.input[2], after="", axis=0)
+
+    def _least_scale(self, node: NodeProto, channels: int) -> NDArray[np.float32]:
+        """Of weights that are next to nothing beside their channel's bias, so that this fits in int32, twice over."""
+        bias = self.weights[node.input[2]] if len(node.input) == 3 else np.zeros(channels, np.float32)
+        least: NDArray[np.float32] = np.abs(bias / (self.seen[node.input[0]].largest / 255 * 2**30)).astype(np.float32)
+        return least
 
     def _correct_bias(self, node: NodeProto, added: NDArray[np.float32]) -> None:
         """Take off what a weight's rounding errors (O, I / groups, h, w) add to the mean output."""
@@ -230,9 +254,10 @@ class _Pairs:
         by_group = errors.reshape(groups, -1, errors.shape[1])  # (groups, O / groups, I / groups)
         excess = np.einsum("goi,gi->go", by_group, means.reshape(groups, -1)).ravel()
         before = self.weights[node.input[2]] if len(node.input) == 3 else 0
-        corrected = self._constant(f"{node.input[1]}.bias", (before - excess).astype(np.float32))
+        name = f"{node.input[1]}.bias"
+        self.weights[name] = (before - excess).astype(np.float32)
         del node.input[2:]
-        node.input.append(corrected)
+        node.input.append(self._constant(name, self.weights[name]))
 
     def insert(self) -> None:
         """Put the nodes where they belong in the order of the graph, and drop weights that nothing reads any more."""

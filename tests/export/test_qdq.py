@@ -243,6 +243,35 @@ def test_onnx_runtime_has_its_own_graph_of_every_part_and_computes_it_in_8_bits(
     )
 
 
+def test_a_bias_fits_beside_weights_that_are_next_to_nothing() -> None:
+    # a channel of a pretrained network that is dead: as a sum of such products its bias would be beyond int32
+    model = network([layer("a", "image"), simple("Relu", "feature", "a"), layer("out", "feature")], seed=0)
+    stored = {item.name: item for item in model.graph.initializer}
+    weight, bias = (numpy_helper.to_array(stored[name]).copy() for name in ("a.weight", "a.bias"))
+    weight[2] = np.where(weight[2] > 0, 1e-13, -1e-13)
+    bias[2] = 1.5
+    for name, value in (("a.weight", weight), ("a.bias", bias)):
+        stored[name].CopyFrom(numpy_helper.from_array(value, name))
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    signed, changed = (
+        quantised_graph(model, seen=seen, layers=["a", "out"], unsigned=unsigned) for unsigned in (False, True)
+    )
+    values = {
+        item.name: numpy_helper.to_array(item) for item in (*signed.graph.initializer, *changed.graph.initializer)
+    }
+    plain, first = (next(node for node in graph.graph.node if node.name == "a") for graph in (signed, changed))
+    made = next(node for node in changed.graph.node if node.output[0] == first.input[2])
+    integers, scale = (values[name] for name in made.input)
+    assert integers.dtype == np.int32
+    assert abs(integers[2]) > 2**28
+    steps = (integers * scale.astype(np.float64) - values[plain.input[2]]) / scale
+    assert np.abs(np.delete(steps, 2)).max() <= 0.51
+    assert abs(steps[2]) < 100  # float32 itself is no finer there
+    expected = run_by_onnx_runtime(model, image, plain=True)
+    assert sqnr_db(expected, run_by_onnx_runtime(changed, image, plain=False)) > 28
+
+
 def optimised_by_onnx_runtime(graph: onnx.ModelProto, path: Path) -> list[str]:
     """The operators that it runs."""
     options = onnxruntime.SessionOptions()
