@@ -3,9 +3,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reason_runtime import load
@@ -37,6 +38,25 @@ def test_the_peak_is_of_the_region_and_not_of_what_its_box_holds_besides() -> No
     values[1:6, 1:6] = 0.0
     values[3, 3] = 9.0
     assert [region.peak for region in find_regions(values, pixel_threshold=0.5)] == [0.5, 9.0]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 1.0, 2.0]))
+def test_regions_are_the_connected_components(seed: int, height: int, width: int, blur: float) -> None:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(height, width)).astype(np.float32)
+    if blur:
+        values = cv2.GaussianBlur(values, (0, 0), blur)
+    limit = float(np.quantile(values, random.uniform(0.1, 0.95)))
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats((values >= limit).astype(np.uint8), connectivity=8)
+    expected = []
+    for label in range(1, count):
+        first = np.argwhere(labels == label)[0]
+        left, top, across, down, _ = (int(value) for value in boxes[label])
+        peak = float(values[labels == label].max())
+        expected.append((*first, Region(x_px=left, y_px=top, width_px=across, height_px=down, peak=peak)))
+    expected.sort(key=lambda item: item[:2])
+    assert find_regions(values, pixel_threshold=limit) == tuple(region for *_, region in expected[:100])
 
 
 def test_a_map_that_is_high_everywhere_in_places_lists_a_hundred() -> None:
