@@ -57,7 +57,7 @@ def find_regions(anomaly_map: NDArray[np.float32], *, pixel_threshold: float) ->
         own = np.zeros((height, width), np.uint8)
         cv2.drawContours(own, [contours[i], *inner], -1, 1, cv2.FILLED, offset=(-left, -top))
         part = anomaly_map[top : top + height, left : left + width]
-        peak = float(part.max(where=own.view(np.bool_), initial=-np.inf))
+        peak = cv2.minMaxLoc(part, own)[1]
         region = Region(x_px=left, y_px=top, width_px=width, height_px=height, peak=peak)
         found.append((top, left + int(own[0].argmax()), region))
     found.sort(key=lambda item: item[:2])  # by the first pixel
