@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from reason_runtime.errors import ConfigurationError, DataError
-from reason_train.calibration import FAR_MADS, false_reject_upper_bound, images_needed, mads_above_median, threshold_for
+from reason_train.calibration import (
+    FAR_MADS,
+    false_reject_upper_bound,
+    images_needed,
+    mads_above_median,
+    pixel_threshold,
+    threshold_for,
+)
 
 
 def scores(n: int) -> np.ndarray:
@@ -188,3 +195,9 @@ def test_no_scores_and_broken_scores_are_refused() -> None:
         threshold_for(np.array([1.0, np.nan, np.inf]), false_reject_rate=0.01, source="")
     with pytest.raises(ValueError, match=r"scores of shape \(2, 2\); expected \(n,\)"):
         threshold_for(np.zeros((2, 2)), false_reject_rate=0.01, source="")
+
+
+def test_the_pixel_threshold_is_that_of_accepted_images_and_one_at_the_threshold_is_none() -> None:
+    scores, peaks = np.array([0.1, 0.5, 0.7]), np.array([0.25, 0.75, 0.875])
+    assert pixel_threshold(scores, peaks, threshold=0.5) == np.nextafter(np.float32(0.25), np.float32(1))
+    assert pixel_threshold(scores, peaks, threshold=0.6) == np.nextafter(np.float32(0.75), np.float32(1))
