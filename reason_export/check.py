@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from reason_export.good_images import different_images, require_good, require_unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
-from reason_export.runs import load_images, run_each, score_each
+from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import check_path, checked_files, known_check
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
-from reason_runtime.manifest import Threshold
+from reason_runtime.manifest import ScoreStatistics, Threshold
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
 from reason_runtime.tiles import tile_px_of
@@ -54,6 +54,8 @@ class Check:
     """What is lost on labelled images; None where none were given."""
     threshold: Threshold | None = None
     """From this backend's own scores of held-out good images; None where none were given."""
+    scores: ScoreStatistics | None = None
+    """These scores."""
     not_finite: dict[ImageKind, str] = field(default_factory=dict)
     """Which images gave values that are not finite."""
     broken: list[str]
@@ -83,6 +85,7 @@ class _Established:
 
     accuracy: Accuracy | None = None
     threshold: Threshold | None = None
+    scores: ScoreStatistics | None = None
     not_finite: dict[ImageKind, str] = field(default_factory=dict)
 
 
@@ -143,9 +146,11 @@ def check_bundle(
     }
     parity = compare(**given)
     before = _established(bundle, session)
-    threshold, accuracy, not_finite = before.threshold, before.accuracy, dict(before.not_finite)
+    threshold, scores = before.threshold, before.scores
+    accuracy, not_finite = before.accuracy, dict(before.not_finite)
     if held_out is not None:
-        threshold = _unless_not_finite("held-out", lambda: _threshold(session, bundle, held_out), not_finite)
+        drawn = _unless_not_finite("held-out", lambda: _drawn(session, bundle, held_out), not_finite)
+        threshold, scores = drawn or (None, None)
     limits = _limits(bundle, precision=precision, own=threshold)
     if labelled is not None:
         accuracy = _unless_not_finite(
@@ -164,6 +169,7 @@ def check_bundle(
         decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
         accuracy=accuracy,
         threshold=threshold,
+        scores=scores,
         not_finite=not_finite,
         broken=[*failures, *not_finite.values()],
         environment=fingerprint(session),
@@ -201,13 +207,16 @@ def _established(bundle: Bundle, session: Session) -> _Established:
             from reason_export.accuracy import accuracy_from_json
 
             accuracy = accuracy_from_json(facts["accuracy"])
-        return _Established(accuracy=accuracy, threshold=known.threshold, not_finite=facts["not_finite"])
+        return _Established(
+            accuracy=accuracy, threshold=known.threshold, scores=known.scores, not_finite=facts["not_finite"]
+        )
     except (BundleError, KeyError, TypeError):
         return _Established()
 
 
-def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Threshold:
-    from reason_train.calibration import described_images, threshold_for
+def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> tuple[Threshold, ScoreStatistics]:
+    from reason_export.held_out_scores import drawn_from
+    from reason_train.calibration import described_images
 
     paths = list(different_images(held_out.folder).values())
     if len(paths) < LEAST_HELD_OUT:
@@ -216,7 +225,8 @@ def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Thr
             "nothing was trained or calibrated on, copies not counted"
         )
     tile_px = tile_px_of(bundle.manifest)
-    scores = score_each(session, load_images(paths, input_format=bundle.manifest.input, tile_px=tile_px))
+    images = load_images(paths, input_format=bundle.manifest.input, tile_px=tile_px)
+    scores, peaks = score_and_peak_each(session, images)
     if not np.isfinite(scores).all():
         raise NotFiniteError(
             f"{held_out.folder}: {int((~np.isfinite(scores)).sum())} images have scores that are not finite"
@@ -225,7 +235,13 @@ def _threshold(session: Session, bundle: Bundle, held_out: HeldOutImages) -> Thr
     require_unseen(bundle, scores, where=held_out.folder)
     what = described_images(len(scores), pictures=len(paths), tile_px=tile_px)
     source = f"{what}, {session.backend} {session.precision} on this device"
-    return threshold_for(scores, false_reject_rate=wanted_rate(bundle, held_out.false_reject_rate), source=source)
+    return drawn_from(
+        scores,
+        peaks,
+        method=bundle.manifest.method,
+        false_reject_rate=wanted_rate(bundle, held_out.false_reject_rate),
+        source=source,
+    )
 
 
 def _limits(bundle: Bundle, *, precision: Precision, own: Threshold | None) -> Limits:

@@ -19,7 +19,7 @@ def calibrate(
     false_reject_rate: float,
     source: str,
 ) -> tuple[Threshold, ScoreStatistics]:
-    """Run the images, one at a time.
+    """Run the images, one at a time; see `drawn_from`.
 
     Args:
         session: Whose threshold it is.
@@ -32,6 +32,29 @@ def calibrate(
         DataError: A score is not finite, or there are too few images.
     """
     scores, peaks = score_and_peak_each(session, images)
+    return drawn_from(scores, peaks, method=method, false_reject_rate=false_reject_rate, source=source)
+
+
+def drawn_from(
+    scores: NDArray[np.float32],
+    peaks: NDArray[np.float32],
+    *,
+    method: MethodSettings,
+    false_reject_rate: float,
+    source: str,
+) -> tuple[Threshold, ScoreStatistics]:
+    """Threshold and statistics from one session's scores of held-out good images.
+
+    Args:
+        scores: (N,) raw.
+        peaks: (N,) maxima of their maps.
+        method: Of the bundle.
+        false_reject_rate: Wanted, 0..1.
+        source: What the images are, in words.
+
+    Raises:
+        DataError: A score is not finite, or there are too few.
+    """
     threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
     maximum_scores = method.settings.get("score_exponent") is None
     pixel = None if maximum_scores else pixel_threshold(scores, peaks, threshold=threshold.value)

@@ -9,7 +9,7 @@ from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle
 from reason_runtime.choices import Backend, Precision, Provider, runner_name
 from reason_runtime.environment import RUNTIME, processor, runtime_version
 from reason_runtime.errors import BundleError
-from reason_runtime.manifest import Threshold, read_threshold
+from reason_runtime.manifest import ScoreStatistics, Threshold, read_statistics, read_threshold
 from reason_runtime.session import Session
 from reason_runtime.strict_json import Json, as_object, parse
 
@@ -26,6 +26,7 @@ class KnownCheck:
         precision: Of the artefact.
         passed: Whether every gate held.
         threshold: From this backend's own scores on this device; None where none was drawn.
+        scores: These scores; None in checks of before, too.
         libraries: Versions by name, as the session gave them.
         runtime: Version of this runtime that the check was made with; None where it was not installed.
         facts: All that `reason-export check` wrote.
@@ -36,6 +37,7 @@ class KnownCheck:
     precision: Precision
     passed: bool
     threshold: Threshold | None
+    scores: ScoreStatistics | None
     libraries: dict[str, Json]
     runtime: Json
     facts: dict[str, Json]
@@ -93,7 +95,7 @@ def known_check(
         runtime = as_object(environment["libraries"], where=f"{path}: environment.libraries")[RUNTIME]
         files = content["files"] if "files" in content else None  # older ones named the bundle as a whole
         same = files == checked_files(bundle, precision) and environment["processor"] == processor()
-        found = content.get("threshold")
+        found, scores = content.get("threshold"), content.get("scores")
         passed = content["passed"] is True
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
@@ -105,6 +107,7 @@ def known_check(
         precision=precision,
         passed=passed,
         threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),
+        scores=None if scores is None else read_statistics(scores, where=f"{path}: scores"),
         libraries=session,
         runtime=runtime,
         facts=content,

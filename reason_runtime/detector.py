@@ -17,6 +17,7 @@ from reason_runtime.checks import known_check
 from reason_runtime.choices import BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import part_of, resize_image
+from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.regions import Region, regions_of_picture
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
@@ -39,11 +40,13 @@ class DecisionLimit:
         value: In raw score units; `score >= value` is NG. None where no threshold is known.
         source: Where it came from; None where there is none.
         hint: How to get one; None where there is one.
+        scores: Of held-out good images by the same precision, by the very session where this device has its own.
     """
 
     value: float | None = None
     source: str | None = None
     hint: str | None = None
+    scores: ScoreStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,8 +124,7 @@ class Detector:
         is reached by pixels of good parts too. The threshold itself where the score is the map's maximum, or where
         nothing was measured.
         """
-        manifest = self.bundle.manifest
-        statistics = manifest.scores_in(self.session.precision) or manifest.score_statistics
+        statistics = self.limit.scores or self.bundle.manifest.score_statistics
         own = None if statistics is None else statistics.pixel_threshold
         return self.limit.value if own is None else own
 
@@ -256,20 +258,23 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
         ConfigurationError: The threshold is not finite.
         BundleError: The device's check is not as `reason-export check` writes it.
     """
+    precision = session.precision
+    scores = bundle.manifest.scores_in(precision)
     if threshold is not None:
         if not np.isfinite(threshold):
             raise ConfigurationError(f"threshold {threshold} is not a finite number")
-        return DecisionLimit(value=threshold, source="given by hand")
-    precision = session.precision
+        return DecisionLimit(value=threshold, source="given by hand", scores=scores)
     check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
     note = ""
     if check is not None and check.threshold is not None:
         own = check.threshold
         if check.holds_for(session):
-            return DecisionLimit(value=own.value, source=f"check of this device, {precision}: {own.source}")
+            source = f"check of this device, {precision}: {own.source}"
+            return DecisionLimit(value=own.value, source=source, scores=check.scores or scores)
         note = " (this device's own was drawn with another version: run its check again)"
     found = bundle.manifest.thresholds.get(precision)
     if found is not None:
-        return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}{note}")
+        return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}{note}", scores=scores)
     how = _HOW_TO_CALIBRATE.get(precision, "")
-    return DecisionLimit(hint=f"no threshold for {precision} in the bundle{note}: {how}give one with --threshold")
+    hint = f"no threshold for {precision} in the bundle{note}: {how}give one with --threshold"
+    return DecisionLimit(hint=hint, scores=scores)

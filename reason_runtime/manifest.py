@@ -224,7 +224,9 @@ def from_json(text: str, *, where: str) -> Manifest:
         map_size_px=fields.integer("map_size_px"),
         method=_read_method(fields.value("method"), where=fields.place("method")),
         training=_read_training(fields.value("training"), where=fields.place("training")),
-        score_statistics=None if statistics is None else _read_statistics(statistics, fields.place("score_statistics")),
+        score_statistics=None
+        if statistics is None
+        else read_statistics(statistics, where=fields.place("score_statistics")),
         blind_limits=None if limits is None else _read_blind_limits(limits, fields.place("blind_limits")),
         thresholds=_read_thresholds(fields.objects("thresholds"), where=fields.place("thresholds")),
         quantisation=None if quantised is None else _read_quantisation(quantised, fields.place("quantisation")),
@@ -286,7 +288,12 @@ def _read_training(value: Json, *, where: str) -> TrainingProvenance:
     )
 
 
-def _read_statistics(value: Json, where: str) -> ScoreStatistics:
+def read_statistics(value: Json, *, where: str) -> ScoreStatistics:
+    """Statistics of scores as JSON has them.
+
+    Raises:
+        BundleError: A key too many or too few, or a wrong type.
+    """
     fields = _fields(ScoreStatistics, value, where=where)
     return ScoreStatistics(
         images=fields.integer("images"),
@@ -342,7 +349,7 @@ def _read_quantisation(value: Json, where: str) -> Quantisation:
         sqnr_db=fields.number("sqnr_db"),
         layers=fields.integer("layers"),
         float_layers={name: numbers.number(name) for name in kept},
-        scores=None if scores is None else _read_statistics(scores, fields.place("scores")),
+        scores=None if scores is None else read_statistics(scores, where=fields.place("scores")),
     )
 
 

@@ -17,7 +17,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 
-from reason_runtime.choices import Precision
 from reason_runtime.line.health import Health
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
@@ -58,16 +57,12 @@ def why_unchecked(model: LineModel) -> str | None:
     """Why the scores of a model are not compared with held-out ones; None where they are."""
     if model.tile_px is not None:
         return "a frame of tiles scores as the highest of them, a held-out tile as itself"
-    known = _held_out(model)
+    known = model.detector.limit.scores
     if known is None and model.detector.session.precision == "int8":
         return "the bundle was quantised without scores in int8 of held-out images; quantize it again"
     if drift_limits(known, parts=LEAST_PARTS) is None:
         return f"the bundle has no scores of {LEAST_IMAGES} held-out good images or more that differ"
     return None
-
-
-def _held_out(model: LineModel) -> ScoreStatistics | None:
-    return model.detector.bundle.manifest.scores_in(model.detector.session.precision)
 
 
 class DriftCheck:
@@ -85,15 +80,15 @@ class DriftCheck:
         self._parts = parts
         self._health = health
         self._metrics = metrics
-        self._judged_by: tuple[str, Precision] | None = None
+        self._judged_by: tuple[str, ScoreStatistics | None] | None = None
         self._limits: DriftLimits | None = None
         self._latest: deque[float] = deque()
         self._sorted: list[float] = []
         self._drifts = False
 
     def add(self, score: float, model: LineModel) -> None:
-        """Take in the next score; those of another bundle or precision begin anew."""
-        if (model.content, model.detector.session.precision) != self._judged_by:
+        """Take in the next score; those of another bundle, or compared with others, begin anew."""
+        if (model.content, model.detector.limit.scores) != self._judged_by:
             self._begin(model)
         if self._limits is None:
             return
@@ -105,8 +100,9 @@ class DriftCheck:
             self._compare(self._limits)
 
     def _begin(self, model: LineModel) -> None:
-        self._judged_by = (model.content, model.detector.session.precision)
-        self._limits = None if why_unchecked(model) else drift_limits(_held_out(model), parts=self._parts)
+        known = model.detector.limit.scores
+        self._judged_by = (model.content, known)
+        self._limits = None if why_unchecked(model) else drift_limits(known, parts=self._parts)
         self._latest.clear()
         self._sorted.clear()
         self._drifts = False

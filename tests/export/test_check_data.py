@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +15,10 @@ from PIL import Image
 
 from reason_export.accuracy import Accuracy, Figure
 from reason_export.parity import TOLERANCES, compare
+from reason_runtime import load
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.image import load_image
 from reason_runtime.manifest import ScoreStatistics
 from reason_train.calibration import false_reject_upper_bound
 from reason_train.metrics import auroc
@@ -169,6 +172,28 @@ def test_a_threshold_of_this_device_goes_before_the_bundles(bundle: Path, good_p
     )
 
 
+def test_the_held_out_scores_of_this_device_go_before_the_bundles(bundle: Path, good_pictures: Path) -> None:
+    choice: dict[str, Any] = {"backend": "openvino", "precision": "int8"}
+    opened = open_bundle(bundle)
+    assert opened.manifest.quantisation is not None
+    assert load(bundle, **choice).limit.scores == opened.manifest.quantisation.scores
+    done = call(
+        "reason-export", "check", bundle, "--backend", "openvino", "--precision", "int8", "--held-out", good_pictures
+    )
+    assert done.status == 0, done.log
+    detector = load(bundle, **choice)
+    images = [load_image(path, input_format=opened.manifest.input) for path in sorted(good_pictures.iterdir())]
+    outputs = [detector.session.run(image[None]) for image in images]
+    scores = np.concatenate([output.score for output in outputs])
+    known = detector.limit.scores
+    assert known is not None
+    assert (known.images, known.minimum, known.maximum) == (20, float(scores.min()), float(scores.max()))
+    assert (known.mean, known.std) == (pytest.approx(float(scores.mean())), pytest.approx(float(scores.std())))
+    highest = np.float32(max(output.anomaly_map.max() for output in outputs))
+    assert detector.pixel_threshold == known.pixel_threshold == np.nextafter(highest, np.float32(np.inf))
+    assert load(bundle, **choice, threshold=0.5).limit.scores == opened.manifest.quantisation.scores
+
+
 def test_a_check_keeps_what_one_with_images_established(
     bundle: Path, good_pictures: Path, parts: Path, tmp_path: Path
 ) -> None:
@@ -177,11 +202,9 @@ def test_a_check_keeps_what_one_with_images_established(
     first = json.loads(given.output)
     again = json.loads(call("reason-export", "check", bundle, *arguments).output)
     assert first["threshold"] is not None
-    assert (again["threshold"], again["accuracy"], again["passed"]) == (
-        first["threshold"],
-        first["accuracy"],
-        first["passed"],
-    )
+    assert first["scores"]["images"] == first["threshold"]["images"]
+    kept_names = ("threshold", "scores", "accuracy", "passed")
+    assert {name: again[name] for name in kept_names} == {name: first[name] for name in kept_names}
     path = bundle / "checks" / "openvino_int8.json"
     kept = json.loads(path.read_text())
     kept["accuracy"]["image_auroc"]["lost"] = 0.5  # as a check on other images found it
