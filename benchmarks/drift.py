@@ -9,7 +9,6 @@ quantile at the sliding median of uniform numbers, so that a few lines of those 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.ndimage import median_filter
 
+from benchmarks.result_file import write_result
 from reason_runtime.line.drift import drift_limits
 from reason_runtime.manifest import ScoreStatistics
 
@@ -46,6 +46,7 @@ def main() -> None:
         for images in HELD_OUT
     ]
     found = {
+        "command": "python -m benchmarks.drift",
         "window": WINDOW,
         "parts": PARTS,
         "lines": LINES,
@@ -54,7 +55,7 @@ def main() -> None:
         "defects": DEFECTS,
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_result(RESULT, found)
 
 
 def medians(random: np.random.Generator, *, lines: int, parts: int, window: int) -> tuple[Numbers, Numbers]:

@@ -154,8 +154,8 @@ def made_up_bundle(path: Path, method: MethodConfig) -> Bundle:
     kept = read_by_head_and_network(source.graph)
     layers = [node.name for node in convolutions(source.graph) if node.name not in kept]
     int8, unsigned = (
-        quantised_graph(source, seen=seen, layers=layers, unsigned=unsigned).SerializeToString()
-        for unsigned in (False, True)
+        quantised_graph(source, seen=seen, layers=layers, unsigned=without_sign).SerializeToString()
+        for without_sign in (False, True)
     )
     golden = golden_bytes(make_golden(model, images, synthetic=True))
     manifest = Manifest(

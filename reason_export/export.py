@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from reason_export.check import Check, check_bundle
 from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthetic_images
 from reason_export.half import half_graph, require_room
-from reason_export.held_out_scores import calibrate
+from reason_export.held_out_scores import drawn_from
 from reason_export.onnx_graph import export_graph
 from reason_export.resize_graph import CameraModel, camera_model
-from reason_export.runs import load_images
+from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import GOLDEN, MODELS, Bundle, check_target, write_bundle
@@ -178,9 +178,9 @@ def _calibrated(
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundle", manifest=manifest, files=files)
         for precision in choices.precisions:
-            thresholds[precision], statistics[precision] = calibrate(
-                open_session(bundle, precision=precision, device="cpu", threads=None),
-                images,
+            session = open_session(bundle, precision=precision, device="cpu", threads=None)
+            thresholds[precision], statistics[precision] = drawn_from(
+                *score_and_peak_each(session, images),
                 method=manifest.method,
                 false_reject_rate=wanted.target_false_reject_rate,
                 source=wanted.source,

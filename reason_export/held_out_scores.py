@@ -5,34 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.runs import score_and_peak_each
 from reason_runtime.manifest import MethodSettings, ScoreStatistics, Threshold
-from reason_runtime.session import Session
 from reason_train.calibration import pixel_threshold, threshold_for
-
-
-def calibrate(
-    session: Session,
-    images: NDArray[np.uint8],
-    *,
-    method: MethodSettings,
-    false_reject_rate: float,
-    source: str,
-) -> tuple[Threshold, ScoreStatistics]:
-    """Run the images, one at a time; see `drawn_from`.
-
-    Args:
-        session: Whose threshold it is.
-        images: (N, H, W, C) held-out good images, as the graph takes them.
-        method: Of the bundle.
-        false_reject_rate: Wanted, 0..1.
-        source: What the images are, in words.
-
-    Raises:
-        DataError: A score is not finite, or there are too few images.
-    """
-    scores, peaks = score_and_peak_each(session, images)
-    return drawn_from(scores, peaks, method=method, false_reject_rate=false_reject_rate, source=source)
 
 
 def drawn_from(

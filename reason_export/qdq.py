@@ -219,8 +219,8 @@ class _Pairs:
         rest = tuple(i for i in range(weight.ndim) if i != axis)
         largest = np.abs(weight).max(axis=rest)
         scale: NDArray[np.float32] = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(levels)
-        if axis == 0:
-            scale = np.maximum(scale, self._least_scale(node, len(scale)))
+        if axis == 0 and len(node.input) == 3:
+            scale = np.maximum(scale, self._least_scale(node))
         scales = scale if axis is None else along(axis, scale, dimensions=weight.ndim)
         values = np.clip(np.round(weight / scales), -levels, levels).astype(np.int8)
         if axis == 0:
@@ -240,10 +240,10 @@ class _Pairs:
         node.input[2] = f"{name}.dequantised"
         self._add("DequantizeLinear", parts, node.input[2], after="", axis=0)
 
-    def _least_scale(self, node: NodeProto, channels: int) -> NDArray[np.float32]:
+    def _least_scale(self, node: NodeProto) -> NDArray[np.float32]:
         """Of weights that are next to nothing beside their channel's bias, so that this fits in int32, twice over."""
-        bias = self.weights[node.input[2]] if len(node.input) == 3 else np.zeros(channels, np.float32)
-        least: NDArray[np.float32] = np.abs(bias / (self.seen[node.input[0]].largest / 255 * 2**30)).astype(np.float32)
+        room = self.seen[node.input[0]].largest / 255 * 2**30
+        least: NDArray[np.float32] = np.abs(self.weights[node.input[2]] / room).astype(np.float32)
         return least
 
     def _correct_bias(self, node: NodeProto, added: NDArray[np.float32]) -> None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
 from reason_export.good_images import different_images, require_good, require_unseen
-from reason_export.held_out_scores import calibrate
+from reason_export.held_out_scores import drawn_from
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
-from reason_export.runs import load_images, score_each
+from reason_export.runs import load_images, score_and_peak_each, score_each
 from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle, update_bundle, write_bundle
 from reason_runtime.errors import DataError, ParityError
 from reason_runtime.evenly import evenly
@@ -71,9 +71,9 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         check = check_bundle(draft, precision="int8")
         if not check.passed:
             raise ParityError(f"{bundle.path}: left as it was, int8 fails its check: {'; '.join(check.broken)}")
-        threshold, scores = calibrate(
-            open_session(draft, backend="onnxruntime", precision="int8", device="cpu"),
-            images.held_out,
+        session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
+        threshold, scores = drawn_from(
+            *score_and_peak_each(session, images.held_out),
             method=bundle.manifest.method,
             false_reject_rate=wanted,
             source=f"{images.source}, int8 in ONNX Runtime",

@@ -236,7 +236,7 @@ def accuracy(
     """What the model finds in labelled images; no time is measured."""
     from reason_runtime.detection_bench import measure_detection
     from reason_runtime.detector import load
-    from reason_runtime.errors import ConfigurationError
+    from reason_runtime.errors import ConfigurationError, ReasonError
 
     detector = load(
         bundle,
@@ -261,8 +261,7 @@ def accuracy(
         f"{count} {what}, at most {most} allowed" for count, most, what in asked if most is not None and count > most
     ]
     if missed:
-        print(f"error: {'; '.join(missed)}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise ReasonError("; ".join(missed))
 
 
 def _print_detection(found: Detection, detector: Detector, *, as_json: bool) -> None:

@@ -22,9 +22,8 @@ from reason_runtime.image import Crop, InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
-_LATER = frozenset(
-    {"pixel_threshold", "crop_px", "scores"}
-)  # keys that came later: absent, not null, where they say nothing
+# keys that came later: absent, not null, where they say nothing
+_LATER = frozenset({"pixel_threshold", "crop_px", "scores"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

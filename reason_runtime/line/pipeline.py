@@ -82,7 +82,7 @@ class PipelineSettings:
             raise ConfigurationError("the limits for a hanging stage and for heartbeats are positive times")
         if self.when_full not in ("block", "drop-oldest"):
             raise ConfigurationError(f"back-pressure {self.when_full!r} is not known; expected block or drop-oldest")
-        if 0 < self.drift_parts < LEAST_PARTS or self.drift_parts < 0:
+        if self.drift_parts < LEAST_PARTS and self.drift_parts != 0:
             raise ConfigurationError(
                 f"a check of drift looks back on {LEAST_PARTS} parts or more, 0 for none, not on {self.drift_parts}"
             )
