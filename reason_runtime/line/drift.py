@@ -118,9 +118,15 @@ class DriftCheck:
         if not self._drifts:
             self._health.clear(f"drift {self._camera}")
             return
+        side, allowed = "above" if drift > 0 else "below", f"{centre - reach:.4g} to {centre + reach:.4g}"
+        where = (
+            f"lies {side} what held-out good images allow, {allowed}"
+            if abs(drift) > 1
+            else f"is back within what held-out good images allow, {allowed}, but still {side} "
+            f"{centre + math.copysign(_BACK * reach, drift):.4g}"
+        )
         self._health.fault(
             f"drift {self._camera}",
-            f"the median of the last {self._parts} scores, {median:.4g}, lies {'above' if drift > 0 else 'below'} what "
-            f"held-out good images allow, {centre - reach:.4g} to {centre + reach:.4g}; look at light, focus and parts",
+            f"the median of the last {self._parts} scores, {median:.4g}, {where}; look at light, focus and parts",
             stops_heartbeat=False,
         )

@@ -101,6 +101,21 @@ def test_a_median_at_the_limit_does_not_come_and_go(bundle: Path) -> None:
     assert said(events) == [("fault", "drift top")]
 
 
+@pytest.mark.parametrize(
+    ("beyond", "back", "told"),
+    [(10, 7.75, "0.06055, {}, but still above 0.05723; "), (2, 4.25, "0.0332, {}, but still below 0.03652; ")],
+)
+def test_a_median_that_is_back_but_not_far_enough_is_not_said_to_lie_beyond(
+    bundle: Path, beyond: float, back: float, told: str
+) -> None:
+    health, model = Health(lambda _: None), LineModel(load(bundle, threads=1))
+    check = DriftCheck("top", parts=100, health=health, metrics=Metrics())
+    for score in [beyond] * 100 + [back] * 100:
+        check.add(score / 128, model)
+    within = "is back within what held-out good images allow, 0.02961 to 0.06414"
+    assert told.format(within) in health.faults["drift top"]
+
+
 def test_the_median_is_that_of_the_latest_scores(bundle: Path) -> None:
     metrics = Metrics()
     check = DriftCheck("top", parts=101, health=Health(lambda _: None), metrics=metrics)
