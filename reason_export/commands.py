@@ -102,7 +102,9 @@ def quantize(
     held_out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Good images for the threshold, not trained on.", show_default="every other of DIR"
+            metavar="DIR",
+            help="Good images for the threshold, not trained on.",
+            show_default="every other of --calibration, where none is trained on",
         ),
     ] = None,
     false_reject_rate: FalseRejectOption = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reason_runtime.atomic import make_folder
 from reason_runtime.detector import Detector
+from reason_runtime.errors import ConfigurationError
 from reason_runtime.overlay import map_scale, overlay, save_picture
 from reason_runtime.predict import Judgement
 
@@ -22,13 +23,20 @@ class MapWriter:
         scale: See `reason_runtime.overlay.map_scale`.
 
     Raises:
-        ConfigurationError: No scale for the colours is known.
+        ConfigurationError: No scale for the colours is known; or the folder is, or lies in, one of `sources`, where
+            its pictures would be judged, or trained on, the next time.
     """
 
     def __init__(self, detector: Detector, *, folder: Path, sources: Sequence[Path], scale: float | None) -> None:
         self._scale = map_scale(detector, asked=scale)
         self._detector = detector
         self._folder = folder
+        for source in sources:
+            if source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
+                raise ConfigurationError(
+                    f"{folder}: is or lies in {source}, and pictures of maps there would be taken for images the next "
+                    "time; give a folder elsewhere"
+                )
         parents = [path if path.is_dir() else path.parent for path in map(_absolute, sources)]
         self._shared = Path(os.path.commonpath(parents))
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_maps_are_saved_in_a_folder_that_mirrors_the_images(place: Path, tmp_pat
     assert saved == [f"{name}.overlay.png" for name in names]
     with Image.open(tmp_path / "good" / "a.png.overlay.png") as picture:
         assert (picture.mode, picture.size) == ("RGB", (60, 50))
+
+
+@pytest.mark.parametrize("maps", ["images", "images/maps", "link/maps"])
+def test_maps_are_not_saved_among_the_images(place: Path, tmp_path: Path, maps: str) -> None:
+    shutil.copytree(place / "good", tmp_path / "images")
+    (tmp_path / "link").symlink_to("images")
+    before = sorted(tmp_path.rglob("*"))
+    done = call("reason-run", "predict", place / "bundle", tmp_path / "images", "--save-maps", tmp_path / maps)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {tmp_path / maps}: is or lies in {tmp_path / 'images'}, ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    beside = call("reason-run", "predict", place / "bundle", tmp_path / "images" / "a.png", "--save-maps", tmp_path)
+    assert beside.returncode == 0
 
 
 @pytest.mark.parametrize(
