@@ -45,7 +45,10 @@ def predict(
     ] = None,
     map_scale: Annotated[
         float | None,
-        typer.Option(help="Map value at the top of the colour scale.", show_default="twice the pixel threshold, from which on lines are drawn"),
+        typer.Option(
+            help="Map value at the top of the colour scale.",
+            show_default="twice the pixel threshold, from which on lines are drawn",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

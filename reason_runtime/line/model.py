@@ -55,12 +55,12 @@ class LineModel:
         if web is not None and self.tile_px is None:
             raise ConfigurationError(
                 f"{detector.bundle.path}: was trained on whole parts and cannot judge tiles of a web; "
-                "train with `reason-train fit --tile PX`"
+                "leave out --tile-overlap-px and [web], or train with `reason-train fit --tile PX`"
             )
         if web is None and self.tile_px is not None:
             raise ConfigurationError(
                 f"{detector.bundle.path}: was trained on tiles of {self.tile_px} px and cannot judge whole parts; "
-                "inspect it tiled, or train without --tile"
+                "give --tile-overlap-px 32, or [web] in the station file, or train without --tile"
             )
         self.detector = detector
         self.content = manifest.content_sha256[:12]

@@ -189,9 +189,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bundle_for_whole_parts_refuses_tiles_and_the_other_way_round(tiled: Path, whole: Path) -> None:
-    with pytest.raises(ConfigurationError, match="trained on whole parts and cannot judge tiles"):
+    with pytest.raises(
+        ConfigurationError, match="trained on whole parts and cannot judge tiles.*leave out --tile-overlap-px"
+    ):
         LineModel(load(whole), web=WebSettings())
-    with pytest.raises(ConfigurationError, match="trained on tiles of 32 px and cannot judge whole parts"):
+    with pytest.raises(
+        ConfigurationError, match="trained on tiles of 32 px and cannot judge whole parts.*give --tile-overlap-px"
+    ):
         LineModel(load(tiled))
 
 
