@@ -62,9 +62,10 @@ def print_highest(run: Path, *, threshold: float) -> None:
         f"{image['name']} ({_times(image['of_threshold'])} threshold, {_times(image['of_median'])} median)"
         for image in images
     )
-    place = f"{above:.1f} MAD above the median" if above is not None else f"fewer than {LEAST_COMPARED} that differ"
+    few = f"whether it is far above the rest takes {LEAST_COMPARED} images that differ"
+    place = few if above is None else f"the first {above:.1f} MAD above the median"
     far = f", FAR ABOVE THE REST (limit {FAR_MADS:g}): is it a good part?" if facts["far_above"] else ""
-    print(f"highest held-out: {listed}; the first {place}{far}")
+    print(f"highest held-out: {listed}; {place}{far}")
 
 
 def _times(ratio: float | None) -> str:

@@ -39,7 +39,7 @@ def test_fit_prints_what_it_made(tmp_path: Path) -> None:
     done = fit(data, tmp_path / "run")
     assert done.status == 0, done.log
     assert f"{tmp_path / 'run'}: 1 steps on 4 good images in " in done.output
-    assert "1.00 x median); the first fewer than 8 that differ" in done.output
+    assert "1.00 x median); whether it is far above the rest takes 8 images that differ" in done.output
     assert "false rejects: at most 95.00% with 95 % confidence; promising 1.00% takes 299 good images" in done.output
 
 
