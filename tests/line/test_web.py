@@ -236,6 +236,17 @@ def test_spots_of_a_web_are_found_once_where_they_are_seams_or_not(tiled: Path) 
     assert line.sink.decisions.count("OK") >= 5
 
 
+def test_a_frame_is_rejected_for_its_own_rows_and_lists_only_what_touches_them(tiled: Path) -> None:
+    line = inspected(tiled, web_with_spots((10, 5, 3, 3), (50, 20, 3, 3), (57, 40, 4, 4), (160, 60, 3, 3)))
+    rejected = [(answer.first_line, answer.defects) for answer in line.sink.answers if answer.decision == "NG"]
+    # frames begin every 48 lines and share 16: the first owns the lines before 56, the one at 144 those from 152 on
+    assert [(first, [item.first_line for item in defects]) for first, defects in rejected] == [
+        (0, [10, 50]),
+        (48, [57]),
+        (144, [160]),
+    ]
+
+
 def test_encoder_counts_are_those_of_the_address(tiled: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "web.npy", web_with_spots((100, 30, 3, 3)))
     address = f"linescan:{tmp_path / 'web.npy'}?lines_per_s=20000&block_lines=10&loops=1&buffer_blocks=1000"

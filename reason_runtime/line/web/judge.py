@@ -146,6 +146,8 @@ def _defects(
     """Of a map whose first row and column are `corner` of a frame of this width."""
     found = []
     for region in find_regions(stitched, pixel_threshold=limit):
+        if region.y_px >= strip.owned_end or region.y_px + region.height_px <= strip.owned_first:
+            continue  # it rejects a neighbour, which lists it
         row, column = corner[0] + region.y_px, corner[1] + region.x_px
         found.append(
             Defect(
