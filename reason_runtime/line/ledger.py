@@ -35,7 +35,7 @@ class Ledger:
         publish: Takes each answer, in order per camera; called under the ledger's lock, so it must not wait.
         journal: Of parts in flight; None keeps none.
         metrics: Counts answers.
-        journal_failed: Told once per failure what the journal said, and None when it works again.
+        journal_failed: Told of each failure what the journal said.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Ledger:
         publish: Callable[[Answer], None],
         journal: Journal | None,
         metrics: Metrics,
-        journal_failed: Callable[[str | None], None],
+        journal_failed: Callable[[str], None],
     ) -> None:
         self._publish = publish
         self._journal = journal
@@ -180,7 +180,6 @@ class Ledger:
         except SinkError as error:
             self._journal_failed(str(error))
             return replace(unknown(frame, "journal", str(error)), latency_ms=latency_ms)
-        self._journal_failed(None)
         return timed
 
 
@@ -200,7 +199,7 @@ def blank(frame: Frame) -> Answer:
         cause="error",
         grabbed=wall_text(frame.grabbed_at),
         path=frame.grab.path,
-        encoder_count=strip.encoder_count if strip else frame.grab.encoder_count,
+        encoder_count=frame.grab.encoder_count,
         first_line=strip.first_line if strip else None,
         valid_lines=strip.valid_lines if strip else None,
     )

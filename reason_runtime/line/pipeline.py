@@ -129,7 +129,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._last_image: dict[str, Pixels] = {}
         self._books: dict[str, DefectBook] = {name: DefectBook() for name in names}
-        ledger = Ledger(publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_state)
+        ledger = Ledger(publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_failed)
         self._desk = Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch())
         parts, health = settings.drift_parts, publisher.health
         self._drift = {name: DriftCheck(name, parts=parts, health=health, metrics=metrics) for name in names if parts}
@@ -353,11 +353,8 @@ class Pipeline:
         self._desk.ledger.refuse_all("hung", text)
         self._done.set()
 
-    def _journal_state(self, failure: str | None) -> None:
-        if failure is None:
-            self._desk.health.clear("journal")
-        else:
-            self._desk.health.fault("journal", failure)
+    def _journal_failed(self, text: str) -> None:
+        self._desk.health.fault("journal", text)
 
 
 def _join(threads: Sequence[threading.Thread], seconds: float) -> None:

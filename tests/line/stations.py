@@ -164,6 +164,7 @@ def running(
         for thread in pipeline.threads:
             thread.join(60)  # a model that is slow on purpose, on a machine that is busy
             assert not thread.is_alive(), thread.name
+        assert "timekeeper" not in {event.name for event in sink.events}  # a turn that fails is a fault of ours
 
 
 def camera(*items: Given, name: str = "top", live: bool = False, checks_freezing: bool = False) -> Camera:

@@ -224,7 +224,7 @@ class Book:
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.published: list[Answer] = []
-        self.failures: list[str | None] = []
+        self.failures: list[str] = []
         self.ledger = Ledger(
             publish=self.published.append, journal=journal, metrics=Metrics(), journal_failed=self.failures.append
         )
@@ -257,6 +257,48 @@ def test_an_answer_after_the_deadline_is_unknown_even_before_the_clock_noticed()
     assert [answer.cause for answer in book.published] == ["deadline"]
 
 
+def test_an_answer_that_waits_for_the_part_before_outlives_its_deadline_and_is_recorded_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    book = Book(journal)
+    late, judged = frame(0, deadline_s=0.02), frame(1, deadline_s=0.02)
+    for item in (late, judged):
+        assert book.ledger.take(item)
+    assert book.ledger.answer(judged, passed(judged))
+    time.sleep(0.03)
+    book.ledger.expire()
+    assert [(answer.part_id, answer.cause) for answer in book.published] == [("top-0", "deadline"), ("top-1", "judged")]
+    journal.close()
+    again = Journal(path)
+    assert [answer.line() for answer in again.recovered()] == [answer.line() for answer in book.published]
+    again.close()
+
+
+def test_a_part_of_an_id_that_came_before_is_answered_at_once_and_the_first_one_is_still_judged() -> None:
+    book = Book()
+    first = frame(0)
+    assert book.ledger.take(first)
+    second = dataclasses.replace(first, number=1)
+    assert not book.ledger.take(second)
+    assert not book.ledger.answer(second, passed(second))
+    assert not book.ledger.is_open(second)
+    assert book.ledger.answer(first, passed(first))
+    assert [(answer.part_id, answer.cause) for answer in book.published] == [
+        ("top-0", "judged"),
+        ("top-0#top-1", "repeated"),
+    ]
+
+
+@pytest.mark.parametrize("deadline_s", [None, 60.0, 0.05])
+def test_the_clock_sleeps_as_long_as_it_was_told_or_until_the_first_deadline(deadline_s: float | None) -> None:
+    ledger = Book().ledger
+    ledger.take(frame(0, deadline_s=deadline_s))
+    started_s = time.monotonic()
+    ledger.sleep(time.monotonic_ns() + (100_000_000 if deadline_s != 0.05 else 60_000_000_000))
+    slept_s = time.monotonic() - started_s
+    assert 0.04 < slept_s < 30
+
+
 def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     book = Book(journal)
@@ -266,5 +308,5 @@ def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> No
     book.ledger.answer(first, passed(first))
     assert not book.ledger.take(second)
     assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "journal")] * 2
-    assert all("cannot be written" in (text or "") for text in book.failures)
+    assert all("cannot be written" in text for text in book.failures)
     assert json.dumps(book.published[0].line())
