@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from reason_runtime.blind import blindness, limits_from, measure_sight, same_pixels
+from reason_runtime.blind import BlindLimits, blindness, limits_from, measure_sight, same_pixels
 from reason_runtime.errors import DataError
 from tests.pictures import good_picture
 
@@ -60,6 +62,55 @@ def test_what_a_blind_camera_gives_is_refused_with_its_reason(image: NDArray[np.
 def test_one_blind_tile_among_seeing_ones_is_enough() -> None:
     tiles = np.stack([GOOD[0], np.zeros_like(GOOD[0]), GOOD[1]])
     assert "too dark" in (blindness(tiles, LIMITS) or "")
+
+
+def grey(value: int, *, black: int = 0, glare: int = 0) -> NDArray[np.uint8]:
+    """10 x 10 pixels, that many of them black and that many white."""
+    pixels = np.full((100, 3), value, np.uint8)
+    pixels[:black], pixels[100 - glare :] = 0, 255
+    return pixels.reshape(10, 10, 3)
+
+
+def test_the_limits_by_hand() -> None:
+    images = np.stack([grey(80, black=10), grey(120, glare=2)])
+    seen = [measure_sight(image) for image in images]
+    limits = limits_from(images)
+    assert limits == BlindLimits(
+        mean_low=pytest.approx((90 * 80) / 100 / 2),
+        mean_high=pytest.approx(((98 * 120 + 2 * 255) / 100 + 255) / 2),
+        black_share_high=pytest.approx((0.1 + 1) / 2),
+        saturated_share_high=pytest.approx(0.02 + 0.1),
+        sharpness_low=pytest.approx(min(seen[0].sharpness, seen[1].sharpness) / 4),
+        repeats=False,
+        images=2,
+    )
+    glaring = [limits_from(grey(99, glare=count)[None]).saturated_share_high for count in (20, 60)]
+    assert glaring == pytest.approx([3 * 0.2, 1.0])
+
+
+def test_a_picture_at_a_limit_is_seen_and_one_just_beyond_is_not() -> None:
+    picture = grey(100, black=10, glare=20)
+    sight = measure_sight(picture)
+    at = BlindLimits(
+        mean_low=sight.mean,
+        mean_high=sight.mean,
+        black_share_high=sight.black_share,
+        saturated_share_high=sight.saturated_share,
+        sharpness_low=sight.sharpness,
+        repeats=False,
+        images=1,
+    )
+    assert blindness(picture[None], at) is None
+    for name, word in [
+        ("mean_low", "too dark"),
+        ("mean_high", "too bright"),
+        ("black_share_high", "covered"),
+        ("saturated_share_high", "saturated"),
+        ("sharpness_low", "out of focus"),
+    ]:
+        beyond = math.inf if name.endswith("low") else -math.inf
+        limits = dataclasses.replace(at, **{name: np.nextafter(getattr(at, name), beyond)})
+        assert word in (blindness(picture[None], limits) or "")
 
 
 def test_identical_good_images_allow_identical_frames() -> None:

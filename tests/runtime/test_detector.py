@@ -129,6 +129,8 @@ def test_images_that_cannot_be_judged_are_refused(tmp_path: Path) -> None:
         ({"device": "npu"}, "device 'npu' is not known"),
         ({"threads": 0}, "expected 1 or more"),
         ({"threshold": float("inf")}, "threshold inf is not a finite number"),
+        ({"backend": "auto", "provider": "cpu"}, "auto chooses the backend"),
+        ({"backend": "auto", "cuda_graph": True}, "auto chooses the backend"),
     ],
 )
 def test_unknown_choices_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
