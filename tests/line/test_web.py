@@ -219,11 +219,11 @@ def inspected(tiled: Path, web: NDArray[np.uint8], *, overlap_lines: int = 16, *
 
 
 def test_spots_of_a_web_are_found_once_where_they_are_seams_or_not(tiled: Path) -> None:
-    spots = [(20, 5, 6, 7), (44, 60, 12, 6), (100, 30, 3, 3), (236, 0, 10, 4), (600, 70, 40, 10)]
+    spots = [(20, 5, 6, 7), (44, 60, 12, 6), (100, 30, 3, 3), (236, 0, 10, 4), (330, 10, 4, 40), (600, 70, 40, 10)]
     line = inspected(tiled, web_with_spots(*spots), lanes=4, line_mm=0.5, pixel_mm=0.25)
     found = [item for answer in line.sink.answers for item in answer.defects]
     assert [(item.first_line, item.x_px, item.lines, item.width_px) for item in found] == spots
-    assert [item.lane for item in found] == [0, 3, 1, 0, 3]
+    assert [item.lane for item in found] == [0, 3, 1, 0, 1, 3]
     assert [(item.y_mm, item.x_mm) for item in found] == [(top / 2, left / 4) for top, left, _, _ in spots]
     assert [item.encoder_count for item in found] == [top for top, *_ in spots]
     for top, _, height, _ in spots:
@@ -245,6 +245,27 @@ def test_a_frame_is_rejected_for_its_own_rows_and_lists_only_what_touches_them(t
         (48, [57]),
         (144, [160]),
     ]
+
+
+def test_a_defect_at_the_threshold_is_listed(tiled: Path) -> None:
+    web = np.full((64, 80, 3), 128, np.uint8)
+    web[20:30, 10:20] = 192  # 64/128, the threshold
+    (answer,) = inspected(tiled, web).sink.answers
+    assert (answer.decision, answer.score) == ("NG", 0.5)
+    assert len(answer.defects) == 1
+
+
+def test_a_web_without_a_threshold_is_unknown_and_says_why(tmp_path: Path) -> None:
+    line = inspected(line_bundle(tmp_path / "b", tile_px=32, threshold=None).path, web_with_spots((20, 5, 6, 7)))
+    assert {(answer.decision, answer.cause) for answer in line.sink.answers} == {("UNKNOWN", "no-threshold")}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"overlap_px": -1}, {"lanes": 0}, {"line_mm": 0.0}, {"pixel_mm": float("inf")}, {"line_mm": -1.0}]
+)
+def test_settings_of_a_web_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError):
+        WebSettings(**settings)  # type: ignore[arg-type]
 
 
 def test_encoder_counts_are_those_of_the_address(tiled: Path, tmp_path: Path) -> None:
