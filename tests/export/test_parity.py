@@ -42,6 +42,10 @@ def test_rank_correlation_by_hand() -> None:
     for order, expected in (([0, 1, 2], 1.0), ([2, 1, 0], -1.0), ([0, 2, 1], 0.5)):
         parity = compare(golden_map=golden, golden_score=scores, anomaly_map=golden[order], score=scores[order])
         assert parity.rank_correlation == pytest.approx(expected)
+    alike = np.ones(3, np.float32)
+    for golden_score, score in ((alike, scores), (scores, alike)):
+        parity = compare(golden_map=golden, golden_score=golden_score, anomaly_map=golden, score=score)
+        assert parity.rank_correlation is None
 
 
 @pytest.mark.parametrize(("relative", "holds"), [(0.9e-4, True), (1.1e-4, False)])
@@ -99,7 +103,9 @@ def test_one_map_for_all_images_is_noticed_whatever_its_sqnr() -> None:
     )
     assert broken(parity, TOLERANCES["int8"]) == broken(parity, TOLERANCES["bf16"]) == []  # 27 dB
     for unseeing in (fixed, np.ones_like(golden), golden[::-1], 2 - golden):
-        assert ["the map does not follow the image" in told for told in told_blind(golden, unseeing)] == [True]
+        for unit in (1.0, 1e-6, 1e6):
+            told = told_blind(unit * golden, unit * unseeing)
+            assert ["the map does not follow the image" in line for line in told] == [True]
     assert told_blind(golden, golden) == []
     assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []  # noisier than images differ
 

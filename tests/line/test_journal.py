@@ -50,6 +50,7 @@ def test_parts_in_flight_at_a_kill_are_unknown_and_answers_not_handed_on_come_ag
     assert sorted(recovered) == ["top-0", "top-2", "top-3"]
     assert recovered["top-2"].line() == answers[2].line()
     assert (recovered["top-0"].decision, recovered["top-0"].cause) == ("UNKNOWN", "restart")
+    assert (recovered["top-3"].camera, recovered["top-3"].number) == ("top", 3)
     assert recovered["top-0"].grabbed == "2023-11-14T22:13:20.250+00:00"
     again.close()
     third = Journal(tmp_path / "journal")
@@ -86,7 +87,7 @@ def test_a_full_disk_at_the_restart_neither_stops_the_line_nor_spoils_a_record(t
         journal.close()
         with path.open("ab") as stream:
             stream.write(b'{"answer": {"kind": "resu')  # what a kill cut off
-        (disk / "filler").write_bytes(bytes(8192))  # and the journal has a page; nothing is left for a new one
+        (disk / "filler").write_bytes(bytes(12_288))  # and the journal has a page; nothing is left for a new one
         again = Journal(path)
         (unknown,) = again.recovered()
         assert (unknown.part_id, unknown.cause) == ("top-0", "restart")
