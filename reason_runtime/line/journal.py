@@ -76,18 +76,8 @@ class Journal:
         self._compact()
 
     def recovered(self) -> list[Answer]:
-        """Answers that the process before did not get out: its own where it gave one, else UNKNOWN.
-
-        An UNKNOWN that cannot be recorded is given nevertheless: the next start would say the same.
-        """
-        answers = []
-        for part_id, entry in list(self._open.items()):
-            answer = entry.said(part_id)
-            if not entry.answer:
-                with suppress(SinkError):
-                    self.answered(answer)
-            answers.append(answer)
-        return answers
+        """Answers that the process before did not get out: its own where it gave one, else UNKNOWN."""
+        return [entry.said(part_id) for part_id, entry in self._open.items()]
 
     def taken(self, frame: Frame) -> None:
         """Record that a part has entered.

@@ -129,7 +129,9 @@ class Pipeline:
         self._lock = threading.Lock()
         self._last_image: dict[str, Pixels] = {}
         self._books: dict[str, DefectBook] = {name: DefectBook() for name in names}
-        ledger = Ledger(publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_failed)
+        ledger = Ledger(
+            publish=publisher.publish, journal=journal, metrics=metrics, journal_failed=self._journal_failed
+        )
         self._desk = Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch())
         parts, health = settings.drift_parts, publisher.health
         self._drift = {name: DriftCheck(name, parts=parts, health=health, metrics=metrics) for name in names if parts}

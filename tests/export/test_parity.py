@@ -106,7 +106,7 @@ def test_one_map_for_all_images_is_noticed_whatever_its_sqnr() -> None:
         for unit in (1.0, 1e-6, 1e6):
             told = told_blind(unit * golden, unit * unseeing)
             assert ["the map does not follow the image" in line for line in told] == [True]
-    assert told_blind(golden, golden) == []
+            assert told_blind(unit * golden, unit * golden) == []
     assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []  # noisier than images differ
 
 

@@ -179,6 +179,7 @@ def test_a_triggered_camera_that_is_back_is_well_before_a_part_comes(bundle: Pat
         line.sink.wait(lambda: len(line.sink.events) >= 2, 5)
         count = line.sink.beats[-1].count
         line.sink.wait(lambda: line.sink.beats[-1].count > count + 2, 5)
+        assert not line.sink.beats[-1].busy
         line.close()
     assert [event.level for event in line.sink.events if event.name == "camera top"] == ["fault", "info"]
     assert numbers(line) == [0]
@@ -290,6 +291,13 @@ def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Pat
     assert "".join(decisions).count("N") >= 5
 
 
+def test_stopping_waits_for_what_is_in_flight_where_there_is_time(bundle: Path) -> None:
+    with running(bundle, camera(*[part(130, code=SLOW)] * 2, 0.5, live=True)) as line:
+        time.sleep(0.2)
+        assert line.close(drain_s=30) == "stopped"
+    assert line.sink.causes == ["judged"] * 2
+
+
 def test_stopping_finishes_what_is_in_flight_and_answers_the_rest(bundle: Path) -> None:
     frames = [part(130), *[part(130, code=SLOW)] * 6]
     with running(bundle, camera(*frames, live=True), settings=PipelineSettings(queue_frames=8)) as line:
@@ -312,6 +320,7 @@ def test_a_call_that_takes_too_long_is_answered_unknown_and_ends_the_line(bundle
     assert line.sink.causes[:2] == ["judged", "hung"]
     assert set(line.sink.decisions[1:]) == {"UNKNOWN"}
     assert "infer hangs" in (line.sink.answers[1].reason or "")
+    assert any(beat.busy for beat in line.sink.beats)
 
 
 def test_cameras_that_wait_their_turn_for_the_model_do_not_hang(tmp_path: Path) -> None:

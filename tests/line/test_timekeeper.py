@@ -48,6 +48,15 @@ def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
     assert "MemoryError: no room" in sink.events[0].text
 
 
+def test_a_line_that_waits_for_its_camera_takes_no_processor_time(tmp_path: Path) -> None:
+    with running(line_bundle(tmp_path / "line").path, camera(*[0.1] * 10, live=True)) as line:
+        time.sleep(0.2)
+        used_s, started_s = time.process_time(), time.monotonic()
+        time.sleep(0.6)
+        assert time.process_time() - used_s < (time.monotonic() - started_s) / 4
+        line.close()
+
+
 @NEEDS_MOUNT
 def test_a_journal_whose_disk_was_freed_is_well_before_a_part_comes(tmp_path: Path) -> None:
     bundle = line_bundle(tmp_path / "line").path
