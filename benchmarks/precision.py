@@ -1,12 +1,12 @@
 """What each backend and precision loses on labelled images: the parity gate of all of them in one result file.
 
     reason-export onnx RUN --out BUNDLE --fp16
-    reason-export quantize BUNDLE --calibration DIR/train/good --held-out HELD_OUT
+    reason-export quantize BUNDLE --calibration DIR/train/good
     python benchmarks/precision.py BUNDLE --data DIR --out benchmarks/results/precision_screw.json
     python benchmarks/precision.py BUNDLE --data DIR --device cuda --out benchmarks/results/precision_screw_gpu.json
 
-HELD_OUT holds the good images that training held out (`held_out` in RUN/run.json). On a GPU, engines are those that
-`reason-export engine` built. What this machine cannot run is said in the file, with the reason. Nothing is timed here.
+On a GPU, engines are those that `reason-export engine` built. What this machine cannot run is said in the file, with
+the reason. Nothing is timed here.
 """
 
 from __future__ import annotations

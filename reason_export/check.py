@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.good_images import different_images, require_good, require_unseen
+from reason_export.good_images import require_good, require_unseen, unseen_images
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_and_peak_each
@@ -30,6 +30,7 @@ from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
+    from reason_train.highest_held_out import HighestHeldOut
 
 
 ImageKind = Literal["labelled", "held-out"]
@@ -56,6 +57,8 @@ class Check:
     """From this backend's own scores of held-out good images; None where none were given."""
     scores: ScoreStatistics | None = None
     """These scores."""
+    highest_held_out: HighestHeldOut | None = None
+    """The highest of them, to look at the images."""
     not_finite: dict[ImageKind, str] = field(default_factory=dict)
     """Which images gave values that are not finite."""
     broken: list[str]
@@ -80,12 +83,20 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What held-out images say."""
+
+    threshold: Threshold | None = None
+    scores: ScoreStatistics | None = None
+    highest_held_out: HighestHeldOut | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Established:
     """What an earlier check of the same files found out here on images that this one was not given."""
 
     accuracy: Accuracy | None = None
-    threshold: Threshold | None = None
-    scores: ScoreStatistics | None = None
+    drawn: _Drawn = _Drawn()
     not_finite: dict[ImageKind, str] = field(default_factory=dict)
 
 
@@ -146,12 +157,10 @@ def check_bundle(
     }
     parity = compare(**given)
     before = _established(bundle, session)
-    threshold, scores = before.threshold, before.scores
-    accuracy, not_finite = before.accuracy, dict(before.not_finite)
+    drawn, accuracy, not_finite = before.drawn, before.accuracy, dict(before.not_finite)
     if held_out is not None:
-        drawn = _unless_not_finite("held-out", lambda: _drawn(session, bundle, held_out), not_finite)
-        threshold, scores = drawn or (None, None)
-    limits = _limits(bundle, precision=precision, own=threshold)
+        drawn = _unless_not_finite("held-out", lambda: _drawn(session, bundle, held_out), not_finite) or _Drawn()
+    limits = _limits(bundle, precision=precision, own=drawn.threshold)
     if labelled is not None:
         accuracy = _unless_not_finite(
             "labelled", lambda: _accuracy(bundle, session, labelled, limits=limits), not_finite
@@ -168,8 +177,9 @@ def check_bundle(
         synthetic_images=int(golden.synthetic.sum()),
         decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
         accuracy=accuracy,
-        threshold=threshold,
-        scores=scores,
+        threshold=drawn.threshold,
+        scores=drawn.scores,
+        highest_held_out=drawn.highest_held_out,
         not_finite=not_finite,
         broken=[*failures, *not_finite.values()],
         environment=fingerprint(session),
@@ -207,25 +217,26 @@ def _established(bundle: Bundle, session: Session) -> _Established:
             from reason_export.accuracy import accuracy_from_json
 
             accuracy = accuracy_from_json(facts["accuracy"])
-        return _Established(
-            accuracy=accuracy, threshold=known.threshold, scores=known.scores, not_finite=facts["not_finite"]
-        )
+        highest = facts.get("highest_held_out")  # not in checks of before
+        drawn = _Drawn(threshold=known.threshold, scores=known.scores, highest_held_out=highest)
+        return _Established(accuracy=accuracy, drawn=drawn, not_finite=facts["not_finite"])
     except (BundleError, KeyError, TypeError):
         return _Established()
 
 
-def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> tuple[Threshold, ScoreStatistics]:
+def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
     from reason_export.held_out_scores import drawn_from
     from reason_train.calibration import described_images
+    from reason_train.highest_held_out import highest_held_out
 
-    paths = list(different_images(held_out.folder).values())
+    paths = list(unseen_images(bundle, held_out.folder).values())
     if len(paths) < LEAST_HELD_OUT:
         raise DataError(
-            f"{held_out.folder}: holds {len(paths)} images; a threshold needs {LEAST_HELD_OUT} good ones or more that "
-            "nothing was trained or calibrated on, copies not counted"
+            f"{held_out.folder}: holds {len(paths)} images that were not trained on; a threshold needs "
+            f"{LEAST_HELD_OUT} good ones or more, copies not counted"
         )
     tile_px = tile_px_of(bundle.manifest)
-    images = load_images(paths, input_format=bundle.manifest.input, tile_px=tile_px)
+    names, images = load_images(paths, root=held_out.folder, input_format=bundle.manifest.input, tile_px=tile_px)
     scores, peaks = score_and_peak_each(session, images)
     if not np.isfinite(scores).all():
         raise NotFiniteError(
@@ -235,12 +246,17 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> tuple[T
     require_unseen(bundle, scores, where=held_out.folder)
     what = described_images(len(scores), pictures=len(paths), tile_px=tile_px)
     source = f"{what}, {session.backend} {session.precision} on this device"
-    return drawn_from(
+    threshold, statistics = drawn_from(
         scores,
         peaks,
         method=bundle.manifest.method,
         false_reject_rate=wanted_rate(bundle, held_out.false_reject_rate),
         source=source,
+    )
+    return _Drawn(
+        threshold=threshold,
+        scores=statistics,
+        highest_held_out=highest_held_out(names, scores, threshold=threshold.value),
     )
 
 

@@ -104,7 +104,7 @@ def quantize(
         typer.Option(
             metavar="DIR",
             help="Good images for the threshold, not trained on.",
-            show_default="every other of --calibration, where none is trained on",
+            show_default="those of --calibration that were not, or half of them",
         ),
     ] = None,
     false_reject_rate: FalseRejectOption = None,
@@ -117,10 +117,10 @@ def quantize(
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import BackendError
     from reason_runtime.tiles import tile_px_of
-    from reason_train.threshold_text import print_threshold
+    from reason_train.threshold_text import print_highest, print_threshold
 
     choices = QuantizeChoices(calibration=calibration, held_out=held_out, false_reject_rate=false_reject_rate)
-    changed, found = quantize_bundle(open_bundle(bundle), choices=choices)
+    changed, found, highest = quantize_bundle(open_bundle(bundle), choices=choices)
     checks = [check_bundle(changed, precision="int8")]
     if find_spec("openvino") is not None:
         try:
@@ -129,6 +129,7 @@ def quantize(
             print(f"note: not checked in OpenVINO: {error}", file=sys.stderr)
     if as_json:
         facts = {"sqnr_db": found.sqnr_db, "layers": found.layers, "float_layers": found.kept}
+        facts |= {"highest_held_out": highest}
         print(json.dumps({"bundle": str(bundle), **facts, "checks": [result.to_json() for result in checks]}))
     else:
         print(f"{bundle}: {found.layers} layers in int8, map's SQNR {found.sqnr_db:.1f} dB")
@@ -137,6 +138,7 @@ def quantize(
         for result in checks:
             _print_check(result, changed)
         print_threshold(changed.manifest.thresholds["int8"], tile_px=tile_px_of(changed.manifest))
+        print_highest(highest)
     for result in checks:
         if not result.passed:  # ONNX Runtime's passed, or there would be no file
             why = "; ".join(result.broken)
@@ -261,9 +263,10 @@ def _print_check(result: Check, bundle: Bundle) -> None:
         _print_accuracy(result.accuracy, precision=result.precision)
     if result.threshold is not None:
         from reason_runtime.tiles import tile_px_of
-        from reason_train.threshold_text import print_threshold
+        from reason_train.threshold_text import print_highest, print_threshold
 
         print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest))
+        print_highest(result.highest_held_out)
 
 
 def _print_accuracy(accuracy: Accuracy, *, precision: Precision) -> None:

@@ -23,7 +23,7 @@ from reason_export.resize_graph import CameraModel, camera_model
 from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
-from reason_runtime.bundle import GOLDEN, MODELS, Bundle, check_target, write_bundle
+from reason_runtime.bundle import GOLDEN, MODELS, TRAINED_ON, Bundle, check_target, write_bundle
 from reason_runtime.choices import Precision
 from reason_runtime.errors import ConfigurationError, DataError, ParityError
 from reason_runtime.golden import Golden
@@ -109,6 +109,8 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
             before = dataclasses.replace(wanted, source=f"{wanted.source}, resized before the graph")
             calibrated = _calibrated(dataclasses.replace(manifest, input=own), plain, images, before, choices)
             manifest = dataclasses.replace(calibrated, input=form)
+    if run.train:
+        files[TRAINED_ON] = "".join(f"{sha256}\n" for sha256 in sorted({entry.sha256 for entry in run.train})).encode()
     checks: list[Check] = []
 
     def accept(bundle: Bundle) -> None:
@@ -200,7 +202,7 @@ def _golden(
         paths = list_images(choices.golden_folder)[:MOST_IMAGES]
         if not paths:
             raise DataError(f"{choices.golden_folder}: no image found; expected pictures of parts for the parity check")
-        images = load_images(paths, input_format=form, tile_px=tile_px, most=MOST_IMAGES)
+        _, images = load_images(paths, root=choices.golden_folder, input_format=form, tile_px=tile_px, most=MOST_IMAGES)
         return make_golden(model, images, synthetic=False)
     if choices.no_images or held_out is None or form.resize_filter == "in-graph":
         return make_golden(model, synthetic_images(form), synthetic=True)

@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.labelled import LEAST_HELD_OUT
-from reason_runtime.atomic import reason
 from reason_runtime.bundle import Bundle
-from reason_runtime.digest import file_sha256
 from reason_runtime.errors import DataError
-from reason_runtime.image import list_images
+from reason_runtime.image import image_sha256, list_images
 
 MOST_REJECTED = 0.2
 """Share of the images that the trained model may reject beyond its threshold's bound, which is high where few images
@@ -26,15 +24,24 @@ def different_images(folder: Path) -> dict[str, Path]:
     """The images below a folder by SHA-256; of copies the first: a bound holds for images that are independent.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: There is no such folder.
+        ImageError: A file cannot be read.
     """
     found: dict[str, Path] = {}
     for path in list_images(folder):
-        try:
-            found.setdefault(file_sha256(path), path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({reason(error)})") from error
+        found.setdefault(image_sha256(path), path)
     return found
+
+
+def unseen_images(bundle: Bundle, folder: Path) -> dict[str, Path]:
+    """Those of `different_images` that the bundle was not trained on, as far as it says what it was trained on.
+
+    Raises:
+        DataError: There is no such folder.
+        ImageError: A file cannot be read.
+    """
+    trained = bundle.trained_on()
+    return {sha256: path for sha256, path in different_images(folder).items() if sha256 not in trained}
 
 
 def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:

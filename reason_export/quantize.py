@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
-from reason_export.good_images import different_images, require_good, require_unseen
+from reason_export.good_images import different_images, require_good, require_unseen, unseen_images
 from reason_export.held_out_scores import drawn_from
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
@@ -23,6 +23,7 @@ from reason_runtime.manifest import Quantisation
 from reason_runtime.session import open_session
 from reason_runtime.tiles import tile_px_of
 from reason_train.calibration import described_images
+from reason_train.highest_held_out import HighestHeldOut, highest_held_out
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
 """Good images that the ranges are measured on. More change nothing: the ranges are of values, of which an image has
@@ -36,7 +37,8 @@ class QuantizeChoices:
     calibration: Path
     """Folder of good images for the ranges."""
     held_out: Path | None = None
-    """Folder of good images for the threshold, never used for the ranges; None: every other image of `calibration`."""
+    """Folder of good images for the threshold, never used for the ranges. None: those of `calibration` that were not
+    trained on; every other of those where it has too few that were, for the ranges."""
     false_reject_rate: float | None = None
     """Wanted, between 0 and 1; None: that of the bundle's own threshold."""
 
@@ -47,12 +49,17 @@ class _Images:
 
     calibration: NDArray[np.uint8]
     held_out: NDArray[np.uint8]
+    names: list[str]
+    """Of the held-out ones."""
     source: str
     """What the held-out ones are, in words."""
 
 
-def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quantised]:
+def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quantised, HighestHeldOut]:
     """Add `model_int8.onnx`, `model_int8_unsigned.onnx` and the int8 threshold to a bundle.
+
+    Returns:
+        The bundle, what it got, and which images set the threshold.
 
     Raises:
         DataError: Too few good images, images that are not of good parts, or held-out ones that were trained on.
@@ -72,8 +79,10 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         if not check.passed:
             raise ParityError(f"{bundle.path}: left as it was, int8 fails its check: {'; '.join(check.broken)}")
         session = open_session(draft, backend="onnxruntime", precision="int8", device="cpu")
-        threshold, scores = drawn_from(
-            *score_and_peak_each(session, images.held_out),
+        int8_scores, peaks = score_and_peak_each(session, images.held_out)
+        threshold, statistics = drawn_from(
+            int8_scores,
+            peaks,
             method=bundle.manifest.method,
             false_reject_rate=wanted,
             source=f"{images.source}, int8 in ONNX Runtime",
@@ -83,34 +92,35 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         sqnr_db=found.sqnr_db,
         layers=found.layers,
         float_layers=found.kept,
-        scores=scores,
+        scores=statistics,
     )
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
-    return update_bundle(bundle, manifest=manifest, files=_files(found)), found
+    highest = highest_held_out(images.names, int8_scores, threshold=threshold.value)
+    return update_bundle(bundle, manifest=manifest, files=_files(found)), found, highest
 
 
 def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
-    found = different_images(choices.calibration)
-    if choices.held_out is None:
-        paths = list(found.values())
-        calibration, held_out = paths[::2], paths[1::2]
-    else:
-        kept_out = different_images(choices.held_out)
-        held_out = list(kept_out.values())
-        calibration = [path for sha256, path in found.items() if sha256 not in kept_out]
+    found, root = different_images(choices.calibration), choices.held_out or choices.calibration
+    kept_out = unseen_images(bundle, root)
+    if choices.held_out is None and len(found) - len(kept_out) < LEAST_CALIBRATION:
+        kept_out = dict(list(kept_out.items())[1::2])
+    held_out = list(kept_out.values())
+    calibration = [path for sha256, path in found.items() if sha256 not in kept_out]
     if len(calibration) < LEAST_CALIBRATION or len(held_out) < LEAST_HELD_OUT:
         raise DataError(
-            f"{choices.calibration}: {len(calibration)} good images to calibrate and {len(held_out)} others to draw "
-            f"the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed, copies "
-            "not counted"
+            f"{choices.calibration}: {len(calibration)} good images to calibrate and {len(held_out)} others, not "
+            f"trained on, to draw the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed, "
+            "copies not counted"
         )
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
     chosen = [calibration[i] for i in evenly(len(calibration), most=MOST_CALIBRATION)]
-    unseen = load_images(held_out, input_format=form, tile_px=tile_px)
+    _, ranged = load_images(chosen, root=choices.calibration, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION)
+    names, unseen = load_images(held_out, root=root, input_format=form, tile_px=tile_px)
     return _Images(
-        calibration=load_images(chosen, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION),
+        calibration=ranged,
         held_out=unseen,
+        names=names,
         source=described_images(len(unseen), pictures=len(held_out), tile_px=tile_px),
     )
 

@@ -44,12 +44,13 @@ def score_and_peak_each(session: Session, images: NDArray[np.uint8]) -> tuple[ND
 
 
 def load_images(
-    paths: Sequence[Path], *, input_format: InputFormat, tile_px: int | None, most: int | None = None
-) -> NDArray[np.uint8]:
-    """(N, H, W, C), as the graph takes them: whole images, or all of their tiles.
+    paths: Sequence[Path], *, root: Path, input_format: InputFormat, tile_px: int | None, most: int | None = None
+) -> tuple[list[str], NDArray[np.uint8]]:
+    """Names and (N, H, W, C), as the graph takes them: whole images, or all of their tiles.
 
     Args:
         paths: Of the images.
+        root: What their names begin at.
         input_format: Of the graph.
         tile_px: Side of the tiles that the bundle was trained on; None for whole images.
         most: So many at most, evenly spaced.
@@ -57,8 +58,13 @@ def load_images(
     Raises:
         ImageError: An image cannot be read, or is smaller than a tile.
     """
-    if tile_px is None:
-        images = [load_image(path, input_format=input_format) for path in paths]
-    else:
-        images = [tile for path in paths for tile in tiles_of_file(path, tile_px=tile_px, input_format=input_format)]
-    return np.stack([images[i] for i in evenly(len(images), most=most)])
+    found: list[tuple[str, NDArray[np.uint8]]] = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        if tile_px is None:
+            found.append((name, load_image(path, input_format=input_format)))
+        else:
+            tiles = tiles_of_file(path, tile_px=tile_px, input_format=input_format)
+            found += [(f"{name}{tile.place}", pixels) for tile, pixels in tiles.items()]
+    chosen = [found[i] for i in evenly(len(found), most=most)]
+    return [name for name, _ in chosen], np.stack([pixels for _, pixels in chosen])

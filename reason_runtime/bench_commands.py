@@ -216,7 +216,7 @@ def accuracy(
     bundle: BundleArgument,
     data: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder with good/ and a folder for each defect, without images trained on."),
+        typer.Option(metavar="DIR", help="Folder with good/ and a folder for each defect, none of them trained on."),
     ],
     backend: AnyBackendOption = "onnxruntime",
     precision: AnyPrecisionOption = None,

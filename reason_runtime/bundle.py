@@ -1,7 +1,7 @@
 """The bundle: the folder that travels from export to the device, verified every time it is opened.
 
 The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx`, `model_int8.onnx` and
-`model_int8_unsigned.onnx`.
+`model_int8_unsigned.onnx` and `trained_on.txt`, the SHA-256 of every image file that was trained on, one a line.
 A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
 Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
 file or folder is refused; hidden ones (file managers leave them) are ignored. Nothing in a bundle is a pickle.
@@ -35,8 +35,9 @@ MODELS: dict[Precision, str] = {
 }
 UNSIGNED = "model_int8_unsigned.onnx"
 """int8 for ONNX Runtime on CPUs, whose activations have no sign; the other file's are as TensorRT demands them."""
+TRAINED_ON = "trained_on.txt"
 REQUIRED = (MODELS["fp32"], GOLDEN)
-PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN)
+PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON)
 DEVICE_FOLDERS = ("engines", "checks")
 _HOW_TO_MAKE: dict[Precision, str] = {
     "fp16": "export again with --fp16",
@@ -80,6 +81,17 @@ class Bundle:
             BundleError: Arrays are missing, or their shapes or types do not fit the manifest.
         """
         return read_golden(self.path / GOLDEN, self.manifest)
+
+    def trained_on(self) -> frozenset[str]:
+        """SHA-256 of the image files that were trained on; empty where the bundle does not say.
+
+        Raises:
+            BundleError: The file cannot be read.
+        """
+        if TRAINED_ON not in self.manifest.files:
+            return frozenset()
+        path = self.path / TRAINED_ON
+        return frozenset(_read_bytes(path, missing=f"{path}: is missing; copy the bundle again").decode().split())
 
 
 def open_bundle(path: str | Path) -> Bundle:

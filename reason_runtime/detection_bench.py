@@ -13,7 +13,7 @@ from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BackendError, DataError, ImageError
-from reason_runtime.image import list_images
+from reason_runtime.image import image_sha256, list_images
 from reason_runtime.predict import judge
 from reason_runtime.progress import counted
 from reason_runtime.strict_json import Json
@@ -54,7 +54,8 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     """Judge `<folder>/good` and every folder beside it but those of masks (`<folder>/test` where there is one).
 
     Raises:
-        DataError: One of the two kinds is missing, or an image lies beside the folders.
+        DataError: One of the two kinds is missing, an image lies beside the folders, or some were trained on, which
+            makes figures too good.
         ImageError: An image cannot be read, or is of a size that the bundle does not take.
         BackendError: The inference library failed, or a score or map is not finite.
     """
@@ -66,6 +67,12 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
+    trained = detector.bundle.trained_on()
+    seen = [path for path in paths if trained and image_sha256(path) in trained]
+    if seen:
+        raise DataError(
+            f"{root}: the bundle was trained on {len(seen)} of its {len(paths)} images ({seen[0]}, ...); remove them"
+        )
     results = []
     for path in counted(paths, total=len(paths), what="images"):
         judgement = judge(detector, path)

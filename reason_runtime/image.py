@@ -29,7 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from reason_runtime.atomic import reason
 from reason_runtime.decode import Decoded, decode
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -381,6 +383,18 @@ def list_images(folder: str | Path) -> list[Path]:
         visible = (name for name in names if not name.startswith("."))
         found_images += [Path(parent, name) for name in visible if Path(name).suffix.lower() in SUFFIXES]
     return sorted(found_images)
+
+
+def image_sha256(path: Path) -> str:
+    """SHA-256 of an image file, hexadecimal.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def check_size(*, width_px: int, height_px: int) -> None:

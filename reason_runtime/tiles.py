@@ -31,6 +31,11 @@ class Tile:
     left: int
     size_px: int
 
+    @property
+    def place(self) -> str:
+        """Where in the picture, for names: `[TOP,LEFT]`."""
+        return f"[{self.top},{self.left}]"
+
 
 def tile_px_of(manifest: Manifest) -> int | None:
     """Side of the tiles that a bundle was trained on; None for whole parts.
@@ -122,8 +127,8 @@ def run_tiled(
     return Outputs(anomaly_map=stitched[None], score=np.array([score], np.float32))
 
 
-def tiles_of_file(path: Path, *, tile_px: int, input_format: InputFormat) -> list[NDArray[np.uint8]]:
-    """Every tile of a picture, or of the part that is looked at, as the graph takes it.
+def tiles_of_file(path: Path, *, tile_px: int, input_format: InputFormat) -> dict[Tile, NDArray[np.uint8]]:
+    """Every tile of a picture, or of the part that is looked at, as the graph takes it, by where in that it is.
 
     Raises:
         ImageError: It cannot be read, or is smaller than a tile; with its path.
@@ -133,7 +138,7 @@ def tiles_of_file(path: Path, *, tile_px: int, input_format: InputFormat) -> lis
         tiles = place_tiles((image.shape[0], image.shape[1]), tile_px=tile_px)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    return [np.ascontiguousarray(cut(image, tile)) for tile in tiles]
+    return {tile: np.ascontiguousarray(cut(image, tile)) for tile in tiles}
 
 
 @lru_cache(maxsize=4)

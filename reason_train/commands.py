@@ -13,7 +13,7 @@ from reason_runtime.entry import new_app, run
 from reason_train import options
 from reason_train.evaluate_command import evaluate
 from reason_train.fit_command import fit
-from reason_train.threshold_text import highest_facts, print_highest, print_threshold, threshold_facts
+from reason_train.threshold_text import print_highest, print_threshold, run_highest, threshold_facts
 
 app = new_app("Train REASON on images of good parts; judge, calibrate and import models.")
 
@@ -66,14 +66,14 @@ def calibrate(
     hint = unused_levels(store.highest_16_bit, input_format=store.input_format)
     if hint is not None:
         print(hint, file=sys.stderr)
+    highest = run_highest(run_folder, threshold=threshold.value)
     if as_json:
-        highest = highest_facts(run_folder, threshold=threshold.value)
         print(json.dumps({**threshold_facts(threshold), "copies_left_out": new.copies, "highest_held_out": highest}))
     else:
         if new.copies:
             print(f"{new.copies} good images are copies of others and were left out")
         print_threshold(threshold, tile_px=trained.config.training.tile_px)
-        print_highest(run_folder, threshold=threshold.value)
+        print_highest(highest)
 
 
 @app.command("import")

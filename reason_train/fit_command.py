@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from reason_train import options
 from reason_train.config import EDGE_TEACHER, PAPER_TEACHER
-from reason_train.threshold_text import highest_facts, print_highest, print_threshold
+from reason_train.threshold_text import print_highest, print_threshold, run_highest
 
 if TYPE_CHECKING:
     from reason_train.training_run import Finished
@@ -129,7 +129,7 @@ def _facts(folder: Path, finished: Finished, *, seconds: float) -> dict[str, obj
         "timing": dataclasses.asdict(finished.timing) if finished.timing else None,
         "paper_protocol": finished.run.config.protocol_note,
         "threshold": dataclasses.asdict(finished.threshold) if finished.threshold else None,
-        "highest_held_out": highest_facts(folder, threshold=finished.threshold.value) if finished.threshold else None,
+        "highest_held_out": run_highest(folder, threshold=finished.threshold.value) if finished.threshold else None,
     }
 
 
@@ -150,4 +150,4 @@ def _print_finished(folder: Path, finished: Finished, *, seconds: float) -> None
         print("no threshold: set one with reason-train calibrate RUN --data DIR")
     else:
         print_threshold(finished.threshold, tile_px=finished.run.config.training.tile_px)
-        print_highest(folder, threshold=finished.threshold.value)
+        print_highest(run_highest(folder, threshold=finished.threshold.value))

@@ -32,7 +32,7 @@ class Piece:
     @property
     def place(self) -> str:
         """Where in the picture, for names; empty for the whole."""
-        return "" if self.tile is None else f"[{self.tile.top},{self.tile.left}]"
+        return "" if self.tile is None else self.tile.place
 
 
 class ImageStore:

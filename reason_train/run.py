@@ -29,9 +29,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reason_runtime.atomic import reason, replacing, write_text
-from reason_runtime.digest import file_sha256
-from reason_runtime.errors import ImageError, RunError
+from reason_runtime.atomic import replacing, write_text
+from reason_runtime.errors import RunError
+from reason_runtime.image import image_sha256
 from reason_train.config import Config, MethodConfig, TrainingConfig
 
 T = TypeVar("T")
@@ -80,14 +80,7 @@ def describe_images(paths: Sequence[Path], *, root: Path) -> tuple[ImageEntry, .
     Raises:
         ImageError: A file cannot be read.
     """
-    return tuple(ImageEntry(name=path.relative_to(root).as_posix(), sha256=_sha256(path)) for path in paths)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
+    return tuple(ImageEntry(name=path.relative_to(root).as_posix(), sha256=image_sha256(path)) for path in paths)
 
 
 def library_versions() -> dict[str, str]:

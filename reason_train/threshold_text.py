@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reason_runtime.manifest import Threshold
+    from reason_train.highest_held_out import HighestHeldOut
 
 
 def threshold_facts(threshold: Threshold) -> dict[str, object]:
@@ -19,57 +20,25 @@ def threshold_facts(threshold: Threshold) -> dict[str, object]:
     return {**dataclasses.asdict(threshold), "images_needed": needed, "bound_kept": kept}
 
 
-def highest_facts(run: Path, *, threshold: float) -> dict[str, object] | None:
-    """The up to three highest of a run's held-out images, and whether the highest is far above the rest.
-
-    None where nothing was held out.
+def run_highest(run: Path, *, threshold: float) -> HighestHeldOut | None:
+    """The highest of a run's held-out images; None where nothing was held out.
 
     Raises:
         RunError: The run's calibration cannot be read.
     """
-    import numpy as np
-
     from reason_train.calibrate import read_held_out
-    from reason_train.calibration import FAR_MADS, mads_above_median
+    from reason_train.highest_held_out import highest_held_out
 
     held_out = read_held_out(run)
-    if held_out is None:
-        return None
-    scores = held_out.scores.astype(np.float64)
-    middle, above = float(np.median(scores)), mads_above_median(scores)
-    images = [
-        {
-            "name": held_out.names[place],
-            "score": float(scores[place]),
-            "of_threshold": float(scores[place]) / threshold if threshold > 0 else None,
-            "of_median": float(scores[place]) / middle if middle > 0 else None,
-        }
-        for place in np.argsort(-scores, kind="stable")[:3]
-    ]
-    return {"images": images, "mads_above_median": above, "far_above": above is not None and above > FAR_MADS}
+    return None if held_out is None else highest_held_out(held_out.names, held_out.scores, threshold=threshold)
 
 
-def print_highest(run: Path, *, threshold: float) -> None:
-    """The same in one line, for a person to look at the images."""
-    from reason_train.calibration import FAR_MADS, LEAST_COMPARED
+def print_highest(highest: HighestHeldOut | None) -> None:
+    """Which images to look at, where there are any."""
+    from reason_train.highest_held_out import highest_text
 
-    facts = highest_facts(run, threshold=threshold)
-    if facts is None:
-        return
-    above, images = facts["mads_above_median"], facts["images"]
-    assert isinstance(images, list)
-    listed = ", ".join(
-        f"{image['name']} ({_times(image['of_threshold'])} threshold, {_times(image['of_median'])} median)"
-        for image in images
-    )
-    few = f"whether it is far above the rest takes {LEAST_COMPARED} images that differ"
-    place = few if above is None else f"the first {above:.1f} MAD above the median"
-    far = f", FAR ABOVE THE REST (limit {FAR_MADS:g}): is it a good part?" if facts["far_above"] else ""
-    print(f"highest held-out: {listed}; {place}{far}")
-
-
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f} x"
+    if highest is not None:
+        print(highest_text(highest))
 
 
 def print_threshold(threshold: Threshold, *, tile_px: int | None) -> None:

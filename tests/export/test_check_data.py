@@ -203,7 +203,7 @@ def test_a_check_keeps_what_one_with_images_established(
     again = json.loads(call("reason-export", "check", bundle, *arguments).output)
     assert first["threshold"] is not None
     assert first["scores"]["images"] == first["threshold"]["images"]
-    kept_names = ("threshold", "scores", "accuracy", "passed")
+    kept_names = ("threshold", "scores", "highest_held_out", "accuracy", "passed")
     assert {name: again[name] for name in kept_names} == {name: first[name] for name in kept_names}
     path = bundle / "checks" / "openvino_int8.json"
     kept = json.loads(path.read_text())
@@ -240,6 +240,21 @@ def test_defective_parts_and_trained_ones_set_no_threshold(bundle: Path, good_pi
     told = call("reason-export", "check", bundle, "--held-out", good_pictures).error
     assert f"{good_pictures}: its images score" in told
     assert "training has seen them" in told
+
+
+def test_what_was_trained_on_sets_no_threshold(bundle: Path, good_pictures: Path, parts: Path, tmp_path: Path) -> None:
+    trained = Path(shutil.copytree(parts / "train" / "good", tmp_path / "pictures" / "old"))  # and two held out
+    told = call("reason-export", "check", bundle, "--held-out", trained).error
+    assert f"{trained}: holds 2 images that were not trained on; a threshold needs 8" in told
+    shutil.copytree(good_pictures, tmp_path / "pictures" / "new")
+    arguments = ("reason-export", "check", bundle, "--held-out", tmp_path / "pictures")
+    found = json.loads(call(*arguments, "--json").output)
+    assert found["threshold"]["images"] == 22
+    first = found["highest_held_out"]["images"][0]
+    assert first["score"] == pytest.approx(found["scores"]["maximum"])
+    line = call("reason-run", "predict", bundle, tmp_path / "pictures" / first["name"], "--json").output
+    assert json.loads(line)["score"] == pytest.approx(first["score"])
+    assert f"highest held-out: {first['name']} (" in call(*arguments).output
 
 
 def test_good_parts_may_be_rejected_as_often_as_few_held_out_images_allow(bundle: Path, good_pictures: Path) -> None:
@@ -301,7 +316,7 @@ def test_labelled_images_whose_values_are_not_finite_fail_the_check_and_stay_fai
 
 def test_few_held_out_images_are_refused(bundle: Path, parts: Path) -> None:
     told = call("reason-export", "check", bundle, "--held-out", parts / "test" / "good").error
-    assert "holds 4 images; a threshold needs 8 good ones or more" in told
+    assert "holds 4 images that were not trained on; a threshold needs 8 good ones or more" in told
 
 
 def test_copies_of_held_out_images_do_not_count(bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
@@ -314,4 +329,4 @@ def test_copies_of_held_out_images_do_not_count(bundle: Path, good_pictures: Pat
     for path in sorted(tmp_path.glob("*_0[0-1].png")):
         path.unlink()
     told = call("reason-export", "check", bundle, "--held-out", tmp_path).error
-    assert "holds 7 images; a threshold needs 8 good ones or more" in told
+    assert "holds 7 images that were not trained on; a threshold needs 8 good ones or more" in told

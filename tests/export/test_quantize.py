@@ -20,6 +20,7 @@ from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised
 from reason_export.quantisation import quantise_model
 from reason_runtime.bundle import open_bundle, update_bundle, write_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ParityError
 from reason_runtime.image import load_image
 from reason_runtime.session import open_session
@@ -229,7 +230,7 @@ def test_few_images_are_refused(exported_bundle: Path, good_pictures: Path, tmp_
         shutil.copy(path, few)
     before = (exported_bundle / "manifest.json").read_bytes()
     told = quantize(exported_bundle, few).error
-    assert "3 good images to calibrate and 3 others to draw the threshold from; at least 8 and 8 are needed" in told
+    assert "3 good images to calibrate and 3 others, not trained on, to draw the threshold from; at least 8" in told
     assert (exported_bundle / "manifest.json").read_bytes() == before
 
 
@@ -250,6 +251,41 @@ def test_a_copy_neither_calibrates_nor_sets_the_threshold(
     manifest = open_bundle(bundle).manifest
     assert manifest.quantisation is not None
     assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (10, 10)
+
+
+def test_images_that_were_trained_on_set_the_ranges_and_others_the_threshold(
+    exported_bundle: Path, good_pictures: Path, parts: Path, tmp_path: Path
+) -> None:
+    pictures, bundle = tmp_path / "pictures", Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    shutil.copytree(good_pictures, pictures / "new")
+    shutil.copytree(parts / "train" / "good", pictures / "old")  # of these ten two were held out
+    done = quantize(bundle, pictures, "--json")
+    assert done.status == 0, done.log
+    manifest = open_bundle(bundle).manifest
+    assert manifest.quantisation is not None
+    assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (8, 22)
+    seen = next(path for path in (pictures / "old").iterdir() if file_sha256(path) in open_bundle(bundle).trained_on())
+    seen.unlink()  # too few for the ranges
+    assert quantize(bundle, pictures).status == 0
+    manifest = open_bundle(bundle).manifest
+    assert manifest.quantisation is not None
+    assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (18, 11)
+
+
+def test_the_highest_held_out_images_are_named(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    done = quantize(bundle, good_pictures, "--json")
+    highest = json.loads(done.output)["highest_held_out"]
+    opened = open_bundle(bundle)
+    session = open_session(opened, precision="int8")
+    scores = {
+        path.name: float(session.run(load_image(path, input_format=opened.manifest.input)[None]).score[0])
+        for path in sorted(good_pictures.iterdir())[1::2]
+    }
+    ranked = sorted(scores, key=lambda name: -scores[name])
+    assert [image["name"] for image in highest["images"]] == ranked[:3]
+    assert highest["images"][0]["score"] == scores[ranked[0]]
+    assert f"highest held-out: {ranked[0]} (1.00 x threshold, " in quantize(bundle, good_pictures).output
 
 
 def test_an_image_that_cannot_be_read_is_named(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:

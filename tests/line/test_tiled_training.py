@@ -98,8 +98,14 @@ def test_the_check_compares_whole_pictures_and_sets_a_threshold_of_tiles(bundle:
 def test_export_reads_every_tile_of_a_picture(data: Path, bundle: Path) -> None:
     form = load(bundle).bundle.manifest.input
     paths = sorted((data / "train" / "good").iterdir())[:2]
-    assert load_images(paths, input_format=form, tile_px=TILE_PX).shape == (18, 64, 64, 3)
-    assert load_images(paths, input_format=form, tile_px=TILE_PX, most=5).shape == (5, 64, 64, 3)
+    names, tiles = load_images(paths, root=data / "train", input_format=form, tile_px=TILE_PX)
+    assert tiles.shape == (18, 64, 64, 3)
+    picture = read_image(paths[1], input_format=form)
+    for name, tile in zip(names[9:], tiles[9:], strict=True):
+        top, left = json.loads(name.removeprefix(f"good/{paths[1].name}"))
+        np.testing.assert_array_equal(tile, picture[top : top + TILE_PX, left : left + TILE_PX])
+    few, tiles = load_images(paths, root=data / "train", input_format=form, tile_px=TILE_PX, most=5)
+    assert (len(few), tiles.shape) == (5, (5, 64, 64, 3))
 
 
 def test_predict_stitches_a_picture_and_scores_its_highest_place(bundle: Path, data: Path) -> None:

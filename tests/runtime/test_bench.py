@@ -252,6 +252,14 @@ def test_accuracy_names_the_image_that_the_graph_does_not_take(parts: Path, tmp_
     assert f"{parts / 'test' / 'good' / '000.png'}: " in call("reason-bench", "accuracy", fixed, "--data", parts).error
 
 
+def test_accuracy_on_images_that_were_trained_on_is_refused(exported_bundle: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts / "test", tmp_path / "parts"))
+    for path in (parts / "train" / "good").iterdir():  # two of ten were held out
+        shutil.copy(path, data / "good" / f"more_{path.name}")
+    told = call("reason-bench", "accuracy", exported_bundle, "--data", data).error
+    assert f"{data}: the bundle was trained on 8 of its 18 images ({data / 'good' / 'more_'}" in told
+
+
 def test_accuracy_is_an_acceptance_test(exported_bundle: Path, parts: Path) -> None:
     arguments = ("reason-bench", "accuracy", exported_bundle, "--data", parts, "--threshold")
     done = call(*arguments, 0, "--most-rejected", 3, "--most-passed", 0)

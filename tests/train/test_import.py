@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from reason_runtime.bundle import open_bundle
 from reason_train.config import MethodConfig, TeacherName
 from reason_train.model import build_model
 from reason_train.trained import load_run
@@ -107,6 +108,7 @@ def test_an_imported_run_can_be_calibrated_and_exported(files: Path, parts: Path
     described = json.loads((bundle / "manifest.json").read_text())
     assert described["training"]["seed"] is None
     assert described["training"]["configuration"]["imported_from"] == "reason.pth"
+    assert open_bundle(bundle).trained_on() == frozenset()
 
 
 def rename(content: Content) -> None:
