@@ -31,7 +31,8 @@ def inspect_station(station: Station) -> None:
     is_stuck = False
     try:
         summary = _run(station, log)
-        log.say(describe(summary))
+        if summary.failure is None or summary.metrics.frames:
+            log.say(describe(summary))
         error = _error(summary)
         if error is not None:
             log.say(f"error: {error}")
@@ -70,6 +71,8 @@ def _run(station: Station, log: Log) -> Summary:
 
 def _error(summary: Summary) -> str | None:
     failed, missed = _failed(summary), sum(summary.metrics.missed.values())
+    if summary.failure is not None:
+        return summary.failure
     if summary.outcome == "hung":
         return "a stage hangs; the process ends so that its supervisor can start it again"
     if summary.outcome == "ended" and failed:

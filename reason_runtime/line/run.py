@@ -51,6 +51,7 @@ class Summary:
         metrics: The last counts.
         undelivered: Messages that sinks did not get; those of the journal come again after a restart.
         is_stuck: A thread is still in a native call that cannot be interrupted.
+        failure: Why the files ended early; every part has been answered.
     """
 
     outcome: Outcome
@@ -58,6 +59,7 @@ class Summary:
     metrics: Snapshot
     undelivered: int
     is_stuck: bool
+    failure: str | None = None
 
 
 class LineRun:
@@ -103,7 +105,7 @@ class LineRun:
         """Run to the end; see the module.
 
         Raises:
-            ReasonError: A sink's address is wrong, or a file could not be read; every part has been answered.
+            ReasonError: A sink's address is wrong.
         """
         with _steady():
             return self._run()
@@ -119,8 +121,12 @@ class LineRun:
         while not (self._stopping.is_set() or self._pipeline.wait(0.2)):
             notify("WATCHDOG=1")
         notify("STOPPING=1")
+        failure = None
         try:
-            outcome = self._pipeline.stop(_DRAIN_S)
+            try:
+                outcome = self._pipeline.stop(_DRAIN_S)
+            except ReasonError as error:
+                outcome, failure = "ended", str(error)
             if outcome == "ended":
                 self._wait_for_sinks()
         finally:
@@ -133,6 +139,7 @@ class LineRun:
             metrics=self.metrics.snapshot(),
             undelivered=undelivered,
             is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
+            failure=failure,
         )
 
     def _wait_for_sinks(self) -> None:

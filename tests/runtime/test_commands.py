@@ -301,10 +301,21 @@ def test_inspect_judges_the_frames_of_a_video_in_order(place: Path, tmp_path: Pa
     assert [line["decision"] for line in json_lines(done.stdout)] == ["OK", "NG", "OK"]
 
 
+def test_inspect_says_what_it_judged_of_a_video_that_is_cut_off(place: Path, tmp_path: Path) -> None:
+    video = tmp_path / "video.avi"
+    write_video(video, frames_rgb=[(128, 128, 128)] * 40)
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    done = call("reason-run", "inspect", place / "bundle", "--source", video)
+    frames = len(json_lines(done.stdout))
+    assert done.returncode == 1
+    assert f"\n{frames} frames: {frames} OK, 0 NG, 0 UNKNOWN; " in f"\n{done.stderr}"
+    assert done.stderr.endswith(f"error: {video}: is cut off or damaged: {frames} of 40 frames could be read\n")
+
+
 @pytest.mark.parametrize("source", ["nowhere", "empty", "mixed/b.png", "rtsp://camera"])
 def test_a_source_that_gives_no_frame_is_one_error(place: Path, source: str) -> None:
     done = call("reason-run", "inspect", place / "bundle", "--source", place / source)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout, "0 frames" in done.stderr) == (1, "", False)
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
 
