@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason_runtime.choices import Builder, Precision, RunsOn
+from reason_runtime.choices import Backend, Builder, Precision, RunsOn, runner_name
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
-    BackendOption,
     BundleArgument,
     CudaGraphOption,
     DeviceOption,
@@ -148,8 +147,14 @@ def quantize(
 @app.command()
 def check(
     bundle: BundleArgument,
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "fp32",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every backend and precision that can run here, for --backend auto.")
+    ] = False,
+    backend: Annotated[Backend | None, typer.Option(help="Inference library.", show_default="onnxruntime")] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of the layers before the map head; bf16 needs openvino.", show_default="fp32"),
+    ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     threads: ThreadsOption = None,
@@ -161,13 +166,16 @@ def check(
     category: Annotated[str | None, typer.Option(help="Category, where DIR holds several.")] = None,
     held_out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Held-out good images: this backend's own threshold, for this device."),
+        typer.Option(
+            metavar="DIR", help="Good images: this backend's own threshold, for this device, from those not trained on."
+        ),
     ] = None,
     false_reject_rate: FalseRejectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what a backend gives with what the trained model gave. Exit 1 beyond the tolerance."""
     from reason_export.check import check_bundle
+    from reason_export.check_all import check_all
     from reason_export.labelled import HeldOutImages, LabelledImages
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import ConfigurationError, ParityError
@@ -176,24 +184,46 @@ def check(
         raise ConfigurationError("--false-reject-rate is of a threshold, which needs images: give --held-out")
     if category is not None and data is None:
         raise ConfigurationError("--category is one of a data set: give --data")
+    if every and (backend or precision or provider or cuda_graph):
+        raise ConfigurationError("--all is every backend, precision and provider; leave out the one that is named")
     opened = open_bundle(bundle)
-    result = check_bundle(
-        opened,
-        backend=backend,
-        precision=precision,
-        device=device,
-        threads=threads,
-        provider=provider,
-        cuda_graph=cuda_graph,
-        labelled=None if data is None else LabelledImages(folder=data, category=category),
-        held_out=None if held_out is None else HeldOutImages(folder=held_out, false_reject_rate=false_reject_rate),
-    )
-    if as_json:
-        print(json.dumps(result.to_json()))
+    labelled = None if data is None else LabelledImages(folder=data, category=category)
+    unseen = None if held_out is None else HeldOutImages(folder=held_out, false_reject_rate=false_reject_rate)
+    if every:
+        checked = check_all(
+            opened,
+            device=device,
+            threads=threads,
+            labelled=labelled,
+            held_out=unseen,
+            done=lambda result: None if as_json else _print_check(result, opened),
+        )
+        results = checked.checks
+        if as_json:
+            facts = [result.to_json() for result in results]
+            print(json.dumps({"checks": facts, "not_run": checked.not_run}))
+        else:
+            _print_not_run(checked.not_run)
     else:
-        _print_check(result, opened)
-    if not result.passed:
-        raise ParityError(f"{bundle}: {backend} {precision}: {'; '.join(result.broken)}")
+        result = check_bundle(
+            opened,
+            backend=backend or "onnxruntime",
+            precision=precision or "fp32",
+            device=device,
+            threads=threads,
+            provider=provider,
+            cuda_graph=cuda_graph,
+            labelled=labelled,
+            held_out=unseen,
+        )
+        results = (result,)
+        if as_json:
+            print(json.dumps(result.to_json()))
+        else:
+            _print_check(result, opened)
+    failed = [f"{_name(result)}: {'; '.join(result.broken)}" for result in results if not result.passed]
+    if failed:
+        raise ParityError(f"{bundle}: {'; '.join(failed)}")
 
 
 @app.command()
@@ -250,11 +280,22 @@ def engine(
     print(f", batches up to {facts.largest_batch}")
 
 
+def _name(result: Check) -> str:
+    return f"{runner_name(result.backend, result.provider)} {result.precision}"
+
+
+def _print_not_run(not_run: dict[str, str]) -> None:
+    """Each reason once, on stderr."""
+    for why in dict.fromkeys(not_run.values()):
+        names = ", ".join(name for name, told in not_run.items() if told == why)
+        print(f"not run: {names}: {why}", file=sys.stderr)
+
+
 def _print_check(result: Check, bundle: Bundle) -> None:
     parity = result.parity
     kind = "synthetic patterns" if result.synthetic_images else "photographs"
     verdict = "passed" if result.passed else "FAILED"
-    print(f"parity {result.backend} {result.precision} on {parity.images} {kind}: {verdict}")
+    print(f"parity {_name(result)} on {parity.images} {kind}: {verdict}")
     print(f"  map   differs by at most {parity.map_difference_max:.1e} of its largest value", end="")
     print("" if parity.sqnr_db is None else f", SQNR {parity.sqnr_db:.0f} dB")
     print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")

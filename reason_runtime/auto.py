@@ -85,8 +85,7 @@ def choose(
     if not sessions:
         raise ConfigurationError(
             f"{bundle.path}: for {precision or 'any precision'}{f' on {device}' if device else ''} no parity check "
-            "passed on this machine with a threshold; run `reason-export check BUNDLE --backend B --precision P` for "
-            "each, or name a backend"
+            "passed on this machine with a threshold; run `reason-export check BUNDLE --all`, or name a backend"
         )
     median_ms = _median_ms(bundle, sessions)
     return AutoChoice(session=sessions[min(median_ms, key=lambda name: median_ms[name])], median_ms=median_ms)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from reason_runtime.choices import Backend, BackendChoice, Device, Precision, Provider
+from reason_runtime.choices import BackendChoice, Device, Precision, Provider
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `reason-export onnx` wrote.")]
-BackendOption = Annotated[Backend, typer.Option(help="Inference library.")]
 AnyBackendOption = Annotated[
     BackendChoice, typer.Option(help="Inference library; auto: the fastest that passed `reason-export check` here.")
 ]
