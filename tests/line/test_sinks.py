@@ -402,6 +402,7 @@ def test_what_a_slow_sink_does_not_want_pushes_out_nothing(tmp_path: Path) -> No
     wanted = dataclasses.replace(answer(3, picture=True), score=0.46)
     publisher.publish(wanted)
     assert chooses.entered.wait(5)
+    assert shows.entered.wait(5)
     for number in range(10, 18):
         publisher.publish(answer(number, "NG", picture=True))
         for other in range(200):

@@ -15,6 +15,7 @@ WITHOUT_TORCH = [
     "reason_train.metrics",
     "reason_train.aupro",
     "reason_train.calibration",
+    "reason_train.highest_held_out",
     "reason_train.threshold_text",
     "reason_train.evaluation",
     "reason_train.report",
@@ -33,6 +34,7 @@ NUMBERS_ONLY = (
     "reason_train.datasets",
     "reason_train.metrics",
     "reason_train.calibration",
+    "reason_train.highest_held_out",
     "reason_train.threshold_text",
     "reason_train.aupro",
 )
