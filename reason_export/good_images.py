@@ -17,7 +17,7 @@ MOST_REJECTED = 0.2
 drew it: above it they are not good parts, or not these parts."""
 LOWER_SCORES = 4.0
 """Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
-seen them, and a threshold from them would reject good parts."""
+seen them, or copies of them, or they are of easier parts: a threshold from them would reject good parts."""
 
 
 def different_images(folder: Path) -> dict[str, Path]:
@@ -67,7 +67,7 @@ def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) ->
 
 
 def require_unseen(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:
-    """Refuse images that score so low that training must have seen them.
+    """Refuse images that score so low that training must have seen them, or that they are of easier parts.
 
     Args:
         bundle: The scores of its own held-out images count, where these are enough.
@@ -84,6 +84,6 @@ def require_unseen(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) 
     if known.mean - scores.mean() > LOWER_SCORES * error > 0:
         raise DataError(
             f"{where}: its images score {scores.mean():.3g} on average, the bundle's own held-out images "
-            f"{known.mean:.3g}: training has seen them, so that no threshold can be drawn; give others with "
-            "--held-out, such as run.json lists as held_out"
+            f"{known.mean:.3g}: training has seen them or copies of them, or they are more alike, and a threshold from "
+            "them would reject good parts; give the images that set the bundle's threshold with --held-out"
         )
