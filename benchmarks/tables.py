@@ -275,8 +275,8 @@ def install_size_table(found: dict) -> str:
     return _table(rows)
 
 
-def precision_table(found: dict) -> str:
-    """What every backend and precision loses on screw."""
+def precision_table(found: dict, *, without: Sequence[str] = ()) -> str:
+    """What every backend and precision loses on screw, but for rows with these words."""
     titles = (
         "backend",
         "precision",
@@ -293,6 +293,8 @@ def precision_table(found: dict) -> str:
     rows: list[Sequence[str]] = [(*titles, "gate")]
     for check in found["checks"]:
         names = (check["backend"], check["precision"])
+        if _is_left_out(check, without):
+            continue
         if "not_run" in check:
             if (reason := _not_run(check["not_run"])) is not None:
                 rows.append((*names, *["not run here"] * 2, *[""] * 7, reason))
@@ -323,13 +325,17 @@ def float_layers_table(found: dict) -> str:
     return _table([*rows, *((f"`{name}`", f"{value:.1f}") for name, value in made["float_layers"].items())])
 
 
-def speed_table(found: dict, *, without: str = "") -> str:
-    """Latency of every network, backend but one, and precision, and how many times faster than PyTorch fp32."""
+def _is_left_out(row: dict, words: Sequence[str]) -> bool:
+    return bool(words) and {row["backend"], row["precision"]}.issuperset(words)
+
+
+def speed_table(found: dict, *, without: Sequence[str] = ()) -> str:
+    """Latency and how many times faster than PyTorch fp32, but for rows with these words."""
     rows: list[Sequence[str]] = [
         ("network", "backend", "precision", "p50, ms", "p90, ms", "of PyTorch fp32", "of the matrix product")
     ]
     for network in found["networks"]:
-        for row in (one for one in network["rows"] if one["backend"] != without):
+        for row in (one for one in network["rows"] if not _is_left_out(one, without)):
             way = network["rooflines"].get(row["precision"])
             share = "" if way is None else f"{way['bound_ms'] / row['p50_ms']:.0%}"
             own = (row["backend"], row["precision"], f"{row['p50_ms']:.1f}", f"{row['p90_ms']:.1f}")
@@ -536,19 +542,19 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "earlier-ablation": ("earlier/ablation.json", ablation_table),
     "whitening": ("earlier/whole_trainings.json", whitening_table),
     "install-size": ("install_size.json", install_size_table),
-    "precision": ("precision_screw.json", precision_table),
-    "float_layers": ("precision_screw.json", float_layers_table),
-    "speed": ("speed.json", speed_table),
+    "precision": ("precision_screw_avx2.json", precision_table),
+    "float_layers": ("precision_screw_avx2.json", float_layers_table),
+    "precision-bf16": ("precision_screw.json", partial(precision_table, without=["int8"])),
+    "speed": ("speed.json", partial(speed_table, without=["onnxruntime", "int8"])),
     "throughput": ("speed.json", throughput_table),
-    "speed-amx": ("speed_amx.json", partial(speed_table, without="onnxruntime")),
+    "speed-amx": ("speed_amx.json", partial(speed_table, without=["onnxruntime"])),
     "throughput-amx": ("speed_amx.json", throughput_table),
-    "speed-amx-busy": ("speed_amx_busy.json", partial(speed_table, without="onnxruntime")),
+    "speed-amx-busy": ("speed_amx_busy.json", partial(speed_table, without=["onnxruntime"])),
     "throughput-amx-busy": ("speed_amx_busy.json", throughput_table),
     "speed-avx2": ("speed_avx2.json", speed_table),
     "throughput-avx2": ("speed_avx2.json", throughput_table),
     "speed-gpu": ("speed_gpu.json", speed_table),
     "throughput-gpu": ("speed_gpu.json", throughput_table),
-    "precision-avx2": ("precision_screw_avx2.json", precision_table),
     "precision-gpu": ("precision_screw_gpu.json", precision_table),
     "ablation-gpu": ("ablation_gpu.json", paired_table),
     "layers": ("layers.json", layers_table),
