@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reason_runtime.errors import ReasonError
 from reason_train import options
 
 if TYPE_CHECKING:
@@ -34,22 +35,24 @@ def evaluate(
         _evaluate_all(run_folder, data, layout=dataset, device=device, report=report, as_json=as_json)
         return
     found = load_dataset(data, layout=dataset, category=category)
-    evaluation, facts = _judge(run_folder, found, device=device, report=report)
+    evaluation, facts, failure = _judge(run_folder, found, device=device, report=report)
     if as_json:
         print(json.dumps(facts))
-        return
-    _print_evaluation(evaluation, found)
-    _print_wrong(facts)
-    if facts["paper_protocol"] is not None:
-        print(facts["paper_protocol"])
-    if report is not None:
-        print(f"report: {facts['report']}")
+    else:
+        _print_evaluation(evaluation, found)
+        _print_wrong(facts)
+        if facts["paper_protocol"] is not None:
+            print(facts["paper_protocol"])
+        if "report" in facts:
+            print(f"report: {facts['report']}")
+    if failure is not None:
+        raise failure
 
 
 def _judge(
     run_folder: Path, found: DataSet, *, device: DeviceName, report: Path | None
-) -> tuple[Evaluation, dict[str, object]]:
-    """Evaluate a run, write its page where one is wanted; the figures and what JSON says of them."""
+) -> tuple[Evaluation, dict[str, object], ReasonError | None]:
+    """Evaluate a run, write its page where one is wanted; the figures, what JSON says of them, and why no page."""
     import numpy as np
 
     from reason_train.calibrate import read_threshold
@@ -70,27 +73,31 @@ def _judge(
     rejected, passed = wrong_decisions(result.judgement.scores, anomalous, limit=limit)
     facts |= {"threshold": limit, "good_rejected": rejected, "defective_passed": passed}
     facts["paper_protocol"] = result.protocol
+    failure = None
     if report is not None:
         from reason_train.report import write_report
         from reason_train.trained import input_format
 
-        page = write_report(
-            report,
-            title=found.name,
-            note=result.protocol,
-            evaluation=result.evaluation,
-            samples=result.samples,
-            scores=result.judgement.scores,
-            threshold=threshold,
-            pixel_threshold=result.pixel_threshold,
-            maps=result.judgement.maps,
-            masks=result.masks,
-            input_format=input_format(result.run.config.method),
-            settings=report_settings(result),
-            tile_px=result.run.config.training.tile_px,
-        )
-        facts["report"] = str(page)
-    return result.evaluation, facts
+        try:
+            page = write_report(
+                report,
+                title=found.name,
+                note=result.protocol,
+                evaluation=result.evaluation,
+                samples=result.samples,
+                scores=result.judgement.scores,
+                threshold=threshold,
+                pixel_threshold=result.pixel_threshold,
+                maps=result.judgement.maps,
+                masks=result.masks,
+                input_format=input_format(result.run.config.method),
+                settings=report_settings(result),
+                tile_px=result.run.config.training.tile_px,
+            )
+            facts["report"] = str(page)
+        except ReasonError as error:  # a full disk costs the page, not the figures
+            failure = error
+    return result.evaluation, facts, failure
 
 
 def _evaluate_all(
@@ -107,24 +114,30 @@ def _evaluate_all(
     from reason_train.report_index import write_index
 
     judged: dict[str, dict[str, object]] = {}
-    rows = {}
+    rows, failures = {}, []
     categories = load_categories(data, layout=layout)
     for name, found in categories.items():
         check(runs / name, found)
     for name, found in categories.items():
         page = report / name if report is not None else None
-        evaluation, judged[name] = _judge(runs / name, found, device=device, report=page)
+        evaluation, judged[name], failure = _judge(runs / name, found, device=device, report=page)
         rows[name] = category_figures(evaluation)
+        failures += [] if failure is None else [failure]
     notes = {str(facts["paper_protocol"]) for facts in judged.values() if facts["paper_protocol"] is not None}
     facts: dict[str, object] = {"runs": str(runs), "categories": judged, "mean": mean_figures(rows)}
-    if report is not None:
-        facts["report"] = str(write_index(report, title=data.resolve().name, rows=rows, notes=sorted(notes)))
+    if report is not None and not failures:
+        try:
+            facts["report"] = str(write_index(report, title=data.resolve().name, rows=rows, notes=sorted(notes)))
+        except ReasonError as error:
+            failures.append(error)
     if as_json:
         print(json.dumps(facts))
-        return
-    print("\n".join([category_table(rows), *sorted(notes)]))
-    if report is not None:
-        print(f"report: {facts['report']}")
+    else:
+        print("\n".join([category_table(rows), *sorted(notes)]))
+        if "report" in facts:
+            print(f"report: {facts['report']}")
+    if failures:
+        raise failures[0]
 
 
 def _print_wrong(facts: dict[str, object]) -> None:

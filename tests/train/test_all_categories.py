@@ -12,6 +12,7 @@ import pytest
 from reason_train.all_categories import category_table, mean_figures
 from reason_train.run import LOG, MODEL
 from tests.commands import Done, call
+from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.pictures import good_parts, parts_with_defects
 from tests.train.trees import visa
 
@@ -86,6 +87,15 @@ def test_the_page_leads_to_every_categorys(runs: Path, root: Path, tmp_path: Pat
     assert links == [f"{name}/report.html" for name in NAMES]
     assert all((tmp_path / "report" / link).is_file() for link in links)
     assert page.count("<tr>") == 1 + len(NAMES) + 1
+
+
+@NEEDS_MOUNT
+def test_a_full_disk_costs_the_page_and_not_the_table(runs: Path, root: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="16k") as disk:
+        done = evaluate(runs, root, "--report", disk / "report")
+    assert done.status == 1
+    assert [line.split()[0] for line in done.output.splitlines()[1:]] == [*NAMES, "mean"]
+    assert str(disk / "report") in done.error
 
 
 def test_a_missing_run_is_named(runs: Path, root: Path, tmp_path: Path) -> None:

@@ -219,6 +219,19 @@ def test_a_report_where_nothing_may_be_written_is_met_before_an_image_is_read(
     assert f"{disk}: may not be written to; expected a folder for the report" in done.error
 
 
+@NEEDS_MOUNT
+def test_a_full_disk_costs_the_page_and_not_the_figures(finished_run: Path, parts: Path, tmp_path: Path) -> None:
+    arguments = ("reason-train", "evaluate", finished_run, "--data", parts, "--device", "cpu", "--report")
+    with small_disk(tmp_path / "disk", size="16k") as disk:
+        done = call(*arguments, disk / "report")
+        facts = call(*arguments, disk / "report", "--json")
+    assert (done.status, facts.status) == (1, 1)
+    assert "image AUROC" in done.output
+    assert "report: " not in done.output
+    assert json.loads(facts.output)["good"] == 4
+    assert f"{disk / 'report'}" in done.error
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [("null", "value: found null, expected a finite number"), ("NaN", "holds NaN, which is not JSON")],
