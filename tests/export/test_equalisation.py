@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import NodeProto, numpy_helper
 
-from reason_export.activations import Activation, measure_activations
+from reason_export.activations import Activation, largest_values, measure_activations
 from reason_export.equalisation import HEADROOM, equalise
 from reason_export.pointwise import merge_pointwise
 from reason_export.qdq import measured_tensors, quantised_graph
@@ -55,6 +55,25 @@ def uneven(nodes: Sequence[NodeProto]) -> onnx.ModelProto:
     return model
 
 
+def without_bias(name: str, source: str) -> NodeProto:
+    node = layer(name, source)
+    del node.input[2:]
+    return node
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_ranges_and_means_are_of_all_images(order: int) -> None:
+    model = network([simple("Neg", "feature", "image"), layer("out", "feature")], seed=0)
+    images = np.zeros((2, CHANNELS, 16, 16), np.float32)
+    images[0, 0], images[1, 0], images[1, 1, 3, 5] = 1, 3, -8
+    images = images[::order]
+    found = measure_activations(model, images, tensors=["feature"])["feature"]  # type: ignore[arg-type]
+    assert found.channel_largest.tolist() == [3, 8, *[0] * (CHANNELS - 2)]
+    assert found.channel_means.tolist() == [-2, 8 / 256 / 2, *[0] * (CHANNELS - 2)]
+    assert found.largest == 8
+    assert largest_values(model, images, tensors=["feature"]) == {"feature": 8}  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", BEHIND)
 def test_the_float_network_stays_what_it_was(kind: str) -> None:
     model = uneven(BEHIND[kind])
@@ -62,6 +81,15 @@ def test_the_float_network_stays_what_it_was(kind: str) -> None:
     seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
     equalise(model.graph, seen=seen, layers=["a", "out"])
     onnx.checker.check_model(model)
+    found = run_by_onnx_runtime(model, IMAGE, plain=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_layer_without_a_bias_is_scaled_as_any_other() -> None:
+    model = uneven([without_bias("a", "image"), simple("Relu", "feature", "a"), layer("out", "feature", size=3)])
+    expected = run_by_onnx_runtime(model, IMAGE, plain=True)
+    seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
+    assert equalise(model.graph, seen=seen, layers=["out"]) != seen
     found = run_by_onnx_runtime(model, IMAGE, plain=True)
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
@@ -138,6 +166,17 @@ def test_two_linear_convolutions_become_one() -> None:
 
 def test_three_linear_convolutions_become_one() -> None:
     model = network([layer("a", "image"), layer("b", "a"), layer("out", "b")], seed=2)
+    merged = merge_pointwise(model)
+    assert [node.name for node in merged.graph.node] == ["out"]
+    expected = run_by_onnx_runtime(model, IMAGE, plain=True)
+    found = run_by_onnx_runtime(merged, IMAGE, plain=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bare", ["a", "out"])
+def test_convolutions_without_a_bias_become_one_too(bare: str) -> None:
+    nodes = [(without_bias if name == bare else layer)(name, source) for name, source in (("a", "image"), ("out", "a"))]
+    model = network(nodes, seed=2)
     merged = merge_pointwise(model)
     assert [node.name for node in merged.graph.node] == ["out"]
     expected = run_by_onnx_runtime(model, IMAGE, plain=True)

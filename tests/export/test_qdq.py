@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from reason_export.activations import Activation, Activations, measure_activations
-from reason_export.qdq import LEVELS, measured_tensors, quantised_graph
+from reason_export.qdq import LEVELS, measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.backends.openvino_int8 import use_unsigned
 
 CHANNELS = 8
@@ -302,6 +302,13 @@ def test_only_what_is_never_negative_has_its_zero_at_the_lowest_level() -> None:
         steps = [float(values[node.input[1]]) for node in pairs]
         largest = [seen[name].largest for name in ("image", "clipped")]
         assert steps == pytest.approx([largest[0] / 127, largest[1] / (127 if zeros[1] else 255)])
+
+
+def test_only_what_head_and_network_both_read_is_told() -> None:
+    both = [layer("a", "image"), layer("b", "a"), simple("Mul", "out", "a", "b")]  # b is the head's alone
+    assert read_by_head_and_network(network(both, seed=0).graph) == {"a"}
+    neither = [*FIRST, layer("out", "feature")]
+    assert read_by_head_and_network(network(neither, seed=0).graph) == set()
 
 
 def test_what_the_map_head_reads_is_not_rounded() -> None:
