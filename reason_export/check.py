@@ -238,9 +238,10 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
     tile_px = tile_px_of(bundle.manifest)
     names, images = load_images(paths, root=held_out.folder, input_format=bundle.manifest.input, tile_px=tile_px)
     scores, peaks = score_and_peak_each(session, images)
-    if not np.isfinite(scores).all():
+    finite = np.isfinite(scores) & np.isfinite(peaks)
+    if not finite.all():
         raise NotFiniteError(
-            f"{held_out.folder}: {int((~np.isfinite(scores)).sum())} images have scores that are not finite"
+            f"{held_out.folder}: {int((~finite).sum())} images have scores or maps that are not finite"
         )
     require_good(bundle, scores, where=held_out.folder)
     require_unseen(bundle, scores, where=held_out.folder)

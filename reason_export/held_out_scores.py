@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from reason_runtime.errors import DataError
 from reason_runtime.manifest import MethodSettings, ScoreStatistics, Threshold
 from reason_train.calibration import pixel_threshold, threshold_for
 
@@ -27,8 +28,12 @@ def drawn_from(
         source: What the images are, in words.
 
     Raises:
-        DataError: A score is not finite, or there are too few.
+        DataError: A score or a map is not finite, or there are too few.
     """
+    if not np.isfinite(peaks).all():
+        raise DataError(
+            f"{int((~np.isfinite(peaks)).sum())} of {len(peaks)} held-out images have maps that are not finite"
+        )
     threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
     maximum_scores = method.settings.get("score_exponent") is None
     pixel = None if maximum_scores else pixel_threshold(scores, peaks, threshold=threshold.value)

@@ -57,6 +57,12 @@ def test_what_cannot_run_is_said_with_its_reason(bundle: Path) -> None:
     assert "has no model_fp16.onnx for fp16; export again with --fp16" in found["not_run"]["onnxruntime fp16"]
 
 
+def test_threads_are_those_of_every_library_on_the_processor(bundle: Path) -> None:
+    found = json.loads(call("reason-export", "check", bundle, "--all", "--threads", 1, "--json").output)
+    on_cpu = [check for check in found["checks"] if check["provider"] in (None, "cpu")]
+    assert [check["environment"]["session"]["threads"] for check in on_cpu] == ["1"] * len(PASSED)
+
+
 def test_one_that_fails_ends_with_1_after_the_others_ran(bundle: Path) -> None:
     opened = open_bundle(bundle)
     golden = opened.golden()

@@ -314,6 +314,25 @@ def test_labelled_images_whose_values_are_not_finite_fail_the_check_and_stay_fai
     assert call("reason-export", "check", bundle, "--backend", backend, "--data", parts).status == 0
 
 
+def test_held_out_images_whose_values_are_not_finite_fail_the_check_and_leave_no_threshold(
+    bundle: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    blind_to_white(bundle)
+    arguments = ("reason-export", "check", bundle, "--held-out")
+    assert call(*arguments, good_pictures).status == 0
+    pictures = Path(shutil.copytree(good_pictures, tmp_path / "pictures"))
+    pixels = np.asarray(Image.open(pictures / "03.png")).copy()
+    pixels[:4, :4] = 255
+    save(pictures / "03.png", pixels)
+    for more in (("--held-out", pictures), ()):
+        told = call("reason-export", "check", bundle, *more).error
+        assert f"{pictures}: 1 images have scores or maps that are not finite" in told
+        known = known_check(open_bundle(bundle), backend="onnxruntime", precision="fp32")
+        assert known is not None
+        assert (known.passed, known.threshold, known.scores) == (False, None, None)
+    assert call(*arguments, good_pictures).status == 0
+
+
 def test_few_held_out_images_are_refused(bundle: Path, parts: Path) -> None:
     told = call("reason-export", "check", bundle, "--held-out", parts / "test" / "good").error
     assert "holds 4 images that were not trained on; a threshold needs 8 good ones or more" in told
