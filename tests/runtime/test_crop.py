@@ -126,6 +126,12 @@ def test_a_manifest_has_the_key_only_where_there_is_a_part() -> None:
     assert content_hash(manifest) != content_hash(replace(manifest, input=replace(FORM, crop_px=(21, 10, 64, 16))))
 
 
+def test_a_part_in_the_corner_for_a_mono_camera_is_read_back() -> None:
+    corner = make_manifest(input_format=replace(square_format(32, channels=1), crop_px=(0, 0, 64, 64)))
+    corner = replace(corner, content_sha256=content_hash(corner))
+    assert from_json(to_json(corner), where="m") == corner
+
+
 @pytest.mark.parametrize("value", [[], [1, 2, 3], [0, 0, 32, 32, 1], [0, 0, 32, -1], [0, 0, 32.0, 32], "all"])
 def test_a_manifest_with_another_kind_of_part_is_refused(value: Json) -> None:
     values = json.loads(to_json(make_manifest(input_format=FORM)))

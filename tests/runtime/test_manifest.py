@@ -159,6 +159,7 @@ def test_another_version_is_refused_before_its_keys_are_looked_at(version: Json)
         ("input", "height_px", True, "a whole number"),
         ("input", "height_px", -1, "a whole number"),
         ("input", "height_px", 64, "cannot be cropped"),
+        ("blind_limits", "repeats", 1, "expected true or false"),
         ("input", "channels", 2, "expected 1 or 3"),
         ("input", "colour_order", "BGR", "expected 'RGB'"),
         ("method", "teacher", 3, "a string"),
