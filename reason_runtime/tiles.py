@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,10 +95,9 @@ def stitch(tiles: Sequence[Tile], maps: NDArray[np.float32], *, shape: tuple[int
     weights = np.zeros(shape, np.float32)
     for tile, map_ in zip(tiles, maps, strict=True):
         size = tile.size_px
-        full = map_ if map_.shape == (size, size) else cv2.resize(map_, (size, size), interpolation=cv2.INTER_LINEAR)
         weight = _weight(size)
         rows, columns = slice(tile.top, tile.top + size), slice(tile.left, tile.left + size)
-        total[rows, columns] += full * weight
+        total[rows, columns] += map_ * weight
         weights[rows, columns] += weight
     return total / weights
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from reason_runtime import load
 from reason_runtime.blind import FROZEN
-from reason_runtime.errors import ConfigurationError, ImageError
+from reason_runtime.errors import BundleError, ConfigurationError, ImageError
 from reason_runtime.line.frame import Grab, Strip
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.messages import Defect
@@ -20,9 +21,11 @@ from reason_runtime.line.sources.source import Source
 from reason_runtime.line.sources.web import WebSource
 from reason_runtime.line.web.assemble import Assembler, Lines
 from reason_runtime.line.web.judge import DefectBook, WebSettings
-from reason_runtime.tiles import cut, place_tiles, stitch
+from reason_runtime.strict_json import Json
+from reason_runtime.tiles import cut, place_tiles, stitch, tile_px_of
 from tests.line.models import line_bundle, part
 from tests.line.stations import Line, running
+from tests.runtime.bundles import make_manifest
 
 
 def lines(first: int, count: int, *, width: int = 4, counts_per_line: int = 1, failure: str | None = None) -> Lines:
@@ -186,6 +189,14 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return line_bundle(tmp_path_factory.mktemp("b") / "whole").path
+
+
+@pytest.mark.parametrize("value", [True, 0, -64, 64.0, "64", [64]])
+def test_a_tile_of_no_size_is_refused(value: Json) -> None:
+    training = make_manifest().training
+    made = dataclasses.replace(training, configuration={"tile_px": value})
+    with pytest.raises(BundleError, match=r"training\.configuration\.tile_px is .*, expected a number of pixels"):
+        tile_px_of(dataclasses.replace(make_manifest(), training=made))
 
 
 def test_a_bundle_for_whole_parts_refuses_tiles_and_the_other_way_round(tiled: Path, whole: Path) -> None:
