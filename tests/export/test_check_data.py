@@ -277,6 +277,7 @@ def blind_to_white(path: Path) -> None:
     graph = model.graph
     for node in graph.node:
         node.output[:] = ["clean" if name == "anomaly_map" else name for name in node.output]
+        node.input[:] = ["clean" if name == "anomaly_map" else name for name in node.input]
     constants = {"corner": np.array([0, 0, 0]), "next": np.array([1, 1, 1]), "axes": np.array([1, 2, 3])}
     graph.initializer.extend(numpy_helper.from_array(value.astype(np.int64), name) for name, value in constants.items())
     graph.initializer.append(numpy_helper.from_array(np.array([[[255.0]]], np.float32), "white"))
