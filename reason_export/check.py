@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.good_images import require_good, require_unseen, unseen_images
+from reason_export.good_images import different_images, require_good, require_unseen, unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_and_peak_each
@@ -229,7 +229,7 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
     from reason_train.calibration import described_images
     from reason_train.highest_held_out import highest_held_out
 
-    paths = list(unseen_images(bundle, held_out.folder).values())
+    paths = list(unseen(bundle, different_images(held_out.folder)).values())
     if len(paths) < LEAST_HELD_OUT:
         raise DataError(
             f"{held_out.folder}: holds {len(paths)} images that were not trained on; a threshold needs "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reason_export.check import Check, check_bundle
 from reason_export.labelled import HeldOutImages, LabelledImages
 from reason_runtime.bundle import Bundle
-from reason_runtime.choices import RUNNERS, Backend, Device, Precision, runner_device, runner_name
+from reason_runtime.choices import RUNNERS, Backend, Device, Precision, run_name, runner_device
 from reason_runtime.errors import BackendError, BundleError
 
 
@@ -62,7 +62,7 @@ def check_all(
                     held_out=held_out,
                 )
             except (BackendError, BundleError) as error:
-                not_run[f"{runner_name(backend, provider)} {precision}"] = str(error)
+                not_run[run_name(backend, provider, precision)] = str(error)
                 continue
             checks.append(check)
             done(check)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason_runtime.choices import Backend, Builder, Precision, RunsOn, runner_name
+from reason_runtime.choices import Backend, Builder, Precision, RunsOn, run_name
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     BundleArgument,
@@ -128,8 +128,8 @@ def quantize(
             print(f"note: not checked in OpenVINO: {error}", file=sys.stderr)
     if as_json:
         facts = {"sqnr_db": found.sqnr_db, "layers": found.layers, "float_layers": found.kept}
-        facts |= {"highest_held_out": highest}
-        print(json.dumps({"bundle": str(bundle), **facts, "checks": [result.to_json() for result in checks]}))
+        results = [result.to_json() for result in checks]
+        print(json.dumps({"bundle": str(bundle), **facts, "highest_held_out": highest, "checks": results}))
     else:
         print(f"{bundle}: {found.layers} layers in int8, map's SQNR {found.sqnr_db:.1f} dB")
         for name, alone_db in found.kept.items():
@@ -189,20 +189,16 @@ def check(
     opened = open_bundle(bundle)
     labelled = None if data is None else LabelledImages(folder=data, category=category)
     unseen = None if held_out is None else HeldOutImages(folder=held_out, false_reject_rate=false_reject_rate)
+
+    def tell(result: Check) -> None:
+        if not as_json:
+            _print_check(result, opened)
+
     if every:
-        checked = check_all(
-            opened,
-            device=device,
-            threads=threads,
-            labelled=labelled,
-            held_out=unseen,
-            done=lambda result: None if as_json else _print_check(result, opened),
-        )
+        checked = check_all(opened, device=device, threads=threads, labelled=labelled, held_out=unseen, done=tell)
         results = checked.checks
-        if as_json:
-            facts = [result.to_json() for result in results]
-            print(json.dumps({"checks": facts, "not_run": checked.not_run}))
-        else:
+        facts: dict[str, object] = {"checks": [result.to_json() for result in results], "not_run": checked.not_run}
+        if not as_json:
             _print_not_run(checked.not_run)
     else:
         result = check_bundle(
@@ -216,11 +212,10 @@ def check(
             labelled=labelled,
             held_out=unseen,
         )
-        results = (result,)
-        if as_json:
-            print(json.dumps(result.to_json()))
-        else:
-            _print_check(result, opened)
+        tell(result)
+        results, facts = (result,), result.to_json()
+    if as_json:
+        print(json.dumps(facts))
     failed = [f"{_name(result)}: {'; '.join(result.broken)}" for result in results if not result.passed]
     if failed:
         raise ParityError(f"{bundle}: {'; '.join(failed)}")
@@ -281,7 +276,7 @@ def engine(
 
 
 def _name(result: Check) -> str:
-    return f"{runner_name(result.backend, result.provider)} {result.precision}"
+    return run_name(result.backend, result.provider, result.precision)
 
 
 def _print_not_run(not_run: dict[str, str]) -> None:

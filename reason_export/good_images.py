@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,10 @@ def different_images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def unseen_images(bundle: Bundle, folder: Path) -> dict[str, Path]:
-    """Those of `different_images` that the bundle was not trained on, as far as it says what it was trained on.
-
-    Raises:
-        DataError: There is no such folder.
-        ImageError: A file cannot be read.
-    """
+def unseen(bundle: Bundle, images: Mapping[str, Path]) -> dict[str, Path]:
+    """Those of `different_images` that the bundle was not trained on, as far as it says what it was trained on."""
     trained = bundle.trained_on()
-    return {sha256: path for sha256, path in different_images(folder).items() if sha256 not in trained}
+    return {sha256: path for sha256, path in images.items() if sha256 not in trained}
 
 
 def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:

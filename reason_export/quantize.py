@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
-from reason_export.good_images import different_images, require_good, require_unseen, unseen_images
+from reason_export.good_images import different_images, require_good, require_unseen, unseen
 from reason_export.held_out_scores import drawn_from
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
@@ -101,8 +101,8 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
 
 
 def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
-    found, root = different_images(choices.calibration), choices.held_out or choices.calibration
-    kept_out = unseen_images(bundle, root)
+    found = different_images(choices.calibration)
+    kept_out = unseen(bundle, found if choices.held_out is None else different_images(choices.held_out))
     if choices.held_out is None and len(found) - len(kept_out) < LEAST_CALIBRATION:
         kept_out = dict(list(kept_out.items())[1::2])
     held_out = list(kept_out.values())
@@ -116,12 +116,13 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
     chosen = [calibration[i] for i in evenly(len(calibration), most=MOST_CALIBRATION)]
     _, ranged = load_images(chosen, root=choices.calibration, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION)
-    names, unseen = load_images(held_out, root=root, input_format=form, tile_px=tile_px)
+    root = choices.held_out or choices.calibration
+    names, judged = load_images(held_out, root=root, input_format=form, tile_px=tile_px)
     return _Images(
         calibration=ranged,
-        held_out=unseen,
+        held_out=judged,
         names=names,
-        source=described_images(len(unseen), pictures=len(held_out), tile_px=tile_px),
+        source=described_images(len(judged), pictures=len(held_out), tile_px=tile_px),
     )
 
 

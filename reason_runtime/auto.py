@@ -10,7 +10,7 @@ import numpy as np
 
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import KnownCheck, known_check
-from reason_runtime.choices import PRECISIONS, RUNNERS, Device, Precision, runner_device, runner_name
+from reason_runtime.choices import PRECISIONS, RUNNERS, Device, Precision, run_name, runner_device
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.session import Session, open_session
 
@@ -92,7 +92,7 @@ def choose(
 
 
 def _name(session: Session) -> str:
-    return f"{runner_name(session.backend, session.provider)} {session.precision}"
+    return run_name(session.backend, session.provider, session.precision)
 
 
 def _passed(bundle: Bundle, precision: Precision | None, device: Device | None) -> list[KnownCheck]:

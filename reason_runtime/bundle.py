@@ -1,7 +1,7 @@
 """The bundle: the folder that travels from export to the device, verified every time it is opened.
 
-The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx`, `model_int8.onnx` and
-`model_int8_unsigned.onnx` and `trained_on.txt`, the SHA-256 of every image file that was trained on, one a line.
+The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx`, `model_int8.onnx`,
+`model_int8_unsigned.onnx` and `trained_on.txt`.
 A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
 Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
 file or folder is refused; hidden ones (file managers leave them) are ignored. Nothing in a bundle is a pickle.
@@ -36,6 +36,7 @@ MODELS: dict[Precision, str] = {
 UNSIGNED = "model_int8_unsigned.onnx"
 """int8 for ONNX Runtime on CPUs, whose activations have no sign; the other file's are as TensorRT demands them."""
 TRAINED_ON = "trained_on.txt"
+"""SHA-256 of every image file that was trained on, one a line; none of an imported checkpoint."""
 REQUIRED = (MODELS["fp32"], GOLDEN)
 PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON)
 DEVICE_FOLDERS = ("engines", "checks")

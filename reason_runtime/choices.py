@@ -31,6 +31,11 @@ def runner_name(backend: Backend, provider: Provider | None) -> str:
     return backend if provider in (None, "cpu") else f"{backend}-{provider}"
 
 
+def run_name(backend: Backend, provider: Provider | None, precision: Precision) -> str:
+    """Of a runner and what it computes in: `onnxruntime-cuda fp16`."""
+    return f"{runner_name(backend, provider)} {precision}"
+
+
 def runner_device(backend: Backend, provider: Provider | None) -> Device:
     """Where it computes."""
     return "cpu" if backend == "openvino" or provider == "cpu" else "cuda"

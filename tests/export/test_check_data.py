@@ -295,6 +295,12 @@ def blind_to_white(path: Path) -> None:
     update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
 
 
+def whiten_corner(path: Path) -> None:
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[:4, :4] = 255
+    save(path, pixels)
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_labelled_images_whose_values_are_not_finite_fail_the_check_and_stay_failed(
     backend: str, bundle: Path, parts: Path, tmp_path: Path
@@ -302,9 +308,7 @@ def test_labelled_images_whose_values_are_not_finite_fail_the_check_and_stay_fai
     blind_to_white(bundle)
     data = Path(shutil.copytree(parts, tmp_path / "parts"))
     first = sorted((data / "test" / "good").iterdir())[0]
-    pixels = np.asarray(Image.open(first)).copy()
-    pixels[:4, :4] = 255
-    save(first, pixels)
+    whiten_corner(first)
     assert call("reason-export", "check", bundle, "--backend", backend).status == 0
     for more in (("--data", data), ()):
         told = call("reason-export", "check", bundle, "--backend", backend, *more).error
@@ -322,9 +326,7 @@ def test_held_out_images_whose_values_are_not_finite_fail_the_check_and_leave_no
     arguments = ("reason-export", "check", bundle, "--held-out")
     assert call(*arguments, good_pictures).status == 0
     pictures = Path(shutil.copytree(good_pictures, tmp_path / "pictures"))
-    pixels = np.asarray(Image.open(pictures / "03.png")).copy()
-    pixels[:4, :4] = 255
-    save(pictures / "03.png", pixels)
+    whiten_corner(pictures / "03.png")
     for more in (("--held-out", pictures), ()):
         told = call("reason-export", "check", bundle, *more).error
         assert f"{pictures}: 1 images have scores or maps that are not finite" in told
