@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from reason_export.parity import TOLERANCES
 from reason_runtime.atomic import write_text
 from reason_runtime.entry import run_script
 from reason_runtime.errors import ReasonError
@@ -71,6 +72,7 @@ def main(
         "results": results_table(),
         "earlier": runs_table(("default",), EARLIER),
         "larger": runs_table(("teacher", "input, px"), LARGER),
+        "tolerances": tolerances_table(),
         **figures(),
     }
     for name, (file, made) in TABLES.items():
@@ -315,6 +317,17 @@ def precision_table(found: dict, *, without: Sequence[str] = ()) -> str:
                 "passed" if check["passed"] else "failed",
             )
         )
+    return _table(rows)
+
+
+def tolerances_table() -> str:
+    """What `reason-export check` demands, by the code that does."""
+    titles = ("precision", "map, largest difference", "score, largest difference", "map's SQNR, dB, at least")
+    rows = [(*titles, "image AUROC lost, at most", "AUPRO lost, at most")]
+    for precision, limits in TOLERANCES.items():
+        demanded = (limits.map_difference, limits.score_difference, limits.sqnr_db)
+        cells = ["" if limit is None else f"{limit:g}" for limit in demanded]
+        rows.append((precision, *cells, f"{limits.image_auroc_lost:g}", f"{limits.aupro_lost:g}"))
     return _table(rows)
 
 

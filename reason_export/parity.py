@@ -91,6 +91,8 @@ class Parity:
     """10 log10 of map power over power of the difference; None where there is no difference."""
     rank_correlation: float | None
     """Spearman's of the scores; None with fewer than three images or equal scores."""
+    map_offset_px: tuple[int, int] | None = None
+    """How far down and to the right of the golden maps the maps lie; None where maps are flat or not finite."""
 
 
 def compare(
@@ -115,7 +117,29 @@ def compare(
         score_difference_mean=float(score_gap.mean() / score_unit),
         sqnr_db=float(10 * np.log10(np.square(expected).mean() / noise)) if 0 < noise < np.inf else None,
         rank_correlation=float(stats.spearmanr(golden_score, score).statistic) if distinct else None,
+        map_offset_px=_offset_px(golden_map, anomaly_map),
     )
+
+
+def _offset_px(golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float32]) -> tuple[int, int] | None:
+    """Where the cross-correlation of maps (N, H, W) is largest, all images together."""
+    if not np.isfinite(anomaly_map).all():
+        return None
+    height, width = golden_map.shape[1:]
+    correlation = np.zeros((height, width))
+    for expected, found in zip(golden_map.astype(np.float64), anomaly_map.astype(np.float64), strict=True):
+        if not (_flat(expected) or _flat(found)):
+            spectrum = np.fft.rfft2(expected - expected.mean()).conj() * np.fft.rfft2(found - found.mean())
+            correlation += np.fft.irfft2(spectrum, s=(height, width))
+    if not correlation.any():
+        return None
+    down, right = np.unravel_index(correlation.argmax(), correlation.shape)
+    return (int(down) + height // 2) % height - height // 2, (int(right) + width // 2) % width - width // 2
+
+
+def _flat(values: NDArray[np.float64]) -> bool:
+    """Whether rounding alone can have made them differ."""
+    return bool(np.var(values) <= 1e-12 * np.square(values).mean())
 
 
 def broken(parity: Parity, tolerance: Tolerance) -> list[str]:
@@ -135,6 +159,9 @@ def broken(parity: Parity, tolerance: Tolerance) -> list[str]:
         found.append("the map holds values that are not finite")
     elif tolerance.sqnr_db is not None and parity.sqnr_db is not None and parity.sqnr_db < tolerance.sqnr_db:
         found.append(f"the map's SQNR is {parity.sqnr_db:.1f} dB, at least {tolerance.sqnr_db:.0f} dB is needed")
+    if parity.map_offset_px is not None and any(parity.map_offset_px):
+        down, right = parity.map_offset_px
+        found.append(f"the map lies {down:+d} px down and {right:+d} px to the right of where it should")
     return found
 
 

@@ -105,22 +105,48 @@ def test_a_model_whose_output_is_not_finite_fails_and_the_result_can_be_read_aga
     assert not known.passed
 
 
-def test_a_model_that_gives_one_map_for_all_images_fails(bundle: Path) -> None:
-    opened, model = open_bundle(bundle), onnx.load(bundle / "model.onnx")
+def change_map(path: Path, *, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
+    """Put nodes that make `anomaly_map` of `seen` behind the model's map; the score is of the changed map."""
+    opened, model = open_bundle(path), onnx.load(path / "model.onnx")
     for node in model.graph.node:
         node.output[:] = ["seen" if name == "anomaly_map" else name for name in node.output]
-    for name, value in (("nothing", np.float32(0)), ("fixed", opened.golden().anomaly_map.mean(axis=0, keepdims=True))):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    model.graph.node.append(onnx.helper.make_node("Mul", ["seen", "nothing"], ["zeros"]))
-    model.graph.node.append(onnx.helper.make_node("Add", ["zeros", "fixed"], ["anomaly_map"]))
-    nodes = list(model.graph.node)
-    first = next(index for index, node in enumerate(nodes) if "anomaly_map" in node.input)  # the score is of this map
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    own = list(model.graph.node)
+    first = next(index for index, node in enumerate(own) if "anomaly_map" in node.input)
     del model.graph.node[:]
-    model.graph.node.extend([*nodes[:first], *nodes[-2:], *nodes[first:-2]])
+    model.graph.node.extend([*own[:first], *nodes, *own[first:]])
     update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
+
+
+def test_a_model_that_gives_one_map_for_all_images_fails(bundle: Path) -> None:
+    fixed = open_bundle(bundle).golden().anomaly_map.mean(axis=0, keepdims=True)
+    change_map(
+        bundle,
+        nodes=[
+            onnx.helper.make_node("Mul", ["seen", "nothing"], ["zeros"]),
+            onnx.helper.make_node("Add", ["zeros", "fixed"], ["anomaly_map"]),
+        ],
+        constants={"nothing": np.float32(0), "fixed": fixed},
+    )
     told = check(bundle).error
     assert "the map does not follow the image: what differs between images correlates by 0.00" in told
     assert "the score is the same for all images" in told
+
+
+def test_a_model_whose_map_lies_beside_its_place_fails(bundle: Path) -> None:
+    last, columns = np.array([-2], np.int64), np.array([2], np.int64)
+    change_map(
+        bundle,
+        nodes=[
+            onnx.helper.make_node("Slice", ["seen", "last", "end", "columns"], ["right"]),
+            onnx.helper.make_node("Slice", ["seen", "start", "last", "columns"], ["rest"]),
+            onnx.helper.make_node("Concat", ["right", "rest"], ["anomaly_map"], axis=2),
+        ],
+        constants={"last": last, "start": np.array([0]), "end": np.array([2**31 - 1]), "columns": columns},
+    )
+    assert "the map lies +0 px down and +2 px to the right of where it should" in check(bundle).error
+    kept = json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())
+    assert kept["map_offset_px"] == [0, 2]
 
 
 def test_a_result_within_the_tolerance_passes(bundle: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from reason_export.parity import TOLERANCES, Parity, blind, broken, compare
 from reason_runtime.choices import PRECISIONS, Precision
@@ -108,6 +109,55 @@ def test_one_map_for_all_images_is_noticed_whatever_its_sqnr() -> None:
             assert ["the map does not follow the image" in line for line in told] == [True]
             assert told_blind(unit * golden, unit * golden) == []
     assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []  # noisier than images differ
+
+
+def maps_as_of_parts(shape: tuple[int, int, int]) -> np.ndarray:
+    """Smooth bright spots on a level ground, as anomaly maps are."""
+    rng = np.random.default_rng(2)
+    return 0.3 + 0.1 * ndimage.gaussian_filter(rng.normal(size=shape), sigma=(0, 4, 4)) / 0.07
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 61, 90)])
+@pytest.mark.parametrize("offset", [(0, 1), (-1, 0), (3, -2), (-20, 25)])
+def test_a_map_in_another_place_is_noticed_below_the_noise_that_int8_may_have(
+    shape: tuple[int, int, int], offset: tuple[int, int]
+) -> None:
+    golden = maps_as_of_parts(shape)
+    noisy = golden + 0.04 * np.random.default_rng(3).normal(size=shape)
+    scores = golden.max(axis=(1, 2)).astype(np.float32)
+
+    def gates(found: np.ndarray) -> tuple[tuple[int, int] | None, list[str]]:
+        parity = compare(
+            golden_map=golden.astype(np.float32),
+            golden_score=scores,
+            anomaly_map=found.astype(np.float32),
+            score=scores,
+        )
+        return parity.map_offset_px, broken(parity, TOLERANCES["int8"])
+
+    assert gates(noisy) == ((0, 0), [])
+    found, told = gates(np.roll(noisy, offset, axis=(1, 2)))
+    assert found == offset
+    down, right = offset
+    assert told[-1] == f"the map lies {down:+d} px down and {right:+d} px to the right of where it should"
+    assert len(told) == 1 or max(map(abs, offset)) > 1  # a step of one pixel drowns in the noise
+
+
+def test_flat_maps_and_maps_that_are_not_finite_have_no_place() -> None:
+    golden = maps_as_of_parts((2, 16, 16))
+    level, scores = np.full_like(golden, 0.1), np.ones(2, np.float32)
+    for expected, found in ((golden, level), (level, golden), (level, level), (golden, golden * [[[np.nan]]])):
+        parity = compare(
+            golden_map=expected.astype(np.float32),
+            golden_score=scores,
+            anomaly_map=found.astype(np.float32),
+            score=scores,
+        )
+        assert parity.map_offset_px is None
+    golden[1] = 0.1  # one flat map of two hides the other's place in nothing
+    moved = np.roll(golden, 2, axis=1).astype(np.float32)
+    parity = compare(golden_map=golden.astype(np.float32), golden_score=scores, anomaly_map=moved, score=scores)
+    assert parity.map_offset_px == (2, 0)
 
 
 def test_images_that_do_not_differ_cannot_tell() -> None:

@@ -175,6 +175,7 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
 def test_the_highest_score_in_median_absolute_deviations_by_hand() -> None:
     scores = np.array([1, 2, 3, 4, 5, 6, 7, 8, 25], np.float32)  # median 5, deviations 0 1 1 2 2 3 3 4 20
     assert mads_above_median(scores) == 10
+    assert mads_above_median(scores[:8]) == 1.75  # median 4.5, deviations 0.5 0.5 1.5 1.5 2.5 2.5 3.5 3.5
     assert mads_above_median(scores[:7]) is None
     assert mads_above_median(np.ones(20)) is None
 

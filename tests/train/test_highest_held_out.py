@@ -31,6 +31,12 @@ def test_at_the_limit_it_is_not_far_above() -> None:
     assert highest_text(found).endswith("; the first 10.0 MAD above the median")
 
 
+def test_ratios_do_not_depend_on_the_unit_of_the_scores() -> None:
+    found = highest_held_out(NAMES, SCORES / 64, threshold=25.0 / 64)
+    assert [image["of_threshold"] for image in found["images"]] == [24 / 25, 5 / 25, 4 / 25]
+    assert [image["of_median"] for image in found["images"]] == [8, 5 / 3, 4 / 3]
+
+
 def test_few_images_and_scores_of_nothing_are_named_without_ratios() -> None:
     found = highest_held_out(["a.png", "b.png"], np.zeros(2, np.float32), threshold=0.0)
     assert [image["name"] for image in found["images"]] == ["a.png", "b.png"]
