@@ -42,6 +42,8 @@ class HeldOut:
     """(N,) raw, float32 model."""
     sixteen_bit: bool
     """Whether there were files of 16 bits a channel among them; they were read with the run's levels."""
+    sha256: frozenset[str]
+    """Of the files; empty in runs of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def calibrate(
     model: ReasonModel,
     store: ImageStore,
     *,
-    names: Sequence[str],
+    entries: Sequence[ImageEntry],
     device: torch.device,
     false_reject_rate: float,
     require_bound: bool = False,
@@ -131,7 +133,7 @@ def calibrate(
         folder: The run.
         model: Its model.
         store: From `calibration_images`.
-        names: Of its pictures.
+        entries: Of its pictures.
         device: Where to run.
         false_reject_rate: Wanted share of rejected good images, 0..1.
         require_bound: Write nothing where the images do not promise that rate.
@@ -155,10 +157,15 @@ def calibrate(
         )
     images = np.stack([store[index] for index in range(store.images)])
     buffer = io.BytesIO()
-    known = dict(zip(store.paths, names, strict=True))
-    pieces = [f"{known[piece.path]}{piece.place}" for piece in store.pieces]
-    sixteen_bit = np.array(store.highest_16_bit is not None)
-    np.savez_compressed(buffer, names=np.array(pieces), images=images, scores=scores, sixteen_bit=sixteen_bit)
+    known = dict(zip(store.paths, entries, strict=True))
+    np.savez_compressed(
+        buffer,
+        names=np.array([f"{known[piece.path].name}{piece.place}" for piece in store.pieces]),
+        images=images,
+        scores=scores,
+        sixteen_bit=np.array(store.highest_16_bit is not None),
+        sha256=np.array([entry.sha256 for entry in entries]),
+    )
     write_bytes(folder / CALIBRATION, buffer.getvalue())
     write_text(folder / THRESHOLD, json.dumps(dataclasses.asdict(threshold), indent=2) + "\n")
     return threshold
@@ -194,7 +201,9 @@ def read_held_out(folder: Path) -> HeldOut | None:
                 names=tuple(arrays["names"].tolist()),
                 images=arrays["images"],
                 scores=arrays["scores"],
-                sixteen_bit="sixteen_bit" in arrays and bool(arrays["sixteen_bit"]),  # older files do not say it
+                # older files do not say the next two
+                sixteen_bit="sixteen_bit" in arrays and bool(arrays["sixteen_bit"]),
+                sha256=frozenset(arrays["sha256"].tolist() if "sha256" in arrays else ()),
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error

@@ -57,7 +57,7 @@ def calibrate(
             run_folder,
             model,
             store,
-            names=[entry.name for entry in new.entries],
+            entries=new.entries,
             device=find_device(device),
             false_reject_rate=false_reject_rate,
             require_bound=require_bound,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
-from reason_train.calibrate import read_calibration, told_apart
+from reason_runtime.image import image_sha256
+from reason_runtime.manifest import Threshold
+from reason_train.calibrate import HeldOut, read_calibration, told_apart
 from reason_train.calibration import pixel_threshold
 from reason_train.datasets import DataSet, Sample, read_masks, read_masks_as_drawn, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
@@ -36,8 +38,21 @@ class Evaluated:
     masks: NDArray[np.bool_] | None
     pixel_threshold: float | None
     """Where a pixel of the maps counts as defective, as a bundle has it; None unless maps were to be kept."""
+    good_of_threshold: int
+    """Good test images that drew the run's threshold: how few of these it rejects was chosen."""
     protocol: str | None
     """Where the epoch was chosen by the test set: which, and that it was; None for every other run."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know before the figures."""
+        drew = None
+        if self.good_of_threshold:
+            drew = (
+                f"{self.good_of_threshold} of the {self.evaluation.good} good test images drew the threshold: how many "
+                "of them it rejects says nothing of other parts"
+            )
+        return tuple(note for note in (self.protocol, drew) if note is not None)
 
 
 def evaluate(
@@ -66,7 +81,10 @@ def evaluate(
     run, model = load_run(folder)
     method, tile_px = run.config.method, run.config.training.tile_px
     paths = [sample.path for sample in samples]
-    limit = _pixel_threshold(folder, model, device=device) if keep_maps else None
+    held_out, threshold = read_calibration(folder)
+    limit = None
+    if keep_maps and held_out is not None and threshold is not None:
+        limit = _pixel_threshold(held_out, threshold, model, device=device)
     if tile_px is None:
         masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px, crop_px=method.crop_px)
         store = ImageStore(paths, input_format=input_format(method), memory_mib=0)
@@ -86,6 +104,7 @@ def evaluate(
         judgement=judgement,
         masks=masks,
         pixel_threshold=limit,
+        good_of_threshold=0 if threshold is None or held_out is None else _good_among(samples, held_out),
         protocol=described_protocol(folder, run.config),
     )
 
@@ -116,10 +135,13 @@ def _require_unseen(run: Run, dataset: DataSet, *, where: Path) -> None:
         )
 
 
-def _pixel_threshold(folder: Path, model: ReasonModel, *, device: torch.device) -> float | None:
-    held_out, threshold = read_calibration(folder)
-    if held_out is None or threshold is None:
-        return None
+def _good_among(samples: Sequence[Sample], held_out: HeldOut) -> int:
+    if not held_out.sha256:
+        return 0
+    return sum(not sample.anomalous and image_sha256(sample.path) in held_out.sha256 for sample in samples)
+
+
+def _pixel_threshold(held_out: HeldOut, threshold: Threshold, model: ReasonModel, *, device: torch.device) -> float:
     if model.method.score_exponent is None:  # the score is the map's maximum
         return threshold.value
     return pixel_threshold(

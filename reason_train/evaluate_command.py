@@ -12,6 +12,7 @@ from reason_train import options
 if TYPE_CHECKING:
     from reason_train.datasets import DataSet
     from reason_train.device import DeviceName
+    from reason_train.evaluate import Evaluated
     from reason_train.evaluation import Evaluation
 
 
@@ -35,14 +36,14 @@ def evaluate(
         _evaluate_all(run_folder, data, layout=dataset, device=device, report=report, as_json=as_json)
         return
     found = load_dataset(data, layout=dataset, category=category)
-    evaluation, facts, failure = _judge(run_folder, found, device=device, report=report)
+    result, facts, failure = _judge(run_folder, found, device=device, report=report)
     if as_json:
         print(json.dumps(facts))
     else:
-        _print_evaluation(evaluation, found)
+        _print_evaluation(result.evaluation, found)
         _print_wrong(facts)
-        if facts["paper_protocol"] is not None:
-            print(facts["paper_protocol"])
+        for note in result.notes:
+            print(note)
         if "report" in facts:
             print(f"report: {facts['report']}")
     if failure is not None:
@@ -51,7 +52,7 @@ def evaluate(
 
 def _judge(
     run_folder: Path, found: DataSet, *, device: DeviceName, report: Path | None
-) -> tuple[Evaluation, dict[str, object], ReasonError | None]:
+) -> tuple[Evaluated, dict[str, object], ReasonError | None]:
     """Evaluate a run, write its page where one is wanted; the figures, what JSON says of them, and why no page."""
     import numpy as np
 
@@ -72,7 +73,7 @@ def _judge(
     anomalous = np.array([sample.anomalous for sample in result.samples], np.bool_)
     rejected, passed = wrong_decisions(result.judgement.scores, anomalous, limit=limit)
     facts |= {"threshold": limit, "good_rejected": rejected, "defective_passed": passed}
-    facts["paper_protocol"] = result.protocol
+    facts |= {"good_of_threshold": result.good_of_threshold, "paper_protocol": result.protocol}
     failure = None
     if report is not None:
         from reason_train.report import write_report
@@ -82,7 +83,7 @@ def _judge(
             page = write_report(
                 report,
                 title=found.name,
-                note=result.protocol,
+                notes=result.notes,
                 evaluation=result.evaluation,
                 samples=result.samples,
                 scores=result.judgement.scores,
@@ -97,7 +98,7 @@ def _judge(
             facts["report"] = str(page)
         except ReasonError as error:  # a full disk costs the page, not the figures
             failure = error
-    return result.evaluation, facts, failure
+    return result, facts, failure
 
 
 def _evaluate_all(
@@ -114,26 +115,26 @@ def _evaluate_all(
     from reason_train.report_index import write_index
 
     judged: dict[str, dict[str, object]] = {}
-    rows, failures = {}, []
+    rows, notes, failures = {}, [], []
     categories = load_categories(data, layout=layout)
     for name, found in categories.items():
         check(runs / name, found)
     for name, found in categories.items():
         page = report / name if report is not None else None
-        evaluation, judged[name], failure = _judge(runs / name, found, device=device, report=page)
-        rows[name] = category_figures(evaluation)
+        result, judged[name], failure = _judge(runs / name, found, device=device, report=page)
+        rows[name] = category_figures(result.evaluation)
+        notes += [f"{name}: {note}" for note in result.notes]
         failures += [] if failure is None else [failure]
-    notes = {str(facts["paper_protocol"]) for facts in judged.values() if facts["paper_protocol"] is not None}
     facts: dict[str, object] = {"runs": str(runs), "categories": judged, "mean": mean_figures(rows)}
     if report is not None and not failures:
         try:
-            facts["report"] = str(write_index(report, title=data.resolve().name, rows=rows, notes=sorted(notes)))
+            facts["report"] = str(write_index(report, title=data.resolve().name, rows=rows, notes=notes))
         except ReasonError as error:
             failures.append(error)
     if as_json:
         print(json.dumps(facts))
     else:
-        print("\n".join([category_table(rows), *sorted(notes)]))
+        print("\n".join([category_table(rows), *notes]))
         if "report" in facts:
             print(f"report: {facts['report']}")
     if failures:

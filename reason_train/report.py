@@ -41,7 +41,7 @@ def write_report(
     masks: Masks | None,
     input_format: InputFormat,
     settings: Mapping[str, object],
-    note: str | None = None,
+    notes: Sequence[str] = (),
     tile_px: int | None = None,
 ) -> Path:
     """Write `<folder>/report.html` and return its path.
@@ -58,7 +58,7 @@ def write_report(
         masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
         input_format: How the images are read and which part of them the maps cover.
         settings: What was run; names and values as they shall be read.
-        note: A sentence that a reader must know before the figures.
+        notes: Sentences that a reader must know before the figures.
         tile_px: Side of the tiles that the run was trained on; None where it was not.
 
     Raises:
@@ -83,7 +83,7 @@ def write_report(
     page = Template(files("reason_train").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         subtitle=f"{evaluation.good} good and {evaluation.defective} defective test images · written {now}",
-        note="" if note is None else f"<p><strong>{escape(note)}</strong></p>",
+        notes="".join(f"<p><strong>{escape(note)}</strong></p>" for note in notes),
         figures=_figures(evaluation),
         threshold=_threshold_text(threshold, evaluation, false_alarms=false_alarms, missed=missed, tile_px=tile_px),
         charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks),

@@ -204,7 +204,7 @@ def _calibrate(out: Path, run: Run, held_out: ImageStore, *, device: torch.devic
         out,
         model,
         held_out,
-        names=[entry.name for entry in run.held_out],
+        entries=run.held_out,
         device=device,
         false_reject_rate=DEFAULT_FALSE_REJECT_RATE,
     )

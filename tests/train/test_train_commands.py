@@ -182,6 +182,30 @@ def test_evaluate_counts_wrong_decisions_at_the_runs_threshold(run_copy: Path, p
     assert "no threshold: nothing is rejected or passed; set one with reason-train calibrate" in call(*arguments).output
 
 
+def test_evaluate_says_which_good_images_drew_the_threshold_by_their_content(
+    run_copy: Path, parts: Path, tmp_path: Path
+) -> None:
+    def evaluated(*more: object) -> Done:
+        return call("reason-train", "evaluate", run_copy, "--data", parts, "--device", "cpu", *more)
+
+    assert json.loads(evaluated("--json").output)["good_of_threshold"] == 0
+    assert "drew the threshold" not in evaluated().output
+    more = good_parts(tmp_path / "more", images=0)
+    folder = more / "train" / "good"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(sorted((parts / "test" / "good").iterdir())[:3]):
+        shutil.copy(path, folder / f"copy_{number}.png")
+    shutil.copy(next((parts / "test" / "hole").iterdir()), folder / "hole.png")
+    assert calibrate(run_copy, more).status == 0
+    facts = json.loads(evaluated("--json").output)
+    assert (facts["good_of_threshold"], facts["good"], facts["good_rejected"]) == (3, 4, 0)
+    told = "3 of the 4 good test images drew the threshold: how many of them it rejects says nothing of other parts"
+    assert told in evaluated("--report", tmp_path / "report").output.splitlines()
+    assert told in (tmp_path / "report" / "report.html").read_text()
+    (run_copy / THRESHOLD).unlink()  # nothing is rejected then
+    assert json.loads(evaluated("--json").output)["good_of_threshold"] == 0
+
+
 def test_evaluate_without_masks_says_so(finished_run: Path, parts: Path, tmp_path: Path) -> None:
     data = shutil.copytree(parts, tmp_path / "stripes", ignore=shutil.ignore_patterns("ground_truth"))
     done = call("reason-train", "evaluate", finished_run, "--data", data, "--device", "cpu")
