@@ -131,6 +131,18 @@ def test_the_grid_by_hand() -> None:
     assert aupro_on_grid(maps, masks) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("defect", "expected"), [((120, 160), 0.25), ((120, 130), 0.0)])
+def test_the_grid_leaves_out_a_rate_of_exactly_its_limit_by_hand(defect: tuple[int, int], expected: float) -> None:
+    """Steps of 1. Of ten good pixels three are above t < 100, a rate of 0.3; two above t < 150, one above t < 200.
+
+    Kept are rates of 0.2 and 0.1, as shares of the largest 1 and 0.5: between them the overlap is that at t = 150.
+    """
+    values = np.array([[[*defect, 0, 0, 0, 0, 0, 0, 0, 100, 150, 200]]], np.float64)
+    masks = np.zeros(values.shape, np.bool_)
+    masks[..., :2] = True
+    assert aupro_on_grid(values, masks) == pytest.approx(expected, abs=1e-12)
+
+
 def test_the_grid_where_the_reference_divides_by_zero() -> None:
     perfect = row([0, 0, 0, 5, 5], [0, 0, 0, 1, 1])
     assert aupro_on_grid(*perfect) == 1
