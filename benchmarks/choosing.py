@@ -23,19 +23,16 @@ import numpy as np
 import skimage.data
 from painted import (
     CROP_PX,
-    DEFECTS,
     SMALL,
-    Picture,
     Shot,
     crop,
     halves,
-    paint,
-    part_of,
     write_painted,
     write_pictures,
 )
 from PIL import Image
 
+from reason_export.painted import DEFECTS, Picture, paint, part_of
 from reason_train.datasets import DataSet, Sample, load_dataset
 from reason_train.plan import split
 

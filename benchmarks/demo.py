@@ -18,9 +18,10 @@ import numpy as np
 import typer
 from end_to_end import command, end_to_end
 from numpy.typing import NDArray
-from painted import DEFECTS, Texture, write_dataset
+from painted import Texture, write_dataset
 from result_file import write_result
 
+from reason_export.painted import DEFECTS
 from reason_runtime.entry import run_script
 from reason_runtime.errors import ConfigurationError, ReasonError
 

@@ -23,6 +23,7 @@ from reason_runtime.checks import check_path, checked_files, known_check
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
+from reason_runtime.golden import Answers, Golden
 from reason_runtime.manifest import ScoreStatistics, Threshold
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
@@ -35,6 +36,19 @@ if TYPE_CHECKING:
 
 ImageKind = Literal["labelled", "held-out"]
 Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaintedDefects:
+    """The answer to defects painted on the golden photographs."""
+
+    parity: Parity
+    """A score's difference is a share of the image's own score; where that is below the good images', of their largest.
+    """
+    found: int | None
+    """Those that are rejected at the artefact's threshold; None where it has none, as for the next."""
+    found_by_trained: int | None
+    """Those that the trained model rejects at its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,8 @@ class Check:
     """Golden images judged otherwise than by the trained model, each by its own precision's threshold, too close to
     call left out: the threshold touches the highest score, so that rounding decides there. None where one is missing.
     """
+    painted: PaintedDefects | None = None
+    """None where the bundle has none."""
     accuracy: Accuracy | None = None
     """What is lost on labelled images; None where none were given."""
     threshold: Threshold | None = None
@@ -74,12 +90,18 @@ class Check:
         """For `--json` and for the file beside the bundle's; a difference that is not finite is null."""
         tolerance = dataclasses.asdict(TOLERANCES[self.precision])
         facts = dataclasses.asdict(self)
-        parity = facts.pop("parity")
-        for name, value in parity.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                parity[name] = None  # JSON has no infinity; `broken` says what it was
+        parity = _without_infinity(facts.pop("parity"))
+        if self.painted is not None:
+            facts["painted"] = {**_without_infinity(facts["painted"].pop("parity")), **facts["painted"]}
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return {"passed": self.passed, **facts, **parity, "tolerance": tolerance, "created": created}
+
+
+def _without_infinity(parity: dict[str, Any]) -> dict[str, Any]:
+    """JSON has none; `broken` says what it was."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in parity.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +189,10 @@ def check_bundle(
         )
     tolerance = TOLERANCES[precision]
     failures = [*broken(parity, tolerance), *blind(**given)]
+    painted = None if golden.painted is None else _painted(session, golden, golden.painted, limits=limits)
+    if painted is not None:
+        told = broken(painted.parity, tolerance, score_unit="an image's own")
+        failures += [f"on painted defects: {line}" for line in told]
     if accuracy is not None:
         failures += accuracy.broken(tolerance)
     check = Check(
@@ -176,6 +202,7 @@ def check_bundle(
         parity=parity,
         synthetic_images=int(golden.synthetic.sum()),
         decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
+        painted=painted,
         accuracy=accuracy,
         threshold=drawn.threshold,
         scores=drawn.scores,
@@ -273,6 +300,25 @@ def _accuracy(bundle: Bundle, session: Session, labelled: LabelledImages, *, lim
     from reason_export.accuracy import measure_accuracy
 
     return measure_accuracy(bundle, session, labelled=labelled, limits=limits)
+
+
+def _painted(session: Session, good: Golden, painted: Answers, *, limits: Limits) -> PaintedDefects:
+    outputs = run_each(session, painted.images)
+    return PaintedDefects(
+        parity=compare(
+            golden_map=painted.anomaly_map,
+            golden_score=painted.score,
+            anomaly_map=outputs.anomaly_map,
+            score=outputs.score,
+            score_unit=np.maximum(np.abs(painted.score), np.abs(good.score).max()),
+        ),
+        found=_rejected(outputs.score, limits.found),
+        found_by_trained=_rejected(painted.score, limits.reference),
+    )
+
+
+def _rejected(scores: NDArray[np.float32], limit: float | None) -> int | None:
+    return None if limit is None else int((scores >= limit).sum())
 
 
 def _flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:

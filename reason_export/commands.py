@@ -24,7 +24,7 @@ from reason_runtime.options import (
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
-    from reason_export.check import Check
+    from reason_export.check import Check, PaintedDefects
     from reason_runtime.bundle import Bundle
 
 FalseRejectOption = Annotated[
@@ -295,6 +295,8 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     print("" if parity.sqnr_db is None else f", SQNR {parity.sqnr_db:.0f} dB")
     print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")
     print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
+    if result.painted is not None:
+        _print_painted(result.painted)
     if result.accuracy is not None:
         _print_accuracy(result.accuracy, precision=result.precision)
     if result.threshold is not None:
@@ -303,6 +305,13 @@ def _print_check(result: Check, bundle: Bundle) -> None:
 
         print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest))
         print_highest(result.highest_held_out)
+
+
+def _print_painted(painted: PaintedDefects) -> None:
+    parity = painted.parity
+    print(f"  {parity.images} painted defects: score differs by at most {parity.score_difference_max:.1e}", end="")
+    print("" if painted.found is None else f", {painted.found} found", end="")
+    print("" if painted.found_by_trained is None else f", {painted.found_by_trained} by the trained model")
 
 
 def _print_accuracy(accuracy: Accuracy, *, precision: Precision) -> None:

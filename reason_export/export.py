@@ -162,7 +162,8 @@ def _files(
     files = {MODELS["fp32"]: graph, GOLDEN: golden_bytes(golden)}
     if choices.fp16:
         source = onnx.load_from_string(graph)
-        require_room(source, golden.images)
+        painted = () if golden.painted is None else (golden.painted.images,)
+        require_room(source, np.concatenate([golden.images, *painted]))
         files[MODELS["fp16"]] = bytes(half_graph(source).SerializeToString())
     return files
 

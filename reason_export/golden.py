@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reason_export.painted import painted_golden
 from reason_export.resize_graph import CameraModel
-from reason_runtime.golden import Golden
+from reason_runtime.golden import PAINTED, Answers, Golden
 from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
 
@@ -33,36 +35,37 @@ def synthetic_images(input_format: InputFormat) -> NDArray[np.uint8]:
     return np.clip(np.round(images), 0, 255).astype(np.uint8)
 
 
-@torch.no_grad()
 def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, synthetic: bool) -> Golden:
     """Maps and scores of the PyTorch model in float32 on the CPU, one image at a time.
 
     Args:
         model: In evaluation mode.
         images: (N, H, W, C) as the graph takes them.
-        synthetic: Whether they are made-up patterns.
+        synthetic: Whether they are made-up patterns; on photographs defects are painted beside.
     """
+    painted = None if synthetic else painted_golden(images)
+    return Golden(
+        **_answers(model, images),
+        synthetic=np.full(len(images), synthetic),
+        painted=None if painted is None or len(painted) == 0 else Answers(**_answers(model, painted)),
+    )
+
+
+@torch.no_grad()
+def _answers(model: ReasonModel | CameraModel, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     maps, scores = [], []
     for image in images:
         anomaly_map, score = model(torch.from_numpy(image[None]))
         maps.append(anomaly_map.numpy()[0])
         scores.append(score.numpy()[0])
-    return Golden(
-        images=images,
-        anomaly_map=np.stack(maps),
-        score=np.array(scores, np.float32),
-        synthetic=np.full(len(images), synthetic),
-    )
+    return {"images": images, "anomaly_map": np.stack(maps), "score": np.array(scores, np.float32)}
 
 
 def golden_bytes(golden: Golden) -> bytes:
     """The content of `golden.npz`."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        images=golden.images,
-        anomaly_map=golden.anomaly_map,
-        score=golden.score,
-        synthetic=golden.synthetic,
-    )
+    arrays = {name: getattr(golden, name) for name in ("images", "anomaly_map", "score", "synthetic")}
+    if golden.painted is not None:
+        arrays |= {PAINTED + name: getattr(golden.painted, name) for name in ("images", "anomaly_map", "score")}
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -84,9 +84,9 @@ class Parity:
     map_difference_mean: float
     """Mean |difference| over the golden map's largest |value|."""
     score_difference_max: float
-    """Largest |difference| over the largest golden |score|."""
+    """Largest |difference| over the largest golden |score|, or over what the scores were to be compared with."""
     score_difference_mean: float
-    """Mean |difference| over the largest golden |score|."""
+    """Mean |difference| over the same."""
     sqnr_db: float | None
     """10 log10 of map power over power of the difference; None where there is no difference."""
     rank_correlation: float | None
@@ -101,20 +101,30 @@ def compare(
     golden_score: NDArray[np.float32],
     anomaly_map: NDArray[np.float32],
     score: NDArray[np.float32],
+    score_unit: NDArray[np.float32] | None = None,
 ) -> Parity:
-    """Differences of maps (N, S, S) and scores (N,), computed in float64; not-finite values count as infinitely far."""
+    """Differences of maps (N, S, S) and scores (N,), computed in float64; not-finite values count as infinitely far.
+
+    Args:
+        golden_map: Of the trained model.
+        golden_score: The same.
+        anomaly_map: Of the artefact.
+        score: The same.
+        score_unit: (N,) what a difference of scores is a share of; None: the largest golden |score|.
+    """
     expected, found = golden_map.astype(np.float64), anomaly_map.astype(np.float64)
     gap = np.where(np.isfinite(found), np.abs(found - expected), np.inf)
     score_gap = np.where(np.isfinite(score), np.abs(score.astype(np.float64) - golden_score), np.inf)
-    map_unit, score_unit = np.abs(expected).max(), np.abs(golden_score).max()
+    map_unit = np.abs(expected).max()
+    score_gap = score_gap / (np.abs(golden_score).max() if score_unit is None else score_unit)
     noise = float(np.square(gap).mean())
     distinct = len(golden_score) >= 3 and np.ptp(golden_score) > 0 and np.ptp(score) > 0
     return Parity(
         images=len(golden_score),
         map_difference_max=float(gap.max() / map_unit),
         map_difference_mean=float(gap.mean() / map_unit),
-        score_difference_max=float(score_gap.max() / score_unit),
-        score_difference_mean=float(score_gap.mean() / score_unit),
+        score_difference_max=float(score_gap.max()),
+        score_difference_mean=float(score_gap.mean()),
         sqnr_db=float(10 * np.log10(np.square(expected).mean() / noise)) if 0 < noise < np.inf else None,
         rank_correlation=float(stats.spearmanr(golden_score, score).statistic) if distinct else None,
         map_offset_px=_offset_px(golden_map, anomaly_map),
@@ -142,15 +152,15 @@ def _flat(values: NDArray[np.float64]) -> bool:
     return bool(np.var(values) <= 1e-12 * np.square(values).mean())
 
 
-def broken(parity: Parity, tolerance: Tolerance) -> list[str]:
+def broken(parity: Parity, tolerance: Tolerance, *, score_unit: str = "its largest value") -> list[str]:
     """Every gate that does not hold, in words; empty where all do."""
     gates = (
-        ("map", parity.map_difference_max, tolerance.map_difference),
-        ("score", parity.score_difference_max, tolerance.score_difference),
+        ("map", parity.map_difference_max, tolerance.map_difference, "its largest value"),
+        ("score", parity.score_difference_max, tolerance.score_difference, score_unit),
     )
     found = [
-        f"{name} differs by {value:.2e} of its largest value, at most {limit:.0e} is allowed"
-        for name, value, limit in gates
+        f"{name} differs by {value:.2e} of {unit}, at most {limit:.0e} is allowed"
+        for name, value, limit, unit in gates
         if limit is not None and not value <= limit
     ]
     if not np.isfinite(parity.score_difference_max):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +13,38 @@ from numpy.typing import NDArray
 from reason_runtime.errors import BundleError
 from reason_runtime.manifest import Manifest
 
+PAINTED = "painted_"
+"""What the names of their arrays in `golden.npz` begin with."""
+Kinds = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Type and shape of arrays."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Golden:
-    """Inputs with the maps and scores that the trained model gave before export.
+class Answers:
+    """Images with the maps and scores that the trained model gave before export.
 
     Attributes:
         images: (N, H, W, C) uint8, as the graph takes them.
         anomaly_map: (N, S, S) float32.
         score: (N,) float32.
-        synthetic: (N,) bool, True where the image is a made-up pattern and not a photograph.
     """
 
     images: NDArray[np.uint8]
     anomaly_map: NDArray[np.float32]
     score: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Golden(Answers):
+    """Those of good parts, and of the same with defects painted on them.
+
+    Attributes:
+        synthetic: (N,) bool, True where the image is a made-up pattern and not a photograph.
+        painted: With a defect each; None in bundles of earlier versions, and where there is no photograph.
+    """
+
     synthetic: NDArray[np.bool_]
+    painted: Answers | None = None
 
 
 def read_golden(path: Path, manifest: Manifest) -> Golden:
@@ -41,16 +58,27 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
             found = {name: np.asarray(arrays[name]) for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: is not a NumPy archive ({error}); export again") from error
-    images = len(found.get("images", ()))
+
+    def taken(kinds: Kinds, *, prefix: str = "") -> dict[str, NDArray[Any]]:
+        for name, kind in kinds.items():
+            array = found.get(prefix + name)
+            if array is None or (array.dtype, array.shape) != kind:
+                what = "nothing" if array is None else f"{array.dtype} {array.shape}"
+                raise BundleError(f"{path}: {prefix}{name} is {what}, expected {kind[0]} {kind[1]}; export again")
+        return {name: found[prefix + name] for name in kinds}
+
+    images, painted = len(found.get("images", ())), None
+    good = taken({**_answers(manifest, images=images), "synthetic": (np.dtype(np.bool_), (images,))})
+    if f"{PAINTED}images" in found:
+        kinds = _answers(manifest, images=len(found[f"{PAINTED}images"]))
+        painted = Answers(**taken(kinds, prefix=PAINTED))
+    return Golden(**good, painted=painted)
+
+
+def _answers(manifest: Manifest, *, images: int) -> Kinds:
     size, form = manifest.map_size_px, manifest.input
-    expected = {
+    return {
         "images": (np.dtype(np.uint8), (images, form.height_px, form.width_px, form.channels)),
         "anomaly_map": (np.dtype(np.float32), (images, size, size)),
         "score": (np.dtype(np.float32), (images,)),
-        "synthetic": (np.dtype(np.bool_), (images,)),
     }
-    for name, kind in expected.items():
-        if name not in found or (found[name].dtype, found[name].shape) != kind:
-            what = f"{found[name].dtype} {found[name].shape}" if name in found else "nothing"
-            raise BundleError(f"{path}: {name} is {what}, expected {kind[0]} {kind[1]}; export again")
-    return Golden(**{name: found[name] for name in expected})

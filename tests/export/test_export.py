@@ -157,6 +157,7 @@ def test_a_bundle_is_replaced_on_request_and_can_leave_without_photographs(
     assert "on 4 synthetic patterns: passed" in done.output
     bundle = open_bundle(out)
     assert bundle.golden().synthetic.all()
+    assert bundle.golden().painted is None
     np.testing.assert_array_equal(bundle.golden().images, synthetic_images(bundle.manifest.input))
     assert bundle.manifest.thresholds  # the threshold is still that of the held-out images
 

@@ -218,9 +218,15 @@ def test_golden_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
     form = make_manifest().input
     with np.load(io.BytesIO(golden_bytes(form))) as arrays:
         found = dict(arrays)
-    for name, wrong in (("images", found["images"][:, 1:]), ("score", found["score"].astype(np.float64))):
+    painted = {f"painted_{name}": found[name] for name in ("images", "anomaly_map", "score")}
+    for name, wrong in (
+        ("images", found["images"][:, 1:]),
+        ("score", found["score"].astype(np.float64)),
+        ("painted_images", found["images"][:, 1:]),
+        ("painted_anomaly_map", found["anomaly_map"][1:]),
+    ):
         stream = io.BytesIO()
-        np.savez(stream, **(found | {name: wrong}))
+        np.savez(stream, **(found | painted | {name: wrong}))
         path = tmp_path / name
         bundle = write_bundle(
             path, manifest=make_manifest(), files={"model.onnx": grey_model(), "golden.npz": stream.getvalue()}
