@@ -123,6 +123,13 @@ def test_the_page_says_what_the_evaluation_found(tmp_path: Path) -> None:
         assert words in text, words
 
 
+def test_the_worst_come_first(tmp_path: Path) -> None:
+    misses, alarms = text_of(page(tmp_path).read_text(encoding="utf-8")).split("Worst misses")[1].split("Worst false")
+    scores = [[float(score) for score in re.findall(r"\.png score (\d\S*)", part)] for part in (misses, alarms)]
+    assert scores == [sorted(scores[0]), [0.6, 0.1]]
+    assert (len(scores[0]), scores[0][0], scores[0][-1] > 0.2) == (4, 0.2, True)
+
+
 def test_names_and_settings_cannot_break_the_page(tmp_path: Path) -> None:
     html = page(tmp_path).read_text(encoding="utf-8")
     assert "<title>bolt &amp; &lt;nut&gt;</title>" in html
