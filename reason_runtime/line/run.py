@@ -121,12 +121,8 @@ class LineRun:
         while not (self._stopping.is_set() or self._pipeline.wait(0.2)):
             notify("WATCHDOG=1")
         notify("STOPPING=1")
-        failure = None
         try:
-            try:
-                outcome = self._pipeline.stop(_DRAIN_S)
-            except ReasonError as error:
-                outcome, failure = "ended", str(error)
+            outcome, failure = self._drained()
             if outcome == "ended":
                 self._wait_for_sinks()
         finally:
@@ -141,6 +137,13 @@ class LineRun:
             is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
             failure=failure,
         )
+
+    def _drained(self) -> tuple[Outcome, str | None]:
+        """How the pipeline ended, and what broke its source off."""
+        try:
+            return self._pipeline.stop(_DRAIN_S), None
+        except ReasonError as error:
+            return "ended", str(error)
 
     def _wait_for_sinks(self) -> None:
         """Files wait for sinks that are open, as long as they deliver."""
