@@ -320,6 +320,28 @@ def precision_table(found: dict, *, without: Sequence[str] = ()) -> str:
     return _table(rows)
 
 
+def painted_table(found: dict) -> str:
+    """How every backend and precision answers to painted defects."""
+    rows: list[Sequence[str]] = [("backend", "precision", "score differs by", "map's SQNR, dB", "found", "by PyTorch")]
+    for check in found["checks"]:
+        names = (check["backend"], check["precision"])
+        if "not_run" in check:
+            rows.append((*names, "not run here", "", "", ""))
+            continue
+        painted = check["painted"]
+        of = f"of {painted['images']}"
+        rows.append(
+            (
+                *names,
+                f"{painted['score_difference_max']:.0e}",
+                "" if painted["sqnr_db"] is None else f"{painted['sqnr_db']:.0f}",
+                f"{painted['found']} {of}",
+                f"{painted['found_by_trained']} {of}",
+            )
+        )
+    return _table(rows)
+
+
 def tolerances_table() -> str:
     """What `reason-export check` demands, by the code that does."""
     titles = ("precision", "map, largest difference", "score, largest difference", "map's SQNR, dB, at least")
@@ -556,6 +578,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "whitening": ("earlier/whole_trainings.json", whitening_table),
     "install-size": ("install_size.json", install_size_table),
     "precision": ("precision_screw_avx2.json", precision_table),
+    "painted": ("precision_screw_avx2.json", painted_table),
     "float_layers": ("precision_screw_avx2.json", float_layers_table),
     "precision-bf16": ("precision_screw.json", partial(precision_table, without=["int8"])),
     "speed": ("speed.json", partial(speed_table, without=["onnxruntime", "int8"])),
