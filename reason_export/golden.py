@@ -41,9 +41,10 @@ def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, 
     Args:
         model: In evaluation mode.
         images: (N, H, W, C) as the graph takes them.
-        synthetic: Whether they are made-up patterns; on photographs defects are painted beside.
+        synthetic: Whether they are made-up patterns; on photographs defects are painted beside, but on those of a
+            camera's size, where that takes minutes.
     """
-    painted = None if synthetic else painted_golden(images)
+    painted = None if synthetic or isinstance(model, CameraModel) else painted_golden(images)
     return Golden(
         **_answers(model, images),
         synthetic=np.full(len(images), synthetic),

@@ -26,7 +26,7 @@ LARGE: Range = (0.045, 0.125)
 LEAST_CHANGE = 8.0
 """Grey levels by which a defect changes its place on average; fainter ones are painted again elsewhere."""
 TRIES = 100
-MOST_GOLDEN, GOLDEN_SEED = 10, 20251
+MOST_GOLDEN, GOLDEN_TRIES, GOLDEN_SEED = 10, 10, 20251
 
 
 def painted_golden(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -43,7 +43,8 @@ def painted_golden(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for index in range(MOST_GOLDEN):
         picture = images[index % len(images)]
         shown = picture if picture.shape[2] == 3 else picture[:, :, 0]
-        painted = paint(shown, DEFECTS[index % len(DEFECTS)], random=random, radii=LARGE, where=part_of(shown))
+        kind = DEFECTS[index % len(DEFECTS)]
+        painted = paint(shown, kind, random=random, radii=LARGE, where=part_of(shown), tries=GOLDEN_TRIES)
         if painted is not None:
             found.append(painted[0].reshape(picture.shape))
     return np.stack(found) if found else images[:0]
@@ -56,6 +57,7 @@ def paint(
     random: np.random.Generator,
     radii: Range,
     where: Mask | None = None,
+    tries: int = TRIES,
 ) -> Painted | None:
     """A defect of random place, size and strength on a copy of a picture, and its mask.
 
@@ -65,13 +67,14 @@ def paint(
         random: Every draw comes from it.
         radii: Its smallest and largest radius, as shares of the shorter side.
         where: (H, W), where its middle may lie; none: anywhere.
+        tries: How often it is painted anew, at most, where it cannot be seen.
 
     Returns:
         None where it cannot be seen: nothing bends on a smooth surface.
     """
     side = min(picture.shape[:2])
     places = None if where is None else np.argwhere(where)
-    for _ in range(TRIES):
+    for _ in range(tries):
         if places is None:
             middle = random.uniform(0.03, 0.97, 2) * picture.shape[:2]
         else:
