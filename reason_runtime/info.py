@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 from reason_runtime.bundle import Bundle
+from reason_runtime.checks import check_path, known_check
+from reason_runtime.choices import PRECISIONS, RUNNERS, run_name
 from reason_runtime.engine_facts import EngineFacts
 from reason_runtime.engine_store import engines, of_this_bundle
 from reason_runtime.manifest import ScoreStatistics
@@ -13,7 +17,7 @@ def describe(bundle: Bundle) -> str:
     """What is in a bundle and what lies beside it, one fact a line, ending with a new line.
 
     Raises:
-        BundleError: The side-car of an engine is broken.
+        BundleError: The side-car of an engine, or a check, is broken.
     """
     manifest = bundle.manifest
     form, training = manifest.input, manifest.training
@@ -66,7 +70,24 @@ def describe(bundle: Bundle) -> str:
         + ("" if of_this_bundle(engine.facts, bundle) else "; STALE: built from another model")
         for engine in engines(bundle)
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_checks(bundle)]) + "\n"
+
+
+def _checks(bundle: Bundle) -> list[str]:
+    """What `reason-export check` found, and whether that counts here; an update of a library shows at loading alone."""
+    lines = []
+    for (backend, provider), precision in itertools.product(RUNNERS, PRECISIONS):
+        name = f"check       {run_name(backend, provider, precision)}"
+        if not check_path(bundle, backend=backend, precision=precision, provider=provider).exists():
+            continue
+        check = known_check(bundle, backend=backend, precision=precision, provider=provider)
+        if check is None:
+            lines.append(f"{name}: of other files or of another processor; check again")
+            continue
+        verdict = "passed" if check.passed else "FAILED"
+        own = "" if check.threshold is None else f", own threshold {check.threshold.value:.6g}"
+        lines.append(f"{name}: {verdict} with {check.libraries.get(backend)}, {check.facts.get('created')}{own}")
+    return lines
 
 
 def _described(known: ScoreStatistics) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.session import open_session
 from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import good_picture, save
@@ -116,6 +117,26 @@ def change_map(path: Path, *, nodes: list[onnx.NodeProto], constants: dict[str, 
     del model.graph.node[:]
     model.graph.node.extend([*own[:first], *nodes, *own[first:]])
     update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
+
+
+def test_info_says_what_was_checked_and_whether_it_counts_here(bundle: Path, good_pictures: Path) -> None:
+    def checks() -> list[str]:
+        told = call("reason-run", "info", bundle).output.splitlines()
+        return [line for line in told if line.startswith("check ")]
+
+    version = open_session(open_bundle(bundle), backend="onnxruntime", device="cpu").libraries["onnxruntime"]
+    shutil.rmtree(bundle / "checks")
+    assert checks() == []
+    assert check(bundle, "--held-out", good_pictures).status == 0
+    own = json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())["threshold"]["value"]
+    (line,) = checks()
+    assert line.startswith(f"check       onnxruntime fp32: passed with {version}, 20")
+    assert line.endswith(f", own threshold {own:.6g}")
+    score = open_bundle(bundle).golden().score
+    change_golden(bundle, score=score * 1.01)
+    assert checks() == ["check       onnxruntime fp32: of other files or of another processor; check again"]
+    assert check(bundle).status == 1
+    assert checks()[0].startswith(f"check       onnxruntime fp32: FAILED with {version}, 20")
 
 
 def test_a_model_that_gives_one_map_for_all_images_fails(bundle: Path) -> None:
