@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reason_export.good_images import different_images, require_good, require_unseen, unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
-from reason_export.runs import load_images, run_each, score_and_peak_each
+from reason_export.runs import joined, load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import check_path, checked_files, known_check
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from reason_train.highest_held_out import HighestHeldOut
 
 
+MOST_IN_A_RUN = 4
+"""Images that the check of batches puts in one."""
 ImageKind = Literal["labelled", "held-out"]
 Found = TypeVar("Found")
 
@@ -52,6 +54,14 @@ class PaintedDefects:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batched:
+    """The golden images again, several in a run: libraries have other kernels for that."""
+
+    images_in_a_run: int
+    parity: Parity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """The result of one gate."""
 
@@ -67,6 +77,8 @@ class Check:
     """
     painted: PaintedDefects | None = None
     """None where the bundle has none."""
+    batched: Batched | None = None
+    """None where the artefact takes one image in a run, or the bundle has one golden image."""
     accuracy: Accuracy | None = None
     """What is lost on labelled images; None where none were given."""
     threshold: Threshold | None = None
@@ -91,8 +103,9 @@ class Check:
         tolerance = dataclasses.asdict(TOLERANCES[self.precision])
         facts = dataclasses.asdict(self)
         parity = _without_infinity(facts.pop("parity"))
-        if self.painted is not None:
-            facts["painted"] = {**_without_infinity(facts["painted"].pop("parity")), **facts["painted"]}
+        for name in ("painted", "batched"):
+            if facts[name] is not None:
+                facts[name] = {**_without_infinity(facts[name].pop("parity")), **facts[name]}
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return {"passed": self.passed, **facts, **parity, "tolerance": tolerance, "created": created}
 
@@ -170,6 +183,7 @@ def check_bundle(
         cuda_graph=cuda_graph,
     )
     golden = bundle.golden()
+    batched = _batched(session, golden)  # first: ONNX Runtime's TensorRT provider builds anew for a larger batch
     outputs = run_each(session, golden.images)
     given = {
         "golden_map": golden.anomaly_map,
@@ -193,6 +207,9 @@ def check_bundle(
     if painted is not None:
         told = broken(painted.parity, tolerance, score_unit="an image's own")
         failures += [f"on painted defects: {line}" for line in told]
+    if batched is not None:
+        told = broken(batched.parity, tolerance)
+        failures += [f"with {batched.images_in_a_run} images in a run: {line}" for line in told]
     if accuracy is not None:
         failures += accuracy.broken(tolerance)
     check = Check(
@@ -203,6 +220,7 @@ def check_bundle(
         synthetic_images=int(golden.synthetic.sum()),
         decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
         painted=painted,
+        batched=batched,
         accuracy=accuracy,
         threshold=drawn.threshold,
         scores=drawn.scores,
@@ -315,6 +333,21 @@ def _painted(session: Session, good: Golden, painted: Answers, *, limits: Limits
         found=_rejected(outputs.score, limits.found),
         found_by_trained=_rejected(painted.score, limits.reference),
     )
+
+
+def _batched(session: Session, golden: Golden) -> Batched | None:
+    size = min(len(golden.images), session.largest_batch or MOST_IN_A_RUN, MOST_IN_A_RUN)
+    if size < 2:
+        return None
+    whole = len(golden.images) // size * size
+    outputs = joined([session.run(golden.images[first : first + size]) for first in range(0, whole, size)])
+    parity = compare(
+        golden_map=golden.anomaly_map[:whole],
+        golden_score=golden.score[:whole],
+        anomaly_map=outputs.anomaly_map,
+        score=outputs.score,
+    )
+    return Batched(images_in_a_run=size, parity=parity)
 
 
 def _rejected(scores: NDArray[np.float32], limit: float | None) -> int | None:

@@ -24,7 +24,7 @@ from reason_runtime.options import (
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
-    from reason_export.check import Check, PaintedDefects
+    from reason_export.check import Batched, Check, PaintedDefects
     from reason_runtime.bundle import Bundle
 
 FalseRejectOption = Annotated[
@@ -295,6 +295,8 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     print("" if parity.sqnr_db is None else f", SQNR {parity.sqnr_db:.0f} dB")
     print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")
     print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
+    if result.batched is not None:
+        _print_batched(result.batched)
     if result.painted is not None:
         _print_painted(result.painted)
     if result.accuracy is not None:
@@ -305,6 +307,12 @@ def _print_check(result: Check, bundle: Bundle) -> None:
 
         print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest))
         print_highest(result.highest_held_out)
+
+
+def _print_batched(batched: Batched) -> None:
+    parity = batched.parity
+    print(f"  {batched.images_in_a_run} in a run: map differs by at most {parity.map_difference_max:.1e}", end="")
+    print(f", score by {parity.score_difference_max:.1e}")
 
 
 def _print_painted(painted: PaintedDefects) -> None:

@@ -54,6 +54,10 @@ class Session(Protocol):
         """What the layers before the map head compute in."""
 
     @property
+    def largest_batch(self) -> int | None:
+        """Images in one run, at most; None where any number is taken."""
+
+    @property
     def libraries(self) -> dict[str, str]:
         """What runs, for records: library versions, provider or device, threads."""
 

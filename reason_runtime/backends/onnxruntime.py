@@ -52,6 +52,7 @@ class OnnxRuntimeSession:
     """See `reason_runtime.session.Session`."""
 
     backend: Literal["onnxruntime"] = "onnxruntime"
+    largest_batch: None = None
     provider: Provider
     precision: Precision
     libraries: dict[str, str]

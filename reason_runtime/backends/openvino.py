@@ -72,6 +72,7 @@ class OpenVinoSession:
 
     backend: Literal["openvino"] = "openvino"
     provider: None = None
+    largest_batch: None = None
     precision: Precision
     libraries: dict[str, str]
     manifest: Manifest

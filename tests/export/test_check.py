@@ -170,6 +170,43 @@ def test_a_model_whose_map_lies_beside_its_place_fails(bundle: Path) -> None:
     assert kept["map_offset_px"] == [0, 2]
 
 
+def test_a_model_that_is_wrong_in_batches_alone_fails(bundle: Path) -> None:
+    """One hundredth too much for every image beside the first."""
+    change_map(
+        bundle,
+        nodes=[
+            onnx.helper.make_node("Shape", ["seen"], ["count"], start=0, end=1),
+            onnx.helper.make_node("Cast", ["count"], ["images"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", ["images", "share"], ["more"]),
+            onnx.helper.make_node("Add", ["more", "rest"], ["factor"]),
+            onnx.helper.make_node("Mul", ["seen", "factor"], ["anomaly_map"]),
+        ],
+        constants={"share": np.float32([0.01]), "rest": np.float32([0.99])},
+    )
+    done = check(bundle, "--json")
+    facts = json.loads(done.output)
+    assert [line.split(":")[0] for line in facts["broken"]] == ["with 2 images in a run"] * 2  # map and score
+    assert facts["score_difference_max"] <= 1e-4
+    assert facts["batched"]["images_in_a_run"] == 2
+    assert facts["batched"]["score_difference_max"] == pytest.approx(0.01, rel=0.01)
+    assert "with 2 images in a run: map differs by" in done.error
+
+
+@pytest.mark.parametrize(("images", "in_a_run", "compared"), [(1, None, 0), (3, 3, 3), (7, 4, 4), (9, 4, 8)])
+def test_batches_are_of_four_golden_images_at_most(
+    images: int, in_a_run: int | None, compared: int, bundle: Path
+) -> None:
+    golden = open_bundle(bundle).golden()
+    order = np.arange(images) % 2
+    names = ("images", "anomaly_map", "score", "synthetic")
+    change_golden(bundle, **{name: getattr(golden, name)[order] for name in names})
+    found = json.loads(check(bundle, "--json").output)["batched"]
+    if in_a_run is None:
+        assert found is None
+    else:
+        assert (found["images_in_a_run"], found["images"]) == (in_a_run, compared)
+
+
 def test_a_result_within_the_tolerance_passes(bundle: Path) -> None:
     golden = open_bundle(bundle).golden().anomaly_map.copy()
     golden.flat[0] += 0.3e-4 * golden.max()
