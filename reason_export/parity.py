@@ -70,6 +70,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
 }
 
 
+LEAST_ALIKE = 0.9
+"""Correlation of maps, each less its mean, from which their places can be compared; int8 maps had 0.97 and more."""
 LEAST_FOLLOWED = 0.2
 """Correlation of what is an image's own in the maps; int8 maps at 15 dB had 0.35 and more."""
 
@@ -92,7 +94,8 @@ class Parity:
     rank_correlation: float | None
     """Spearman's of the scores; None with fewer than three images or equal scores."""
     map_offset_px: tuple[int, int] | None = None
-    """How far down and to the right of the golden maps the maps lie; None where maps are flat or not finite."""
+    """How far down and to the right of the golden maps the maps lie; None where they are not finite, or too flat or too
+    noisy to tell."""
 
 
 def compare(
@@ -132,16 +135,21 @@ def compare(
 
 
 def _offset_px(golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float32]) -> tuple[int, int] | None:
-    """Where the cross-correlation of maps (N, H, W) is largest, all images together."""
+    """Where the cross-correlation of maps (N, H, W) is largest, all images together.
+
+    Noise moves that place. By far less than a pixel, where it leaves a correlation of `LEAST_ALIKE` there: an offset of
+    smooth maps w wide is found to w / sqrt(M) times noise over signal, M the places in all images that differ freely.
+    """
     if not np.isfinite(anomaly_map).all():
         return None
     height, width = golden_map.shape[1:]
-    correlation = np.zeros((height, width))
+    correlation, powers = np.zeros((height, width)), np.zeros(2)
     for expected, found in zip(golden_map.astype(np.float64), anomaly_map.astype(np.float64), strict=True):
         if not (_flat(expected) or _flat(found)):
             spectrum = np.fft.rfft2(expected - expected.mean()).conj() * np.fft.rfft2(found - found.mean())
             correlation += np.fft.irfft2(spectrum, s=(height, width))
-    if not correlation.any():
+            powers += expected.var() * expected.size, found.var() * found.size
+    if not correlation.max() > LEAST_ALIKE * np.sqrt(powers.prod()):
         return None
     down, right = np.unravel_index(correlation.argmax(), correlation.shape)
     return (int(down) + height // 2) % height - height // 2, (int(right) + width // 2) % width - width // 2

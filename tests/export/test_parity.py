@@ -143,6 +143,25 @@ def test_a_map_in_another_place_is_noticed_below_the_noise_that_int8_may_have(
     assert len(told) == 1 or max(map(abs, offset)) > 1  # a step of one pixel drowns in the noise
 
 
+def test_noise_alone_moves_no_map() -> None:
+    golden, scores = maps_as_of_parts((4, 64, 64)), np.ones(4, np.float32)
+    places = []
+    for share in (0.3, 0.45, 1.0, 3.0):
+        for seed in range(100, 120):
+            noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=golden.shape), sigma=(0, 4, 4))
+            found = golden + share * 0.1 / 0.07 * noise  # as smooth as the maps are
+            parity = compare(
+                golden_map=golden.astype(np.float32),
+                golden_score=scores,
+                anomaly_map=found.astype(np.float32),
+                score=scores,
+            )
+            places.append(parity.map_offset_px)
+    assert set(places[:20]) == {(0, 0)}
+    assert set(places[20:40]) == {(0, 0), None}  # a correlation of 0.91 on average
+    assert set(places[40:]) == {None}
+
+
 def test_flat_maps_and_maps_that_are_not_finite_have_no_place() -> None:
     golden = maps_as_of_parts((2, 16, 16))
     level, scores = np.full_like(golden, 0.1), np.ones(2, np.float32)
@@ -176,6 +195,14 @@ def test_an_int8_score_is_held_to_what_its_noise_can_move() -> None:
     assert broken(compared(GOLDEN, score=np.array([6.0, 3.0])), TOLERANCES["int8"]) == [
         "score differs by 5.00e-01 of its largest value, at most 3e-01 is allowed"
     ]
+
+
+def test_what_may_be_lost_is_what_is_promised() -> None:
+    lost = {name: (limits.image_auroc_lost, limits.aupro_lost) for name, limits in TOLERANCES.items()}
+    assert lost == {"fp32": (1e-4, 1e-4), "fp16": (0.001, 0.002), "bf16": (0.001, 0.002), "int8": (0.005, 0.01)}
+    differs = {name: (limits.map_difference, limits.score_difference) for name, limits in TOLERANCES.items()}
+    assert differs == {"fp32": (1e-4, 1e-4), "fp16": (0.02, 0.02), "bf16": (None, 0.1), "int8": (None, 0.3)}
+    assert [limits.sqnr_db for limits in TOLERANCES.values()] == [None, 40, 20, 15]
 
 
 def test_every_precision_has_a_tolerance_with_a_reason() -> None:

@@ -235,6 +235,20 @@ def test_golden_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
             bundle.golden()
 
 
+@pytest.mark.parametrize("name", ["score", "synthetic", "painted_score"])
+def test_golden_arrays_that_are_missing_are_named(name: str, tmp_path: Path) -> None:
+    with np.load(io.BytesIO(golden_bytes(make_manifest().input))) as arrays:
+        found = dict(arrays)
+    found |= {f"painted_{each}": found[each] for each in ("images", "anomaly_map", "score")}
+    del found[name]
+    stream = io.BytesIO()
+    np.savez(stream, **found)
+    files = {"model.onnx": grey_model(), "golden.npz": stream.getvalue()}
+    bundle = write_bundle(tmp_path / "bundle", manifest=make_manifest(), files=files)
+    with pytest.raises(BundleError, match=rf"golden\.npz: {name} is nothing, expected "):
+        bundle.golden()
+
+
 def test_golden_arrays_are_never_unpickled(tmp_path: Path) -> None:
     stream = io.BytesIO()
     np.savez(stream, images=np.array([{"a": 1}], dtype=object))
