@@ -11,19 +11,18 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from reason_export.golden_checks import Batched, PaintedDefects, batched, decisions_flipped, painted_defects
 from reason_export.good_images import different_images, require_good, require_unseen, unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
-from reason_export.runs import joined, load_images, run_each, score_and_peak_each
+from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import make_folder, write_text
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import check_path, checked_files, known_check
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
-from reason_runtime.golden import Answers, Golden
 from reason_runtime.manifest import ScoreStatistics, Threshold
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
@@ -34,31 +33,8 @@ if TYPE_CHECKING:
     from reason_train.highest_held_out import HighestHeldOut
 
 
-MOST_IN_A_RUN = 4
-"""Images that the check of batches puts in one."""
 ImageKind = Literal["labelled", "held-out"]
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaintedDefects:
-    """The answer to defects painted on the golden photographs."""
-
-    parity: Parity
-    """A score's difference is a share of the image's own score; where that is below the good images', of their largest.
-    """
-    found: int | None
-    """Those that are rejected at the artefact's threshold; None where it has none, as for the next."""
-    found_by_trained: int | None
-    """Those that the trained model rejects at its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batched:
-    """The golden images again, several in a run: libraries have other kernels for that."""
-
-    images_in_a_run: int
-    parity: Parity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +159,7 @@ def check_bundle(
         cuda_graph=cuda_graph,
     )
     golden = bundle.golden()
-    batched = _batched(session, golden)  # first: ONNX Runtime's TensorRT provider builds anew for a larger batch
+    several = batched(session, golden)  # first: ONNX Runtime's TensorRT provider builds anew for a larger batch
     outputs = run_each(session, golden.images)
     given = {
         "golden_map": golden.anomaly_map,
@@ -203,13 +179,13 @@ def check_bundle(
         )
     tolerance = TOLERANCES[precision]
     failures = [*broken(parity, tolerance), *blind(**given)]
-    painted = None if golden.painted is None else _painted(session, golden, golden.painted, limits=limits)
+    painted = painted_defects(session, golden, limits=limits)
     if painted is not None:
         told = broken(painted.parity, tolerance, score_unit="an image's own")
         failures += [f"on painted defects: {line}" for line in told]
-    if batched is not None:
-        told = broken(batched.parity, tolerance)
-        failures += [f"with {batched.images_in_a_run} images in a run: {line}" for line in told]
+    if several is not None:
+        told = broken(several.parity, tolerance)
+        failures += [f"with {several.images_in_a_run} images in a run: {line}" for line in told]
     if accuracy is not None:
         failures += accuracy.broken(tolerance)
     check = Check(
@@ -218,9 +194,9 @@ def check_bundle(
         precision=precision,
         parity=parity,
         synthetic_images=int(golden.synthetic.sum()),
-        decisions_flipped=_flipped(golden.score, outputs.score, limits=limits),
+        decisions_flipped=decisions_flipped(golden.score, outputs.score, limits=limits),
         painted=painted,
-        batched=batched,
+        batched=several,
         accuracy=accuracy,
         threshold=drawn.threshold,
         scores=drawn.scores,
@@ -318,45 +294,3 @@ def _accuracy(bundle: Bundle, session: Session, labelled: LabelledImages, *, lim
     from reason_export.accuracy import measure_accuracy
 
     return measure_accuracy(bundle, session, labelled=labelled, limits=limits)
-
-
-def _painted(session: Session, good: Golden, painted: Answers, *, limits: Limits) -> PaintedDefects:
-    outputs = run_each(session, painted.images)
-    return PaintedDefects(
-        parity=compare(
-            golden_map=painted.anomaly_map,
-            golden_score=painted.score,
-            anomaly_map=outputs.anomaly_map,
-            score=outputs.score,
-            score_unit=np.maximum(np.abs(painted.score), np.abs(good.score).max()),
-        ),
-        found=_rejected(outputs.score, limits.found),
-        found_by_trained=_rejected(painted.score, limits.reference),
-    )
-
-
-def _batched(session: Session, golden: Golden) -> Batched | None:
-    size = min(len(golden.images), session.largest_batch or MOST_IN_A_RUN, MOST_IN_A_RUN)
-    if size < 2:
-        return None
-    whole = len(golden.images) // size * size
-    outputs = joined([session.run(golden.images[first : first + size]) for first in range(0, whole, size)])
-    parity = compare(
-        golden_map=golden.anomaly_map[:whole],
-        golden_score=golden.score[:whole],
-        anomaly_map=outputs.anomaly_map,
-        score=outputs.score,
-    )
-    return Batched(images_in_a_run=size, parity=parity)
-
-
-def _rejected(scores: NDArray[np.float32], limit: float | None) -> int | None:
-    return None if limit is None else int((scores >= limit).sum())
-
-
-def _flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:
-    if limits.reference is None or limits.found is None:
-        return None
-    close = (TOLERANCES["fp32"].score_difference or 0.0) * float(np.abs(golden).max())
-    clear = np.abs(golden.astype(np.float64) - limits.reference) > close
-    return int(np.count_nonzero(clear & ((golden >= limits.reference) != (score >= limits.found))))

@@ -24,7 +24,8 @@ from reason_runtime.options import (
 
 if TYPE_CHECKING:
     from reason_export.accuracy import Accuracy
-    from reason_export.check import Batched, Check, PaintedDefects
+    from reason_export.check import Check
+    from reason_export.golden_checks import Batched, PaintedDefects
     from reason_runtime.bundle import Bundle
 
 FalseRejectOption = Annotated[
