@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
-from reason_runtime.image import load_image, read_part
+from reason_runtime.image import image_sha256, load_image, read_part
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
@@ -61,6 +62,8 @@ class Accuracy:
     """Good images that the artefact rejects at its threshold."""
     defective_passed: int | None
     """Defective images that it lets pass."""
+    good_of_threshold: int = 0
+    """Good images that drew a threshold of the bundle: how few of these are rejected was chosen."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
         """Gates that do not hold, in words: the score's by image AUROC, the map's by AUPRO.
@@ -132,7 +135,10 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
         raise DataError(f"{labelled.folder}: its test images differ in size; maps of tiles are compared at one size")
     reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
     anomalous = np.array([sample.anomalous for sample in samples])
-    return _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
+    drew = bundle.threshold_from()
+    of_threshold = sum(not sample.anomalous and image_sha256(sample.path) in drew for sample in samples) if drew else 0
+    judged = _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
+    return dataclasses.replace(judged, good_of_threshold=of_threshold)
 
 
 def _require_finite(pairs: Sequence[tuple[Outputs, Outputs]], samples: Sequence[Sample], *, folder: Path) -> None:

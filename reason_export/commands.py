@@ -345,6 +345,10 @@ def _print_accuracy(accuracy: Accuracy, *, precision: Precision) -> None:
             f"    {accuracy.decisions_flipped} decisions flipped; {accuracy.good_rejected} good images rejected, "
             f"{accuracy.defective_passed} defective ones passed"
         )
+    if accuracy.good_of_threshold:
+        from reason_runtime.detection_bench import of_threshold_text
+
+        print(f"    {of_threshold_text(accuracy.good_of_threshold, of=accuracy.good)}")
 
 
 def main() -> None:

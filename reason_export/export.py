@@ -23,7 +23,16 @@ from reason_export.resize_graph import CameraModel, camera_model
 from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
-from reason_runtime.bundle import GOLDEN, MODELS, TRAINED_ON, Bundle, check_target, write_bundle
+from reason_runtime.bundle import (
+    GOLDEN,
+    MODELS,
+    THRESHOLD_FROM,
+    TRAINED_ON,
+    Bundle,
+    check_target,
+    listed,
+    write_bundle,
+)
 from reason_runtime.choices import Precision
 from reason_runtime.errors import ConfigurationError, DataError, ParityError
 from reason_runtime.golden import Golden
@@ -110,7 +119,9 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
             calibrated = _calibrated(dataclasses.replace(manifest, input=own), plain, images, before, choices)
             manifest = dataclasses.replace(calibrated, input=form)
     if run.train:
-        files[TRAINED_ON] = "".join(f"{sha256}\n" for sha256 in sorted({entry.sha256 for entry in run.train})).encode()
+        files[TRAINED_ON] = listed(entry.sha256 for entry in run.train)
+    if held_out is not None and wanted is not None and held_out.sha256:
+        files[THRESHOLD_FROM] = listed(held_out.sha256)
     checks: list[Check] = []
 
     def accept(bundle: Bundle) -> None:

@@ -16,7 +16,16 @@ from reason_export.held_out_scores import drawn_from
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_and_peak_each, score_each
-from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle, update_bundle, write_bundle
+from reason_runtime.bundle import (
+    GOLDEN,
+    MODELS,
+    THRESHOLD_FROM,
+    UNSIGNED,
+    Bundle,
+    listed,
+    update_bundle,
+    write_bundle,
+)
 from reason_runtime.errors import DataError, ParityError
 from reason_runtime.evenly import evenly
 from reason_runtime.manifest import Quantisation
@@ -51,6 +60,8 @@ class _Images:
     held_out: NDArray[np.uint8]
     names: list[str]
     """Of the held-out ones."""
+    held_out_sha256: frozenset[str]
+    """Of their files."""
     source: str
     """What the held-out ones are, in words."""
 
@@ -97,7 +108,9 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
     highest = highest_held_out(images.names, int8_scores, threshold=threshold.value)
-    return update_bundle(bundle, manifest=manifest, files=_files(found)), found, highest
+    drew = listed(bundle.threshold_from() | images.held_out_sha256)
+    files = {**_files(found), THRESHOLD_FROM: drew}
+    return update_bundle(bundle, manifest=manifest, files=files), found, highest
 
 
 def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
@@ -122,6 +135,7 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
         calibration=ranged,
         held_out=judged,
         names=names,
+        held_out_sha256=frozenset(kept_out),
         source=described_images(len(judged), pictures=len(held_out), tile_px=tile_px),
     )
 

@@ -265,6 +265,8 @@ def accuracy(
 
 
 def _print_detection(found: Detection, detector: Detector, *, as_json: bool) -> None:
+    from reason_runtime.detection_bench import of_threshold_text
+
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return
@@ -273,6 +275,8 @@ def _print_detection(found: Detection, detector: Detector, *, as_json: bool) -> 
         print(f"{found.backend} {found.precision}; every decision is UNKNOWN: {detector.limit.hint}")
         return
     print(f"{found.good_rejected} good images rejected, {found.defective_passed} defective ones passed")
+    if found.good_of_threshold:
+        print(of_threshold_text(found.good_of_threshold, of=found.good))
     print(f"{found.backend} {found.precision}, threshold {found.threshold:.6g} ({detector.limit.source})")
 
 

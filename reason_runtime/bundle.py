@@ -1,7 +1,7 @@
 """The bundle: the folder that travels from export to the device, verified every time it is opened.
 
 The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx`, `model_int8.onnx`,
-`model_int8_unsigned.onnx` and `trained_on.txt`.
+`model_int8_unsigned.onnx`, `trained_on.txt` and `threshold_from.txt`.
 A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
 Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
 file or folder is refused; hidden ones (file managers leave them) are ignored. Nothing in a bundle is a pickle.
@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +37,10 @@ UNSIGNED = "model_int8_unsigned.onnx"
 """int8 for ONNX Runtime on CPUs, whose activations have no sign; the other file's are as TensorRT demands them."""
 TRAINED_ON = "trained_on.txt"
 """SHA-256 of every image file that was trained on, one a line; none of an imported checkpoint."""
+THRESHOLD_FROM = "threshold_from.txt"
+"""SHA-256 of the image files that drew a threshold of the manifest, one a line."""
 REQUIRED = (MODELS["fp32"], GOLDEN)
-PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON)
+PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON, THRESHOLD_FROM)
 DEVICE_FOLDERS = ("engines", "checks")
 _HOW_TO_MAKE: dict[Precision, str] = {
     "fp16": "export again with --fp16",
@@ -89,10 +91,26 @@ class Bundle:
         Raises:
             BundleError: The file cannot be read.
         """
-        if TRAINED_ON not in self.manifest.files:
+        return self._listed(TRAINED_ON)
+
+    def threshold_from(self) -> frozenset[str]:
+        """SHA-256 of the image files that drew a threshold of the manifest; empty where the bundle does not say.
+
+        Raises:
+            BundleError: The file cannot be read.
+        """
+        return self._listed(THRESHOLD_FROM)
+
+    def _listed(self, name: str) -> frozenset[str]:
+        if name not in self.manifest.files:
             return frozenset()
-        path = self.path / TRAINED_ON
+        path = self.path / name
         return frozenset(_read_bytes(path, missing=f"{path}: is missing; copy the bundle again").decode().split())
+
+
+def listed(sha256: Iterable[str]) -> bytes:
+    """The content of a file that lists images."""
+    return "".join(f"{each}\n" for each in sorted(set(sha256))).encode()
 
 
 def open_bundle(path: str | Path) -> Bundle:

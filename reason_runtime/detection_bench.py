@@ -32,6 +32,7 @@ class Detection:
         defective: Images of every other folder.
         image_auroc: Chance that a defective image scores above a good one, ties half: 0..1.
         good_rejected: Good images not judged OK.
+        good_of_threshold: Good images that drew a threshold of the bundle: how few of these are rejected was chosen.
         defective_passed: Defective images judged OK.
         threshold: In force; None where none is known.
         backend: The inference library.
@@ -43,11 +44,20 @@ class Detection:
     defective: int
     image_auroc: float
     good_rejected: int
+    good_of_threshold: int
     defective_passed: int
     threshold: float | None
     backend: Backend
     precision: Precision
     environment: dict[str, Json]
+
+
+def of_threshold_text(count: int, *, of: int) -> str:
+    """What a reader must know where good images drew the threshold that they are judged by."""
+    return (
+        f"{count} of the {of} good test images drew the threshold: how many of them it rejects says nothing of other "
+        "parts"
+    )
 
 
 def measure_detection(detector: Detector, folder: Path) -> Detection:
@@ -67,8 +77,9 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
-    trained = detector.bundle.trained_on()
-    seen = [path for path in paths if trained and image_sha256(path) in trained]
+    trained, drew = detector.bundle.trained_on(), detector.bundle.threshold_from()
+    content = [image_sha256(path) if trained or drew else "" for path in paths]
+    seen = [path for path, sha256 in zip(paths, content, strict=True) if sha256 in trained]
     if seen:
         raise DataError(
             f"{root}: the bundle was trained on {len(seen)} of its {len(paths)} images ({seen[0]}, ...); remove them"
@@ -87,6 +98,7 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
         defective=int(anomalous.sum()),
         image_auroc=_auroc(np.array([result.score for result in results]), anomalous),
         good_rejected=int((rejected & ~anomalous).sum()),
+        good_of_threshold=int((np.isin(content, list(drew)) & ~anomalous).sum()),
         defective_passed=int((~rejected & anomalous).sum()),
         threshold=detector.limit.value,
         backend=detector.session.backend,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reason_runtime.detection_bench import of_threshold_text
 from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256
 from reason_runtime.manifest import Threshold
@@ -48,10 +49,7 @@ class Evaluated:
         """What a reader must know before the figures."""
         drew = None
         if self.good_of_threshold:
-            drew = (
-                f"{self.good_of_threshold} of the {self.evaluation.good} good test images drew the threshold: how many "
-                "of them it rejects says nothing of other parts"
-            )
+            drew = of_threshold_text(self.good_of_threshold, of=self.evaluation.good)
         return tuple(note for note in (self.protocol, drew) if note is not None)
 
 

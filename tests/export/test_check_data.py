@@ -18,6 +18,7 @@ from reason_export.parity import TOLERANCES, compare
 from reason_runtime import load
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.digest import file_sha256
 from reason_runtime.image import load_image
 from reason_runtime.manifest import ScoreStatistics
 from reason_train.calibration import false_reject_upper_bound
@@ -126,6 +127,21 @@ def test_the_reference_loses_nothing_against_itself(bundle: Path, parts: Path) -
     found = json.loads(call("reason-export", "check", bundle, "--data", parts, "--json").output)["accuracy"]
     assert {found[name]["lost"] for name in ("image_auroc", "pixel_auroc", "aupro")} == {0.0}
     assert found["parity"]["map_difference_max"] == 0
+
+
+def test_good_images_that_drew_the_threshold_are_counted(bundle: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "parts"))
+    drew = open_bundle(bundle).threshold_from()
+    held_out = [path for path in (parts / "train" / "good").iterdir() if file_sha256(path) in drew]
+    assert len(held_out) == 2
+    for path in held_out:
+        shutil.copy(path, data / "test" / "good" / f"again_{path.name}")
+    printed = call("reason-export", "check", bundle, "--data", data).output
+    assert "    2 of the 6 good test images drew the threshold: how many of them it rejects says nothing" in printed
+    found = json.loads(call("reason-export", "check", bundle, "--json").output)["accuracy"]  # kept from before
+    assert (found["good"], found["good_of_threshold"]) == (6, 2)
+    printed = call("reason-export", "check", bundle, "--data", parts).output
+    assert "drew the threshold" not in printed
 
 
 def test_data_without_defects_are_refused(bundle: Path, parts: Path, tmp_path: Path) -> None:

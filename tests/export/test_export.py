@@ -60,6 +60,7 @@ def test_a_bundle_says_what_was_trained_and_how(exported_bundle: Path, finished_
     trained_on = open_bundle(exported_bundle).trained_on()
     assert trained_on == {entry.sha256 for entry in run.train}
     assert (len(trained_on), trained_on & {entry.sha256 for entry in run.held_out}) == (8, set())
+    assert open_bundle(exported_bundle).threshold_from() == {entry.sha256 for entry in run.held_out}
     assert (manifest.training.seed, manifest.training.libraries) == (3, run.libraries)
     assert manifest.training.configuration["steps"] == 20
     assert manifest.training.configuration["whitening_power"] == 0.2

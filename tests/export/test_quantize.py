@@ -264,6 +264,9 @@ def test_images_that_were_trained_on_set_the_ranges_and_others_the_threshold(
     manifest = open_bundle(bundle).manifest
     assert manifest.quantisation is not None
     assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (8, 22)
+    new = {file_sha256(path) for path in (pictures / "new").iterdir()}
+    before = open_bundle(exported_bundle).threshold_from()
+    assert (len(before), open_bundle(bundle).threshold_from()) == (2, before | new)
     seen = next(path for path in (pictures / "old").iterdir() if file_sha256(path) in open_bundle(bundle).trained_on())
     seen.unlink()  # too few for the ranges
     assert quantize(bundle, pictures).status == 0

@@ -16,9 +16,11 @@ from PIL import Image
 
 from reason_runtime.bench import LatencyPlan, measure_latency, time_calls, times_of
 from reason_runtime.bench_compare import compare_files
+from reason_runtime.bundle import open_bundle
 from reason_runtime.cold_start import measure_cold_start
 from reason_runtime.detection_bench import _auroc
 from reason_runtime.detector import load
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import BackendError, DataError
 from reason_runtime.image import square_format
 from reason_runtime.power import power_w
@@ -258,6 +260,22 @@ def test_accuracy_on_images_that_were_trained_on_is_refused(exported_bundle: Pat
         shutil.copy(path, data / "good" / f"more_{path.name}")
     told = call("reason-bench", "accuracy", exported_bundle, "--data", data).error
     assert f"{data}: the bundle was trained on 8 of its 18 images ({data / 'good' / 'more_'}" in told
+
+
+def test_accuracy_says_how_many_good_images_drew_the_threshold(
+    exported_bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(parts / "test", tmp_path / "parts"))
+    bundle = open_bundle(exported_bundle)
+    for number, path in enumerate((parts / "train" / "good").iterdir()):
+        if file_sha256(path) not in bundle.trained_on():  # two of ten
+            shutil.copy(path, data / "good" / f"more_{number}.png")
+            shutil.copy(path, data / "hole" / f"more_{number}.png")  # a defective one does not count
+    arguments = ("reason-bench", "accuracy", exported_bundle, "--data", data)
+    assert json.loads(call(*arguments, "--json").output)["good_of_threshold"] == 2
+    told = "2 of the 6 good test images drew the threshold: how many of them it rejects says nothing of other parts"
+    assert told in call(*arguments).output.splitlines()
+    assert "drew the threshold" not in call("reason-bench", "accuracy", exported_bundle, "--data", parts).output
 
 
 def test_accuracy_is_an_acceptance_test(exported_bundle: Path, parts: Path) -> None:
