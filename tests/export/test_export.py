@@ -108,7 +108,7 @@ def test_no_held_out_image_is_rejected_on_the_line(exported_bundle: Path, finish
     assert [detector(load_image(path, input_format=form)).decision for path in paths] == ["OK", "OK"]
 
 
-def test_a_run_without_calibration_gives_a_bundle_without_threshold(tmp_path: Path) -> None:
+def test_a_run_without_calibration_gives_a_bundle_without_threshold(parts: Path, tmp_path: Path) -> None:
     data, run = good_parts(tmp_path / "stripes", images=3), tmp_path / "run"
     sizes = ("--image-size", 64, "--crop-from", 80, "--steps", 1, "--batch-size", 2, "--device", "cpu", "--held-out", 0)
     assert call("reason-train", "fit", "--data", data, "--out", run, *sizes, "--students", 1).status == 0
@@ -120,6 +120,12 @@ def test_a_run_without_calibration_gives_a_bundle_without_threshold(tmp_path: Pa
     assert bundle.golden().synthetic.all()
     form = bundle.manifest.input  # and the crop of its images travels along
     assert (form.height_px, form.width_px, form.resize_height_px, form.resize_width_px) == (64, 64, 80, 80)
+    trained = json.loads(call("reason-train", "evaluate", run, "--data", parts, "--device", "cpu", "--json").output)
+    found = json.loads(call("reason-export", "check", tmp_path / "bundle", "--data", parts, "--json").output)[
+        "accuracy"
+    ]
+    for name in ("image_auroc", "pixel_auroc", "aupro"):  # masks are cropped as pictures are
+        assert found[name]["found"] == pytest.approx(trained[name], abs=2e-3)
 
 
 def test_golden_images_are_held_out_ones_with_torchs_outputs(exported_bundle: Path, finished_run: Path) -> None:
