@@ -21,15 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import skimage.data
-from painted import (
-    CROP_PX,
-    SMALL,
-    Shot,
-    crop,
-    halves,
-    write_painted,
-    write_pictures,
-)
+from painted import CROP_PX, SMALL, Shot, crop, halves, write_painted, write_pictures
 from PIL import Image
 
 from reason_export.painted import DEFECTS, Picture, paint, part_of

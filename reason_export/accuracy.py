@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
-from reason_runtime.image import image_sha256, load_image, read_part
+from reason_runtime.image import load_image, read_part
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import aupro
-from reason_train.datasets import Sample, load_dataset, read_masks, read_masks_as_drawn, require_test
+from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
 from reason_train.metrics import auroc
 
 _ROUNDING = 1e-9  # two figures that are one pair apart differ by a pair and the last bits of both
@@ -135,10 +134,15 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
         raise DataError(f"{labelled.folder}: its test images differ in size; maps of tiles are compared at one size")
     reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
     anomalous = np.array([sample.anomalous for sample in samples])
-    drew = bundle.threshold_from()
-    of_threshold = sum(not sample.anomalous and image_sha256(sample.path) in drew for sample in samples) if drew else 0
-    judged = _judged(str(labelled.folder), anomalous, masks, reference=reference, found=found, limits=limits)
-    return dataclasses.replace(judged, good_of_threshold=of_threshold)
+    return _judged(
+        str(labelled.folder),
+        anomalous,
+        masks,
+        reference=reference,
+        found=found,
+        limits=limits,
+        good_of_threshold=good_among(samples, bundle.threshold_from()),
+    )
 
 
 def _require_finite(pairs: Sequence[tuple[Outputs, Outputs]], samples: Sequence[Sample], *, folder: Path) -> None:
@@ -171,6 +175,7 @@ def _judged(
     reference: Outputs,
     found: Outputs,
     limits: Limits,
+    good_of_threshold: int,
 ) -> Accuracy:
     def figure(before: float, after: float) -> Figure:
         return Figure(reference=before, found=after, lost=before - after)
@@ -198,4 +203,5 @@ def _judged(
         decisions_flipped=None if rejected is None or before is None else int((rejected != before).sum()),
         good_rejected=None if rejected is None else int((rejected & ~anomalous).sum()),
         defective_passed=None if rejected is None else int((~rejected & anomalous).sum()),
+        good_of_threshold=good_of_threshold,
     )

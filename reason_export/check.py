@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from reason_export.golden_checks import Batched, PaintedDefects, batched, decisions_flipped, painted_defects
+from reason_export.golden_checks import Batched, PaintedDefects, decisions_flipped, in_batches, painted_defects
 from reason_export.good_images import different_images, require_good, require_unseen, unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
@@ -159,7 +159,7 @@ def check_bundle(
         cuda_graph=cuda_graph,
     )
     golden = bundle.golden()
-    several = batched(session, golden)  # first: ONNX Runtime's TensorRT provider builds anew for a larger batch
+    batched = in_batches(session, golden)  # first: ONNX Runtime's TensorRT provider builds anew for a larger batch
     outputs = run_each(session, golden.images)
     given = {
         "golden_map": golden.anomaly_map,
@@ -180,14 +180,9 @@ def check_bundle(
     tolerance = TOLERANCES[precision]
     failures = [*broken(parity, tolerance), *blind(**given)]
     painted = painted_defects(session, golden, limits=limits)
-    if painted is not None:
-        told = broken(painted.parity, tolerance, score_unit="an image's own")
-        failures += [f"on painted defects: {line}" for line in told]
-    if several is not None:
-        told = broken(several.parity, tolerance)
-        failures += [f"with {several.images_in_a_run} images in a run: {line}" for line in told]
-    if accuracy is not None:
-        failures += accuracy.broken(tolerance)
+    for part in (painted, batched, accuracy):
+        if part is not None:
+            failures += part.broken(tolerance)
     check = Check(
         backend=backend,
         provider=session.provider,
@@ -196,7 +191,7 @@ def check_bundle(
         synthetic_images=int(golden.synthetic.sum()),
         decisions_flipped=decisions_flipped(golden.score, outputs.score, limits=limits),
         painted=painted,
-        batched=several,
+        batched=batched,
         accuracy=accuracy,
         threshold=drawn.threshold,
         scores=drawn.scores,

@@ -44,11 +44,11 @@ def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, 
         synthetic: Whether they are made-up patterns; on photographs defects are painted beside, but on those of a
             camera's size, where that takes minutes.
     """
-    painted = None if synthetic or isinstance(model, CameraModel) else painted_golden(images)
+    painted = images[:0] if synthetic or isinstance(model, CameraModel) else painted_golden(images)
     return Golden(
         **_answers(model, images),
         synthetic=np.full(len(images), synthetic),
-        painted=None if painted is None or len(painted) == 0 else Answers(**_answers(model, painted)),
+        painted=Answers(**_answers(model, painted)) if len(painted) else None,
     )
 
 

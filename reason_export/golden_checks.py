@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.labelled import Limits
-from reason_export.parity import TOLERANCES, Parity, compare
+from reason_export.parity import TOLERANCES, Parity, Tolerance, broken, compare
 from reason_export.runs import joined, run_each
 from reason_runtime.golden import Golden
 from reason_runtime.session import Session
@@ -29,6 +29,11 @@ class PaintedDefects:
     found_by_trained: int | None
     """Those that the trained model rejects at its own."""
 
+    def broken(self, tolerance: Tolerance) -> list[str]:
+        """Gates that do not hold, in words."""
+        told = broken(self.parity, tolerance, score_unit="an image's own")
+        return [f"on painted defects: {line}" for line in told]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batched:
@@ -36,6 +41,10 @@ class Batched:
 
     images_in_a_run: int
     parity: Parity
+
+    def broken(self, tolerance: Tolerance) -> list[str]:
+        """Gates that do not hold, in words."""
+        return [f"with {self.images_in_a_run} images in a run: {line}" for line in broken(self.parity, tolerance)]
 
 
 def painted_defects(session: Session, golden: Golden, *, limits: Limits) -> PaintedDefects | None:
@@ -57,7 +66,7 @@ def painted_defects(session: Session, golden: Golden, *, limits: Limits) -> Pain
     )
 
 
-def batched(session: Session, golden: Golden) -> Batched | None:
+def in_batches(session: Session, golden: Golden) -> Batched | None:
     """None where the artefact takes one image in a run, or the bundle has one golden image."""
     size = min(len(golden.images), session.largest_batch or MOST_IN_A_RUN, MOST_IN_A_RUN)
     if size < 2:

@@ -130,11 +130,11 @@ def compare(
         score_difference_mean=float(score_gap.mean()),
         sqnr_db=float(10 * np.log10(np.square(expected).mean() / noise)) if 0 < noise < np.inf else None,
         rank_correlation=float(stats.spearmanr(golden_score, score).statistic) if distinct else None,
-        map_offset_px=_offset_px(golden_map, anomaly_map),
+        map_offset_px=_offset_px(expected, found),
     )
 
 
-def _offset_px(golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float32]) -> tuple[int, int] | None:
+def _offset_px(golden_map: NDArray[np.float64], anomaly_map: NDArray[np.float64]) -> tuple[int, int] | None:
     """Where the cross-correlation of maps (N, H, W) is largest, all images together.
 
     Noise moves that place. By far less than a pixel, where it leaves a correlation of `LEAST_ALIKE` there: an offset of
@@ -144,20 +144,21 @@ def _offset_px(golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float32]
         return None
     height, width = golden_map.shape[1:]
     correlation, powers = np.zeros((height, width)), np.zeros(2)
-    for expected, found in zip(golden_map.astype(np.float64), anomaly_map.astype(np.float64), strict=True):
-        if not (_flat(expected) or _flat(found)):
-            spectrum = np.fft.rfft2(expected - expected.mean()).conj() * np.fft.rfft2(found - found.mean())
+    for pair in zip(golden_map, anomaly_map, strict=True):
+        expected, found = (values - values.mean() for values in pair)
+        if _is_more_than_rounding(expected, of=pair[0]) and _is_more_than_rounding(found, of=pair[1]):
+            spectrum = np.fft.rfft2(expected).conj() * np.fft.rfft2(found)
             correlation += np.fft.irfft2(spectrum, s=(height, width))
-            powers += expected.var() * expected.size, found.var() * found.size
+            powers += np.square(expected).sum(), np.square(found).sum()
     if not correlation.max() > LEAST_ALIKE * np.sqrt(powers.prod()):
         return None
     down, right = np.unravel_index(correlation.argmax(), correlation.shape)
     return (int(down) + height // 2) % height - height // 2, (int(right) + width // 2) % width - width // 2
 
 
-def _flat(values: NDArray[np.float64]) -> bool:
-    """Whether rounding alone can have made them differ."""
-    return bool(np.var(values) <= 1e-12 * np.square(values).mean())
+def _is_more_than_rounding(differences: NDArray[np.float64], *, of: NDArray[np.floating]) -> bool:
+    """Whether values differ by more than rounding alone can make them."""
+    return bool(np.square(differences).mean() > 1e-12 * np.square(of, dtype=np.float64).mean())
 
 
 def broken(parity: Parity, tolerance: Tolerance, *, score_unit: str = "its largest value") -> list[str]:
@@ -197,10 +198,7 @@ def blind(
     """
     found = []
     own = golden_map.astype(np.float64) - golden_map.mean(axis=0, dtype=np.float64)
-    if (
-        np.isfinite(anomaly_map).all()
-        and np.square(own).mean() > 1e-12 * np.square(golden_map, dtype=np.float64).mean()
-    ):
+    if np.isfinite(anomaly_map).all() and _is_more_than_rounding(own, of=golden_map):
         others = anomaly_map.astype(np.float64) - anomaly_map.mean(axis=0, dtype=np.float64)
         size = float(np.linalg.norm(own) * np.linalg.norm(others))
         followed = float(np.vdot(own, others)) / size if size > 0 else 0.0

@@ -91,7 +91,7 @@ class Bundle:
         Raises:
             BundleError: The file cannot be read.
         """
-        return self._listed(TRAINED_ON)
+        return self._read_list(TRAINED_ON)
 
     def threshold_from(self) -> frozenset[str]:
         """SHA-256 of the image files that drew a threshold of the manifest; empty where the bundle does not say.
@@ -99,9 +99,9 @@ class Bundle:
         Raises:
             BundleError: The file cannot be read.
         """
-        return self._listed(THRESHOLD_FROM)
+        return self._read_list(THRESHOLD_FROM)
 
-    def _listed(self, name: str) -> frozenset[str]:
+    def _read_list(self, name: str) -> frozenset[str]:
         if name not in self.manifest.files:
             return frozenset()
         path = self.path / name

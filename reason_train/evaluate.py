@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from reason_runtime.detection_bench import of_threshold_text
 from reason_runtime.errors import DataError
-from reason_runtime.image import image_sha256
 from reason_runtime.manifest import Threshold
 from reason_train.calibrate import HeldOut, read_calibration, told_apart
 from reason_train.calibration import pixel_threshold
-from reason_train.datasets import DataSet, Sample, read_masks, read_masks_as_drawn, require_test
+from reason_train.datasets import DataSet, Sample, good_among, read_masks, read_masks_as_drawn, require_test
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -37,6 +36,8 @@ class Evaluated:
     samples: tuple[Sample, ...]
     judgement: Judgement
     masks: NDArray[np.bool_] | None
+    threshold: Threshold | None
+    """Of the run; None where it was never calibrated."""
     pixel_threshold: float | None
     """Where a pixel of the maps counts as defective, as a bundle has it; None unless maps were to be kept."""
     good_of_threshold: int
@@ -79,10 +80,7 @@ def evaluate(
     run, model = load_run(folder)
     method, tile_px = run.config.method, run.config.training.tile_px
     paths = [sample.path for sample in samples]
-    held_out, threshold = read_calibration(folder)
-    limit = None
-    if keep_maps and held_out is not None and threshold is not None:
-        limit = _pixel_threshold(held_out, threshold, model, device=device)
+    threshold, drew, limit = _calibration(folder, model, device=device, with_pixels=keep_maps)
     if tile_px is None:
         masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px, crop_px=method.crop_px)
         store = ImageStore(paths, input_format=input_format(method), memory_mib=0)
@@ -101,8 +99,9 @@ def evaluate(
         samples=samples,
         judgement=judgement,
         masks=masks,
+        threshold=threshold,
         pixel_threshold=limit,
-        good_of_threshold=0 if threshold is None or held_out is None else _good_among(samples, held_out),
+        good_of_threshold=good_among(samples, drew),
         protocol=described_protocol(folder, run.config),
     )
 
@@ -133,10 +132,15 @@ def _require_unseen(run: Run, dataset: DataSet, *, where: Path) -> None:
         )
 
 
-def _good_among(samples: Sequence[Sample], held_out: HeldOut) -> int:
-    if not held_out.sha256:
-        return 0
-    return sum(not sample.anomalous and image_sha256(sample.path) in held_out.sha256 for sample in samples)
+def _calibration(
+    folder: Path, model: ReasonModel, *, device: torch.device, with_pixels: bool
+) -> tuple[Threshold | None, frozenset[str], float | None]:
+    """The threshold, the SHA-256 of what drew it and, where wanted, that of pixels; the held-out images are let go."""
+    held_out, threshold = read_calibration(folder)
+    if held_out is None or threshold is None:
+        return threshold, frozenset(), None
+    limit = _pixel_threshold(held_out, threshold, model, device=device) if with_pixels else None
+    return threshold, held_out.sha256, limit
 
 
 def _pixel_threshold(held_out: HeldOut, threshold: Threshold, model: ReasonModel, *, device: torch.device) -> float:

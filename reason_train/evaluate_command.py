@@ -56,24 +56,27 @@ def _judge(
     """Evaluate a run, write its page where one is wanted; the figures, what JSON says of them, and why no page."""
     import numpy as np
 
-    from reason_train.calibrate import read_threshold
     from reason_train.device import find_device
     from reason_train.evaluate import evaluate as judge_all
     from reason_train.evaluate import report_settings
     from reason_train.evaluation import wrong_decisions
     from reason_train.progress import image_bar
 
-    threshold = read_threshold(run_folder)
-    limit = None if threshold is None else threshold.value
     with image_bar(f"judging {found.name}", total=len(found.test)) as bar:
         result = judge_all(
             run_folder, found, device=find_device(device), keep_maps=report is not None, progress=bar.advance
         )
     facts: dict[str, object] = {"run": str(run_folder), "data": found.name, **result.evaluation.to_json()}
     anomalous = np.array([sample.anomalous for sample in result.samples], np.bool_)
+    limit = None if result.threshold is None else result.threshold.value
     rejected, passed = wrong_decisions(result.judgement.scores, anomalous, limit=limit)
-    facts |= {"threshold": limit, "good_rejected": rejected, "defective_passed": passed}
-    facts |= {"good_of_threshold": result.good_of_threshold, "paper_protocol": result.protocol}
+    facts |= {
+        "threshold": limit,
+        "good_rejected": rejected,
+        "defective_passed": passed,
+        "good_of_threshold": result.good_of_threshold,
+        "paper_protocol": result.protocol,
+    }
     failure = None
     if report is not None:
         from reason_train.report import write_report
@@ -87,7 +90,7 @@ def _judge(
                 evaluation=result.evaluation,
                 samples=result.samples,
                 scores=result.judgement.scores,
-                threshold=threshold,
+                threshold=result.threshold,
                 pixel_threshold=result.pixel_threshold,
                 maps=result.judgement.maps,
                 masks=result.masks,

@@ -2,7 +2,7 @@
 
 from reason_train.datasets.loading import categories, detect_layout, load_dataset
 from reason_train.datasets.masks import read_mask, read_masks, read_masks_as_drawn
-from reason_train.datasets.samples import GOOD, DataSet, Layout, Sample, require_test
+from reason_train.datasets.samples import GOOD, DataSet, Layout, Sample, good_among, require_test
 
 __all__ = [
     "GOOD",
@@ -11,6 +11,7 @@ __all__ = [
     "Sample",
     "categories",
     "detect_layout",
+    "good_among",
     "load_dataset",
     "read_mask",
     "read_masks",

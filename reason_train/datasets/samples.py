@@ -1,8 +1,10 @@
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from reason_runtime.errors import DataError
+from reason_runtime.image import image_sha256
 
 Layout = Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"]
 GOOD = "good"
@@ -46,6 +48,17 @@ class DataSet:
     category: str | None
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+
+
+def good_among(samples: Sequence[Sample], sha256: Collection[str]) -> int:
+    """How many of them are good and have a file whose SHA-256 is among these.
+
+    Raises:
+        ImageError: A file cannot be read.
+    """
+    if not sha256:
+        return 0
+    return sum(not sample.anomalous and image_sha256(sample.path) in sha256 for sample in samples)
 
 
 def require_test(dataset: DataSet) -> tuple[Sample, ...]:

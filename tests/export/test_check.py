@@ -15,6 +15,7 @@ from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.session import open_session
 from tests.commands import Done, call
+from tests.export.changed_maps import change_map
 from tests.imports import loaded_packages
 from tests.pictures import good_picture, save
 
@@ -104,19 +105,6 @@ def test_a_model_whose_output_is_not_finite_fails_and_the_result_can_be_read_aga
     known = known_check(open_bundle(bundle), backend="onnxruntime", precision="fp32")
     assert known is not None
     assert not known.passed
-
-
-def change_map(path: Path, *, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
-    """Put nodes that make `anomaly_map` of `seen` behind the model's map; the score is of the changed map."""
-    opened, model = open_bundle(path), onnx.load(path / "model.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["seen" if name == "anomaly_map" else name for name in node.output]
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
-    own = list(model.graph.node)
-    first = next(index for index, node in enumerate(own) if "anomaly_map" in node.input)
-    del model.graph.node[:]
-    model.graph.node.extend([*own[:first], *nodes, *own[first:]])
-    update_bundle(opened, manifest=opened.manifest, files={"model.onnx": model.SerializeToString()})
 
 
 def test_info_says_what_was_checked_and_whether_it_counts_here(bundle: Path, good_pictures: Path) -> None:

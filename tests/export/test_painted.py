@@ -14,6 +14,7 @@ from reason_export.painted import DEFECTS, LARGE, paint, painted_golden, part_of
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle
 from reason_runtime.session import open_session
 from tests.commands import call
+from tests.export.changed_maps import change_map
 from tests.pictures import good_picture
 
 
@@ -103,17 +104,11 @@ def test_the_answer_to_painted_defects_is_said_with_how_many_are_found(bundle: B
 
 
 def test_a_model_that_saturates_where_good_parts_end_fails_by_painted_defects_alone(bundle: Bundle) -> None:
-    highest = bundle.golden().anomaly_map.max()
-    model = onnx.load(bundle.path / "model.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["free" if name == "anomaly_map" else name for name in node.output]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(highest), "highest"))
-    nodes = list(model.graph.node)
-    first = next(index for index, node in enumerate(nodes) if "anomaly_map" in node.input)
-    nodes.insert(first, onnx.helper.make_node("Min", ["free", "highest"], ["anomaly_map"]))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    update_bundle(bundle, manifest=bundle.manifest, files={"model.onnx": model.SerializeToString()})
+    change_map(
+        bundle.path,
+        nodes=[onnx.helper.make_node("Min", ["seen", "highest"], ["anomaly_map"])],
+        constants={"highest": np.float32(bundle.golden().anomaly_map.max())},
+    )
     done = call("reason-export", "check", bundle.path, "--json")
     facts = json.loads(done.output)
     assert facts["score_difference_max"] <= 1e-4
