@@ -88,7 +88,9 @@ def inspect(
     bundle: Annotated[Path | None, typer.Argument(help="Folder that `reason-export onnx` wrote.")] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(metavar="URI", help="Folder, video, opencv:0, rtsp://..., aravis:, linescan:IMAGE; repeatable."),
+        typer.Option(
+            metavar="URI", help="Folder, video, opencv:0, rtsp://..., aravis:, linescan:IMAGE, post://; repeatable."
+        ),
     ] = None,
     sink: Annotated[
         list[str] | None,

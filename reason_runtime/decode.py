@@ -57,21 +57,33 @@ def decode(path: Path, *, check_size: SizeCheck) -> Decoded:
     try:
         with path.open("rb") as file:
             stream: BinaryIO = file if file.seekable() else io.BytesIO(file.read())
-            image = _open(stream)
-            check_size(width_px=image.width, height_px=image.height)
-            _refuse_several_frames(image)
-            _refuse_white_is_zero(image)
-            if _needs_opencv(image):
-                return _decode_16_bit(stream, image)
-            return _pixels(ImageOps.exif_transpose(image))
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: is not an image in one of the formats {', '.join(FORMATS)}") from error
+            return decode_stream(stream, name=str(path), check_size=check_size)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def decode_stream(stream: BinaryIO, *, name: str, check_size: SizeCheck) -> Decoded:
+    """What `decode` gives, of a stream that can be sought in.
+
+    Raises:
+        ImageError: With the name, for everything that can be wrong with the picture.
+    """
+    try:
+        image = _open(stream)
+        check_size(width_px=image.width, height_px=image.height)
+        _refuse_several_frames(image)
+        _refuse_white_is_zero(image)
+        if _needs_opencv(image):
+            return _decode_16_bit(stream, image)
+        return _pixels(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: is not an image in one of the formats {', '.join(FORMATS)}") from error
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # Pillow's readers let anything through that damaged headers and chunks lead them to
-        raise ImageError(f"{path}: is damaged ({error or type(error).__name__})") from error
+        raise ImageError(f"{name}: is damaged ({error or type(error).__name__})") from error
 
 
 def _open(stream: BinaryIO) -> Image.Image:

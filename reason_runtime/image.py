@@ -18,6 +18,7 @@ that is cut out before the resize.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reason_runtime.atomic import reason
-from reason_runtime.decode import Decoded, decode
+from reason_runtime.decode import Decoded, decode, decode_stream
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 
@@ -217,6 +218,15 @@ def decode_file(path: str | Path) -> Decoded:
         ImageError: See `read_image`.
     """
     return decode(Path(path), check_size=check_size)
+
+
+def decode_bytes(content: bytes, *, name: str) -> Decoded:
+    """What `decode_file` gives, of a file's bytes; `name` is what messages call it.
+
+    Raises:
+        ImageError: See `read_image`.
+    """
+    return decode_stream(io.BytesIO(content), name=name, check_size=check_size)
 
 
 def image_of(decoded: Decoded, *, input_format: InputFormat) -> NDArray[np.uint8]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from reason_runtime.detector import Pixels
+from reason_runtime.strict_json import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Grab:
         path: The file it came from, if any.
         encoder_count: At the grab, if the source knows it.
         strip: Where on the web, for line-scan sources.
+        reply: Who waits for the answer, told once, as for a line of JSON; None: there will be none. Does not wait.
     """
 
     grabbed_ns: int
@@ -52,6 +55,7 @@ class Grab:
     path: str | None = None
     encoder_count: int | None = None
     strip: Strip | None = None
+    reply: Callable[[dict[str, Json] | None], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -121,7 +121,11 @@ class Grabber:
                 self._stop.wait(_ROOM_S)
                 continue
             grab = source.read()
-            if grab == "end" or self._stop.is_set():  # what comes after the stop was never promised an answer
+            if grab == "end":
+                return
+            if self._stop.is_set():  # what comes after the stop was never promised an answer
+                if grab != "idle" and grab.reply is not None:
+                    grab.reply(None)
                 return
             if grab == "idle":
                 idle += 1

@@ -167,6 +167,8 @@ class Ledger:
             latency_ms = (time.monotonic_ns() - done.frame.grab.grabbed_ns) / 1e6
             self._metrics.answered(left.camera, decision=left.decision, cause=left.cause, latency_ms=latency_ms)
             self._publish(left)
+            if done.frame.grab.reply is not None:
+                done.frame.grab.reply(left.line())
         if not self._places:
             self._changed.notify_all()
 

@@ -106,12 +106,15 @@ class Recorder:
                 (int(name[1]) for name in map(_NAME.fullmatch, os.listdir(self._folder)) if name), default=0
             )
             for grab in self._grabs():
-                image = self._usable(grab)
+                image, name = self._usable(grab), None
                 if image is not None and (self.frames - 1) % self._settings.every == 0:
                     name = f"{number + self.pictures:08}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.png"
                     save_frame(self._folder / name, image)
                     self.pictures += 1
                     self.first, self.last = self.first or name, name
+                if grab.reply is not None:
+                    skipped = self.skipped_reason if image is None else None
+                    grab.reply({"kind": "recorded", "picture": name, "skipped_reason": skipped})
         if not (self.pictures or self._stop.is_set()):
             reason = (
                 f"; {self.skipped} frames were skipped, the last one: {self.skipped_reason}" if self.skipped else ""

@@ -127,6 +127,7 @@ class LineRun:
                 self._wait_for_sinks()
         finally:
             undelivered = self.publisher.finish(_DELIVER_S)
+            self._write_last_replies()
             if self._journal is not None:
                 self._journal.close()
         return Summary(
@@ -153,6 +154,13 @@ class LineRun:
                 left, until_s = backlog, time.monotonic() + _BATCH_S
             elif time.monotonic() > until_s:
                 return
+
+    def _write_last_replies(self) -> None:
+        from reason_runtime.line.sources.post import PostSource
+
+        for camera in self._cameras:
+            if isinstance(camera.source, PostSource):
+                camera.source.finish()
 
     def stop(self) -> None:
         """Drain and end; may be called by a signal handler."""

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 from reason_runtime.atomic import reason
 from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.line.http_server import LineHandler, LineServer
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
@@ -52,15 +52,14 @@ class DashboardSink:
         self._events: deque[dict[str, Json]] = deque(maxlen=_LATEST)
         self._beat: Beat | None = None
         self._reject: Answer | None = None
-        self._server: ThreadingHTTPServer | None = None
+        self._server: LineServer | None = None
 
     def open(self) -> None:
         """See `Sink.open`."""
         try:
-            server = ThreadingHTTPServer(self._address, partial(_Handler, self))
+            server = LineServer(self._address, partial(_Handler, self))
         except OSError as error:
             raise SinkError(f"{self.name}: cannot listen ({reason(error)})") from error
-        server.daemon_threads = True
         self._server = server
         threading.Thread(target=server.serve_forever, name=self.name, daemon=True).start()
 
@@ -119,7 +118,7 @@ class DashboardSink:
         return stream.getvalue()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LineHandler):
     timeout = _IDLE_S  # of a connection on which nothing comes or goes
 
     def __init__(self, board: DashboardSink, *arguments: object) -> None:
@@ -141,9 +140,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(picture, "image/jpeg")
         else:
             self.send_error(404)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-        """Say nothing: a page that asks every second would fill the log."""
 
     def _send(self, content: bytes, kind: str) -> None:
         self.send_response(200)

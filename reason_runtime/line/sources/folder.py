@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from reason_runtime.decode import Decoded
 from reason_runtime.detector import Pixels
 from reason_runtime.errors import DataError, ImageError, SourceError
-from reason_runtime.image import SUFFIXES, InputFormat, decode_file, list_images, read_image
+from reason_runtime.image import SUFFIXES, InputFormat, decode_file, image_of, list_images
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.source import Nothing
 
@@ -45,7 +46,7 @@ class FolderSource:
         if path is None:
             return "end"
         try:
-            image = _as_it_is(path) if self._form is None else read_image(path, input_format=self._form)
+            image = pixels_of(decode_file(path), name=str(path), input_format=self._form)
         except ImageError as error:
             return Grab(grabbed_ns=time.monotonic_ns(), failure=str(error), path=str(path))
         return Grab(grabbed_ns=time.monotonic_ns(), image=image, path=str(path))
@@ -54,8 +55,14 @@ class FolderSource:
         """See `Source.close`."""
 
 
-def _as_it_is(path: Path) -> Pixels:
-    decoded = decode_file(path)
+def pixels_of(decoded: Decoded, *, name: str, input_format: InputFormat | None) -> Pixels:
+    """A picture as the line takes it; without a format, before there is a bundle, as it is in the file.
+
+    Raises:
+        ImageError: The format refuses it; or it is transparent, which no camera gives.
+    """
+    if input_format is not None:
+        return image_of(decoded, input_format=input_format)
     if decoded.alpha is not None and decoded.alpha.min() < 255:
-        raise ImageError(f"{path}: is transparent in places, which no camera gives; copy the file instead")
+        raise ImageError(f"{name}: is transparent in places, which no camera gives; copy the file instead")
     return decoded.colour

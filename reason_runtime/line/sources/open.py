@@ -8,6 +8,7 @@
 | `rtsp://...`, `rtsps://...`, `http://...`, `https://...` | a stream, by FFmpeg |
 | `aravis:`, `aravis:NAME` | a GigE Vision or USB3 Vision camera; the first, or by name, serial number or IP address |
 | `linescan:IMAGE?lines_per_s=N` | a simulated line-scan camera |
+| `post://HOST:PORT?max_mib=64` | pictures that other programs send, each answered with its decision |
 
 A web is cut out of what a camera gives with `frame_lines=N`, `overlap_lines=M` and `counts_per_line=K`, wherever the
 address begins with one of the words; a stream's query is the camera's own.
@@ -20,11 +21,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import InputFormat
-from reason_runtime.line.address import Address, parse_address
+from reason_runtime.line.address import Address, host_and_port, parse_address
 from reason_runtime.line.sources.source import Source
 
 _STREAMS = ("rtsp", "rtsps", "http", "https")
-_KINDS = ("folder", "video", "opencv", "aravis", "linescan")
+_KINDS = ("folder", "video", "opencv", "aravis", "linescan", "post")
 
 
 def open_source(text: str, *, input_format: InputFormat | None) -> Source:
@@ -54,6 +55,8 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
         if overlap_lines:
             raise ConfigurationError(f"{text}: overlap_lines needs frame_lines")
         return source
+    if address.kind == "post":
+        raise ConfigurationError(f"{text}: pictures that are sent are whole parts; frame_lines is of other sources")
     from reason_runtime.line.sources.web import WebSource
     from reason_runtime.line.web.assemble import Assembler
 
@@ -82,6 +85,12 @@ def _plain(address: Address, input_format: InputFormat | None, counts_per_line: 
             seed=address.count("seed", 0),
         )
         return LineScanSource(read_web(path), motion=motion, name=address.text)
+    if address.kind == "post":
+        from reason_runtime.line.sources.post import PostSource
+
+        host, port = host_and_port(address, port=8000)
+        max_bytes = int(address.amount("max_mib", 64, low=1) * 2**20)
+        return PostSource(host, port, max_bytes=max_bytes, input_format=input_format)
     if address.kind == "folder" or (address.kind == "" and path.is_dir()):
         from reason_runtime.line.sources.folder import FolderSource
 
