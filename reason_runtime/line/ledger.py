@@ -91,15 +91,14 @@ class Ledger:
         """Answer a part.
 
         Returns:
-            False where it had been answered before, for example at its deadline; the first answer stays.
+            False where another answer goes out: it had one before, its deadline is over, or the journal failed.
         """
         with self._changed:
             place = self._places.get(frame.part_id)
             if place is None or place.frame is not frame or place.answer is not None:
                 return False
             late = frame.deadline_ns is not None and time.monotonic_ns() > frame.deadline_ns
-            self._settle(place, unknown(frame, "deadline", _LATE) if late else answer)
-            return True
+            return self._settle(place, unknown(frame, "deadline", _LATE) if late else answer).cause == answer.cause
 
     def refuse(self, frame: Frame, cause: Cause, text: str) -> bool:
         """Answer a part UNKNOWN; see `answer`."""
@@ -156,8 +155,9 @@ class Ledger:
         with self._changed:
             return len(self._places)
 
-    def _settle(self, place: _Place, answer: Answer) -> None:
-        place.answer = self._recorded(place.frame, answer)
+    def _settle(self, place: _Place, answer: Answer) -> Answer:
+        """Gives what goes out."""
+        place.answer = recorded = self._recorded(place.frame, answer)
         places = self._waiting[place.frame.camera]
         while places and places[0].answer is not None:
             done = places.popleft()
@@ -171,6 +171,7 @@ class Ledger:
                 done.frame.grab.reply(left.line())
         if not self._places:
             self._changed.notify_all()
+        return recorded
 
     def _recorded(self, frame: Frame, answer: Answer) -> Answer:
         latency_ms = (time.monotonic_ns() - frame.grab.grabbed_ns) / 1e6

@@ -312,7 +312,8 @@ class Pipeline:
             image = work.frame.grab.image
             if not answer.is_reject and image is not None and self._publisher.wants_picture(answer):
                 answer = replace(answer, picture=Picture(image=image, anomaly_map=None))
-            self._desk.ledger.answer(work.frame, answer)
+            if self._desk.ledger.answer(work.frame, answer) and work.frame.grab.strip is not None:
+                book.add(answer.defects)  # one that came too late went out without them
             self._count_score(answer, work.model)
         return []
 

@@ -254,7 +254,7 @@ def test_an_answer_after_the_deadline_is_unknown_even_before_the_clock_noticed()
     late = frame(0, deadline_s=0.01)
     book.ledger.take(late)
     time.sleep(0.02)
-    book.ledger.answer(late, passed(late))
+    assert not book.ledger.answer(late, passed(late))
     assert [answer.cause for answer in book.published] == ["deadline"]
 
 
@@ -306,7 +306,7 @@ def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> No
     first, second = frame(0), frame(1)
     book.ledger.take(first)
     journal.close()  # from here on every write fails
-    book.ledger.answer(first, passed(first))
+    assert not book.ledger.answer(first, passed(first))
     assert not book.ledger.take(second)
     assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "journal")] * 2
     assert all("cannot be written" in text for text in book.failures)

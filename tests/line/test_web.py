@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from reason_runtime import load
 from reason_runtime.blind import FROZEN
-from reason_runtime.errors import BundleError, ConfigurationError, ImageError
+from reason_runtime.errors import BundleError, ConfigurationError, ImageError, SinkError
 from reason_runtime.line.frame import Grab, Strip
 from reason_runtime.line.grabber import Camera
-from reason_runtime.line.messages import Defect
+from reason_runtime.line.journal import Journal
+from reason_runtime.line.messages import Answer, Defect
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.sources.linescan import LineScanSource, Motion
 from reason_runtime.line.sources.open import open_source
@@ -170,15 +171,21 @@ def strip(first: int, *, valid: int = 100, overlap: int = 20) -> Strip:
 
 def test_a_defect_on_a_seam_is_listed_once_and_whole() -> None:
     book = DefectBook()
-    assert book.new((defect(50, 5), defect(94, 6)), strip(0)) == (defect(50, 5),)  # the second goes on
-    assert book.new((defect(94, 9),), strip(80)) == (defect(94, 9),)
+    assert listed(book, (defect(50, 5), defect(94, 6)), strip(0)) == (defect(50, 5),)  # the second goes on
+    assert listed(book, (defect(94, 9),), strip(80)) == (defect(94, 9),)
     book = DefectBook()
-    assert book.new((defect(82, 5),), strip(0)) == (defect(82, 5),)
-    assert book.new((defect(82, 5), defect(83, 5, x_px=30)), strip(80)) == (defect(83, 5, x_px=30),)
+    assert listed(book, (defect(82, 5),), strip(0)) == (defect(82, 5),)
+    assert listed(book, (defect(82, 5), defect(83, 5, x_px=30)), strip(80)) == (defect(83, 5, x_px=30),)
     book = DefectBook()
     long = defect(70, 30)  # longer than the overlap: no frame will see it whole
-    assert book.new((long,), strip(0)) == (long,)
-    assert book.new((defect(80, 40),), strip(80)) == ()
+    assert listed(book, (long,), strip(0)) == (long,)
+    assert listed(book, (defect(80, 40),), strip(80)) == ()
+
+
+def listed(book: DefectBook, defects: tuple[Defect, ...], strip: Strip) -> tuple[Defect, ...]:
+    fresh = book.new(defects, strip)
+    book.add(fresh)
+    return fresh
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +224,16 @@ def web_with_spots(*spots: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     return web
 
 
-def inspected(tiled: Path, web: NDArray[np.uint8], *, overlap_lines: int = 16, **settings: float) -> Line:
+def inspected(
+    tiled: Path, web: NDArray[np.uint8], *, overlap_lines: int = 16, journal: Journal | None = None, **settings: float
+) -> Line:
     camera = LineScanSource(
         web, motion=Motion(lines_per_s=20_000, block_lines=10, loops=1, buffer_blocks=10**6), name="web"
     )
     assembler = Assembler(frame_lines=64, overlap_lines=overlap_lines)
     source = WebSource(camera, assembler=assembler, counts_per_line=1)
     plan = WebSettings(overlap_px=8, **settings)  # type: ignore[arg-type]
-    with running(tiled, Camera(name="web", source=source), web=plan) as line:
+    with running(tiled, Camera(name="web", source=source), web=plan, journal=journal) as line:
         line.finish()
     return line
 
@@ -256,6 +265,30 @@ def test_a_frame_is_rejected_for_its_own_rows_and_lists_only_what_touches_them(t
         (48, [57]),
         (144, [160]),
     ]
+
+
+class FullOnce(Journal):
+    """The disk is full when the first answer comes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._is_full = True
+
+    def answered(self, answer: Answer) -> None:
+        if self._is_full:
+            self._is_full = False
+            raise SinkError("the disk is full")
+        super().answered(answer)
+
+
+def test_a_defect_of_a_frame_whose_judgement_did_not_go_out_is_listed_by_the_next(tiled: Path, tmp_path: Path) -> None:
+    journal = FullOnce(tmp_path / "journal")
+    first, second, *_ = inspected(tiled, web_with_spots((54, 20, 6, 3)), journal=journal).sink.answers
+    journal.close()
+    assert (first.cause, first.defects) == ("journal", ())
+    assert [(item.first_line, item.lines) for item in second.defects] == [(54, 6)]
+    once = inspected(tiled, web_with_spots((54, 20, 6, 3))).sink.answers
+    assert [len(answer.defects) for answer in once[:2]] == [1, 0]
 
 
 def test_a_defect_at_the_threshold_is_listed(tiled: Path) -> None:

@@ -106,7 +106,7 @@ class DefectBook:
     _listed: deque[Defect] = field(default_factory=lambda: deque(maxlen=MOST_REGIONS))
 
     def new(self, defects: tuple[Defect, ...], strip: Strip) -> tuple[Defect, ...]:
-        """The defects to list now: not listed before, and not about to be seen whole by the next frame.
+        """The defects to list: not listed before, and not about to be seen whole by the next frame.
 
         Args:
             defects: Of a frame, in web coordinates.
@@ -124,8 +124,11 @@ class DefectBook:
             ):
                 continue
             fresh.append(defect)
-        self._listed.extend(fresh)
         return tuple(fresh)
+
+    def add(self, defects: tuple[Defect, ...]) -> None:
+        """These went out: no frame lists them again."""
+        self._listed.extend(defects)
 
 
 def _overlap(one: Defect, other: Defect) -> bool:
