@@ -44,7 +44,10 @@ def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, 
         synthetic: Whether they are made-up patterns; on photographs defects are painted beside, but on those of a
             camera's size, where that takes minutes.
     """
-    painted = images[:0] if synthetic or isinstance(model, CameraModel) else painted_golden(images)
+    painted = images[:0]
+    if not synthetic and isinstance(model, ReasonModel):
+        head = model.head
+        painted = painted_golden(images, counts=head.get_buffer("region").numpy() > 0 if head.has_region else None)
     return Golden(
         **_answers(model, images),
         synthetic=np.full(len(images), synthetic),

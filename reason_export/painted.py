@@ -29,11 +29,12 @@ TRIES = 100
 MOST_GOLDEN, GOLDEN_TRIES, GOLDEN_SEED = 10, 10, 20251
 
 
-def painted_golden(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def painted_golden(images: NDArray[np.uint8], *, counts: Mask | None = None) -> NDArray[np.uint8]:
     """Ten pictures with a defect each, every kind twice; fewer where a kind cannot be seen on its picture.
 
     Args:
         images: (N, H, W, C) of good parts, as the graph takes them; each is used once where there are ten.
+        counts: (H, W), where defects count: the middle of each lies there. None: everywhere.
 
     Returns:
         (M, H, W, C).
@@ -44,7 +45,10 @@ def painted_golden(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         picture = images[index % len(images)]
         shown = picture if picture.shape[2] == 3 else picture[:, :, 0]
         kind = DEFECTS[index % len(DEFECTS)]
-        painted = paint(shown, kind, random=random, radii=LARGE, where=part_of(shown), tries=GOLDEN_TRIES)
+        where = part_of(shown)
+        if counts is not None:
+            where = where & counts if (where & counts).any() else counts
+        painted = paint(shown, kind, random=random, radii=LARGE, where=where, tries=GOLDEN_TRIES)
         if painted is not None:
             found.append(painted[0].reshape(picture.shape))
     return np.stack(found) if found else images[:0]

@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from reason_export.golden import golden_bytes
+from reason_export.golden import golden_bytes, make_golden
 from reason_export.painted import DEFECTS, LARGE, paint, painted_golden, part_of
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle
 from reason_runtime.session import open_session
+from reason_train.config import MethodConfig
 from tests.commands import call
 from tests.export.changed_maps import change_map
+from tests.filled_model import filled_model
 from tests.pictures import good_picture
 
 
@@ -52,6 +54,29 @@ def test_ten_golden_pictures_are_painted_the_same_every_time(count: int, channel
         share = (image != images[index % count]).any(axis=2).mean()
         assert 0 < share < 0.5
     np.testing.assert_array_equal(found, painted_golden(images))
+
+
+@pytest.mark.parametrize("corner", [(slice(20, 44), slice(30, 50)), (slice(0, 9), slice(0, 9))])
+def test_defects_are_painted_where_they_count(corner: tuple[slice, slice]) -> None:
+    images = pictures(10)
+    counts = np.zeros(images.shape[1:3], bool)
+    counts[corner] = True
+    for image, found in zip(images, painted_golden(images, counts=counts), strict=True):
+        assert (found != image)[counts].any()
+
+
+def test_the_golden_defects_of_a_model_lie_in_its_region() -> None:
+    model = filled_model(
+        MethodConfig(method="rd4ad", teacher="efficientnet_lite0", image_size_px=64, roi=(0.0, 0.0, 1.0, 1.0))
+    )
+    images = pictures(3)
+    model.head.get_buffer("region")[:] = 0
+    model.head.get_buffer("region")[40:56, 8:24] = 1
+    painted = make_golden(model, images, synthetic=False).painted
+    assert painted is not None
+    for index, found in enumerate(painted.images):
+        assert (found != images[index % 3])[40:56, 8:24].any()
+    assert (painted.score > 0).all()
 
 
 def test_on_a_level_picture_what_would_not_be_seen_is_left_out() -> None:
