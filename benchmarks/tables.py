@@ -342,6 +342,29 @@ def painted_table(found: dict) -> str:
     return _table(rows)
 
 
+def arm_table(found: dict) -> str:
+    """The parity gate on emulated processors, on the golden images and on those with painted defects."""
+    titles = ("emulated", "backend", "precision", "map's SQNR, dB", "map differs by", "score differs by")
+    rows: list[Sequence[str]] = [(*titles, "painted defects found", "by PyTorch", "gate")]
+    for processor, result in found["processors"].items():
+        for check in result["checks"]:
+            parity, painted = check["parity"], check["painted"]
+            rows.append(
+                (
+                    processor,
+                    check["backend"],
+                    check["precision"],
+                    "" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.0f}",
+                    f"{parity['map_difference_max']:.0e}",
+                    f"{parity['score_difference_max']:.0e}",
+                    f"{painted['found']} of {painted['images']}",
+                    str(painted["found_by_trained"]),
+                    "passed" if check["passed"] else "failed",
+                )
+            )
+    return _table(rows)
+
+
 def tolerances_table() -> str:
     """What `reason-export check` demands, by the code that does."""
     titles = ("precision", "map, largest difference", "score, largest difference", "map's SQNR, dB, at least")
@@ -591,6 +614,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "throughput-avx2": ("speed_avx2.json", throughput_table),
     "speed-gpu": ("speed_gpu.json", speed_table),
     "throughput-gpu": ("speed_gpu.json", throughput_table),
+    "arm64": ("arm64.json", arm_table),
     "precision-gpu": ("precision_screw_gpu.json", precision_table),
     "ablation-gpu": ("ablation_gpu.json", paired_table),
     "layers": ("layers.json", layers_table),

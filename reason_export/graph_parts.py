@@ -16,6 +16,9 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 INSTANCE_NORM = "InstanceNormalization"
 _CARRIERS = ("Add", "Relu", "Clip", "LeakyRelu")
 """What may end a network after its last convolution: it belongs to the network, not to the map head."""
+_RECTIFIERS = ("Relu", "Clip")
+FRONT_DEPTHWISE = 2
+"""Depthwise convolutions of the front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,27 @@ def before_network(graph: GraphProto) -> set[str]:
         ):
             before.add(node.name)
     return before
+
+
+def front(graph: GraphProto) -> set[str]:
+    """Names of the nodes up to the second depthwise convolution and its rectifier; without one, of `before_network`.
+
+    The first depthwise convolutions' outputs are small differences of large products: added up in half precision, they
+    and what comes before alone make most of the map's noise.
+    """
+    wires = wiring(graph)
+    grouped = [node for node in graph.node if any(each.name == "group" and each.i > 1 for each in node.attribute)]
+    if not grouped:
+        return before_network(graph)
+    last = grouped[:FRONT_DEPTHWISE][-1]
+    found = {last.name, *(node.name for node in wires.after(last) if node.op_type in _RECTIFIERS)}
+    wanted = wires.inputs(last)
+    while wanted:
+        node = wires.producers[wanted.pop()]
+        if node.name not in found:
+            found.add(node.name)
+            wanted += wires.inputs(node)
+    return found
 
 
 def map_head(graph: GraphProto) -> set[str]:

@@ -1,4 +1,4 @@
-"""The fp16 graph: the network in half precision; instance norm, cosine and map head in float32. No torch here.
+"""The fp16 graph: the network in half precision; front, instance norm, cosine and map head in float32. No torch here.
 
 ONNX Runtime's own converter rounds to half precision between any two layers that it was told to leave alone, so that
 the map head would lose what it is kept in float32 for. Here values change type only where the network meets the rest.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from reason_export.activations import largest_values
-from reason_export.graph_parts import INSTANCE_NORM, before_network, map_head
+from reason_export.graph_parts import INSTANCE_NORM, front, map_head
 from reason_runtime.errors import ParityError
 
 LARGEST = float(np.finfo(np.float16).max) / 2
@@ -61,7 +61,7 @@ def half_graph(model: ModelProto) -> ModelProto:
 def require_room(model: ModelProto, images: NDArray[np.uint8]) -> None:
     """Refuse a network whose values leave half precision.
 
-    ONNX Runtime computes an fp16 graph in float32 on a CPU, so that no parity check there sees it.
+    ONNX Runtime computes an fp16 graph in float32 on x86 processors, so that no parity check there sees it.
 
     Args:
         model: float32.
@@ -71,7 +71,7 @@ def require_room(model: ModelProto, images: NDArray[np.uint8]) -> None:
         ParityError: A value is too large.
     """
     kept = _kept(model)
-    network = {name for node in model.graph.node if node.name not in kept for name in node.output}
+    network = {name for node in model.graph.node if node.name not in kept for name in (*node.input, *node.output)}
     known = onnx.shape_inference.infer_shapes(model).graph.value_info
     tensors = [value.name for value in known if value.name in network and _is_float32(value)]
     for name, largest in largest_values(model, images, tensors=tensors).items():
@@ -84,7 +84,7 @@ def require_room(model: ModelProto, images: NDArray[np.uint8]) -> None:
 def _kept(model: ModelProto) -> set[str]:
     """Names of the nodes that stay in float32."""
     norms = {node.name for node in model.graph.node if node.op_type == INSTANCE_NORM}
-    return before_network(model.graph) | map_head(model.graph) | norms
+    return front(model.graph) | map_head(model.graph) | norms
 
 
 def _is_float32(value: ValueInfoProto) -> bool:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from reason_export.graph_parts import before_network, map_head
+from reason_export.graph_parts import before_network, front, map_head
 from reason_export.half import half_graph, require_room
 from reason_runtime.bundle import open_bundle
 from reason_runtime.errors import ParityError
@@ -28,11 +28,37 @@ def half(precise_bundle: Path) -> onnx.ModelProto:
     return onnx.load(precise_bundle / "model_fp16.onnx")
 
 
-def test_the_convolutions_are_in_half_precision(half: onnx.ModelProto) -> None:
+def test_all_convolutions_but_the_front_are_in_half_precision(half: onnx.ModelProto) -> None:
     known = kinds(half)
     layers = [node for node in half.graph.node if node.op_type in ("Conv", "ConvTranspose")]
     assert len(layers) > 50
-    assert {known[name] for node in layers for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
+    types = [{known[name] for name in (*node.input, *node.output)} for node in layers]
+    groups = [each.i for node in layers[:5] for each in node.attribute if each.name == "group"]
+    assert groups == [1, 32, 1, 1, 96]
+    assert types == [{TensorProto.FLOAT}] * 5 + [{TensorProto.FLOAT16}] * (len(layers) - 5)
+
+
+def test_a_front_ends_with_the_rectifier_of_the_second_depthwise_convolution() -> None:
+    def network(*groups: int) -> onnx.GraphProto:
+        make = helper.make_node
+        nodes = [
+            make("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+            make("Conv", ["pixels", "w"], ["a"], name="stem"),
+            make("Relu", ["a"], ["b"], name="after stem"),
+            make("Conv", ["pixels", "w"], ["aside"], name="beside"),
+            make("Conv", ["b", "v"], ["c"], name="first", group=groups[0]),
+            make("Clip", ["c"], ["d"], name="after first"),
+            make("Conv", ["d", "v"], ["e"], name="second", group=groups[1]),
+            make("Relu", ["e"], ["f"], name="after second"),
+            make("Conv", ["f", "v"], ["g"], name="third", group=groups[2]),
+            make("Add", ["g", "aside"], ["out"], name="sum"),
+        ]
+        return helper.make_graph(nodes, "g", [], [])
+
+    up_to_first = {"cast", "stem", "after stem", "first", "after first"}
+    assert front(network(4, 4, 4)) == front(network(4, 4, 1)) == up_to_first | {"second", "after second"}
+    assert front(network(4, 1, 1)) == up_to_first
+    assert front(network(1, 1, 1)) == {"cast"}
 
 
 def test_instance_norm_cosine_and_head_stay_in_float32(half: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -115,6 +116,20 @@ def test_bf16_without_room_for_its_temporary_copy_says_so(precise_bundle: Path, 
 def test_bf16_is_refused_where_the_processor_has_none(precise_bundle: Path) -> None:
     with pytest.raises(BackendError, match="this processor has no bf16 for OpenVINO; it has FP32"):
         opened(precise_bundle, "bf16")
+
+
+@pytest.mark.skipif(HAS_BF16, reason="where float layers run in bf16 the graph is another")
+def test_on_arm_the_int8_file_runs_as_it_is(precise_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO for Arm refuses what `use_unsigned` makes; `benchmarks/arm64.py` runs it there."""
+    image = np.random.default_rng(3).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    core = openvino.Core()
+    source = core.read_model(str(precise_bundle / "model_int8.onnx"))
+    source.reshape({"image": [1, 64, 64, 3]})
+    expected = core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image)["anomaly_map"]
+    assert not np.array_equal(opened(precise_bundle, "int8").run(image).anomaly_map, expected)
+    for machine in ("aarch64", "arm64"):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        np.testing.assert_array_equal(opened(precise_bundle, "int8").run(image).anomaly_map, expected)
 
 
 @pytest.mark.parametrize("images", [1, 2, 7])
