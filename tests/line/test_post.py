@@ -50,6 +50,7 @@ def send(
     try:
         connection.request("POST", to, content, headers)
         reply = connection.getresponse()
+        assert reply.getheader("Content-Type") == "application/json"
         return reply.status, json.loads(reply.read())
     finally:
         connection.close()

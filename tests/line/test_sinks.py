@@ -191,6 +191,20 @@ def test_a_sink_that_is_down_is_opened_again_though_no_message_comes() -> None:
     publisher.finish(1)
 
 
+def test_the_heartbeat_stands_still_for_a_plc_that_is_down_and_not_for_a_broker() -> None:
+    publisher = Publisher(metrics=Metrics(), journal=None)
+    assert publisher.health.beat(busy=True) == Beat(count=1, healthy=True, faults={}, busy=True)
+    publisher.start([ListSink(name="broker", down=True)])
+    beat = publisher.health.beat(busy=False)
+    assert beat == Beat(count=2, healthy=True, faults={"sink broker": "the list is away"}, busy=False)
+    publisher.start([ListSink(name="plc", down=True, drives_line=True)])
+    beat = publisher.health.beat(busy=False)
+    assert (beat.count, beat.healthy, set(beat.faults)) == (2, False, {"sink broker", "sink plc"})
+    publisher.health.clear("sink plc")
+    assert publisher.health.beat(busy=False).count == 3
+    publisher.finish(0)
+
+
 def test_a_plc_hears_no_answer_of_the_time_it_was_not_served() -> None:
     metrics, plc = Metrics(), ListSink(down=True, keeps=False, drives_line=True)
     publisher = Publisher(metrics=metrics, journal=None)
