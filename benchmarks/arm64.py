@@ -53,8 +53,9 @@ def main(
         _build(root, mirror=mirror)
     _copy(bundle, root)
     checked: dict[str, object] = {}
+    others = "" if tuple(processors) == PROCESSORS else "".join(f" --processors {name}" for name in processors)
     found = {
-        "command": f"python -m benchmarks.arm64 BUNDLE --root DIR --out benchmarks/results/{out.name}",
+        "command": f"python -m benchmarks.arm64 BUNDLE --root DIR --out benchmarks/results/{out.name}{others}",
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "emulator": _output(["qemu-aarch64-static", "--version"]).splitlines()[0],
         "host": platform.machine(),
@@ -74,7 +75,7 @@ def _require_tools() -> None:
     if not Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists():
         raise ReasonError(
             "the system does not hand programs for Arm to QEMU; mount -t binfmt_misc binfmt_misc "
-            "/proc/sys/fs/binfmt_misc, then update-binfmts --enable qemu-aarch64"
+            "/proc/sys/fs/binfmt_misc, then cat /usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register"
         )
 
 
