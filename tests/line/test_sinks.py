@@ -488,8 +488,11 @@ class Listener:
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2)
         self.client.on_connect = lambda client, *_: client.subscribe("plant/line1/#", qos=1)
         self.client.on_message = lambda _client, _data, item: self.heard.append((item.topic, item.payload.decode()))
+        listens = threading.Event()  # what is published before is for nobody
+        self.client.on_subscribe = lambda *_: listens.set()
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
+        assert listens.wait(10)
 
     def wait(self, topic: str, count: int = 1) -> list[str]:
         until_s = time.monotonic() + 10
