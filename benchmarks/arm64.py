@@ -53,7 +53,7 @@ def main(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Result file.")],
     mirror: Annotated[str, typer.Option(help="Of Debian.")] = "http://deb.debian.org/debian",
 ) -> None:
-    """Build what is missing, then check every artefact that can run on each processor."""
+    """Build what is missing, then check every artefact that can run there."""
     require_place(out)
     _require_tools()
     if not (root / "site").is_dir():

@@ -309,7 +309,7 @@ def precision_table(found: dict, *, without: Sequence[str] = ()) -> str:
                 f"{lost['image_auroc']['lost']:+.4f}",
                 f"{lost['aupro']['found']:.4f}",
                 f"{lost['aupro']['lost']:+.4f}",
-                "" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.0f}",
+                _decibels(parity["sqnr_db"]),
                 f"{parity['map_difference_max']:.0e}",
                 "no threshold" if lost["decisions_flipped"] is None else str(lost["decisions_flipped"]),
                 "" if lost["good_rejected"] is None else f"{lost['good_rejected']} of {lost['good']}",
@@ -334,7 +334,7 @@ def painted_table(found: dict) -> str:
             (
                 *names,
                 f"{painted['score_difference_max']:.0e}",
-                "" if painted["sqnr_db"] is None else f"{painted['sqnr_db']:.0f}",
+                _decibels(painted["sqnr_db"]),
                 f"{painted['found']} {of}",
                 f"{painted['found_by_trained']} {of}",
             )
@@ -352,7 +352,7 @@ def arm_table(found: dict) -> str:
             (
                 check["backend"],
                 check["precision"],
-                "" if check["sqnr_db"] is None else f"{check['sqnr_db']:.0f}",
+                _decibels(check["sqnr_db"]),
                 f"{check['map_difference_max']:.0e}",
                 f"{check['score_difference_max']:.0e}",
                 f"{painted['found']} of {painted['images']}",
@@ -361,6 +361,10 @@ def arm_table(found: dict) -> str:
             )
         )
     return _table(rows)
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def tolerances_table() -> str:

@@ -59,6 +59,10 @@ class Address:
             raise ConfigurationError(f"{self.text}: {name}={value:g}, expected a whole number")
         return int(value)
 
+    def mebibytes(self, name: str, default: int) -> int:
+        """An option in MiB, 1 or more, in bytes."""
+        return int(self.amount(name, default, low=1) * 2**20)
+
     def finish(self) -> None:
         """Refuse options that nobody asked for.
 

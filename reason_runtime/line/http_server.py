@@ -1,4 +1,4 @@
-"""What the HTTP servers of a line share: a thread a connection, nothing on stderr, no question to a name server."""
+"""What the HTTP servers of a line share: a thread a connection, no word of clients, no question to a name server."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) ->
     if address.kind == "pictures":
         from reason_runtime.line.sinks.pictures import PicturesSink
 
-        return PicturesSink(Path(address.place), max_bytes=_max_bytes(address), model=model)
+        return PicturesSink(Path(address.place), max_bytes=address.mebibytes("max_mib", 1024), model=model)
     if address.kind == "frames":
         from reason_runtime.line.sinks.frames import FramesSink
 
@@ -54,7 +54,7 @@ def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) ->
             raise ConfigurationError(f"{address.text}: expected frames:DIR")
         return FramesSink(
             Path(address.place),
-            max_bytes=_max_bytes(address),
+            max_bytes=address.mebibytes("max_mib", 1024),
             near=address.amount("near", 0.9),
             good=_share(address, "good", 0.01),
         )
@@ -76,10 +76,6 @@ def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) ->
 
     host, port = host_and_port(address, port=9100)
     return PrometheusSink(host, port, metrics=metrics)
-
-
-def _max_bytes(address: Address) -> int:
-    return int(address.amount("max_mib", 1024, low=1) * 2**20)
 
 
 def _share(address: Address, name: str, default: float) -> float:

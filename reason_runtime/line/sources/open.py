@@ -89,8 +89,7 @@ def _plain(address: Address, input_format: InputFormat | None, counts_per_line: 
         from reason_runtime.line.sources.post import PostSource
 
         host, port = host_and_port(address, port=8000)
-        max_bytes = int(address.amount("max_mib", 64, low=1) * 2**20)
-        return PostSource(host, port, max_bytes=max_bytes, input_format=input_format)
+        return PostSource(host, port, max_bytes=address.mebibytes("max_mib", 64), input_format=input_format)
     if address.kind == "folder" or (address.kind == "" and path.is_dir()):
         from reason_runtime.line.sources.folder import FolderSource
 

@@ -64,9 +64,8 @@ class PostSource:
         """See `Source.open`."""
         try:
             server = LineServer(self._address, partial(_Handler, self))
-        except (OSError, OverflowError) as error:
-            text = reason(error) if isinstance(error, OSError) else str(error)
-            raise SourceError(f"{self._address[0]}:{self._address[1]}: cannot listen ({text})") from error
+        except OSError as error:
+            raise SourceError(f"{self._address[0]}:{self._address[1]}: cannot listen ({reason(error)})") from error
         with self._changed:
             self._server = server
         threading.Thread(target=server.serve_forever, args=(0.05,), name="post", daemon=True).start()
@@ -120,12 +119,11 @@ class PostSource:
         except ImageError as error:
             failure = str(error)
         with self._changed:  # clocks rise in the order in which parts are read
-            is_open = self._server is not None
-            if is_open:
+            if self._server is None:
+                reply(None)
+            else:
                 now_ns = time.monotonic_ns()
                 self._grabs.put(Grab(grabbed_ns=now_ns, image=image, failure=failure, part_id=part_id, reply=reply))
-        if not is_open:
-            reply(None)
         return answer
 
     def replied(self) -> None:
