@@ -15,13 +15,16 @@ NEEDS_MOUNT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small dis
 
 @contextmanager
 def small_disk(folder: Path, *, size: str) -> Iterator[Path]:
-    """An empty disk at `folder`, which must have no open file at the end; `size` as mount takes it."""
+    """An empty disk at `folder`; `size` as mount takes it.
+
+    At the end it is taken away whatever still holds a file on it: a test that failed must say why, and leave no mount.
+    """
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def enlarge(disk: Path, *, size: str) -> None:
