@@ -240,11 +240,13 @@ def test_requests_that_are_none_say_what_is_expected(bundle: Path, tmp_path: Pat
             assert re.search("part_id|twice", str(reply["error"]))
         assert send(port, content, **{"Content-Length": "-3"})[0] == 411
         assert send(port, bytes(2**26 + 1))[0] == 413
-        assert send(port, iter([content]))[1] == {"error": "expected a Content-Length"}  # in chunks
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", "/judge")
-        assert connection.getresponse().status == 501
-        connection.close()
+        for pieces in ([content], [bytes(2**20)] * 3) * 20:  # in chunks, which are not read before the reply
+            assert send(port, iter(pieces)) == (411, {"error": "expected a Content-Length"})
+        for method, body in (("GET", None), ("PUT", bytes(2**20))):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request(method, "/judge", body)
+            assert connection.getresponse().status == 501
+            connection.close()
         assert send(port, content, to="/judge?part_id=B%C3%BC%2F7")[1]["part_id"] == "Bü/7"
     assert [line["part_id"] for line in results(out)] == ["Bü/7"]  # the others were no parts
 

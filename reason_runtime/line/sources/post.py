@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -35,6 +36,7 @@ _LONGEST_ID = 128
 _IDLE_S = 0.4  # of a read
 _QUIET_S = 10.0  # of a connection on which nothing comes or goes
 _LAST_REPLIES_S = 0.5
+_PIECE = 2**20
 _NAME = "the picture"
 
 
@@ -148,7 +150,6 @@ class _Handler(LineHandler):
         if not (stated.isascii() and stated.isdecimal()):
             return self._refuse(411, "expected a Content-Length")
         if (length := int(stated)) > self._source.max_bytes:
-            self._pass_over(length)
             return self._refuse(413, f"{length} bytes; expected {self._source.max_bytes} or less (max_mib)")
         content = self._body(length)
         try:
@@ -173,11 +174,13 @@ class _Handler(LineHandler):
             return content if len(content) == length else None
         return None
 
-    def _pass_over(self, length: int) -> None:
-        """Read what is refused: a sender that is cut off would not see why."""
+    def finish(self) -> None:
+        """Close when the sender has: closed with something unread, the connection is reset, and the reply is lost."""
         with suppress(OSError):
-            while length > 0 and (piece := self.rfile.read(min(length, 2**20))):
-                length -= len(piece)
+            self.connection.shutdown(socket.SHUT_WR)
+            while self.rfile.read(_PIECE):
+                pass
+        super().finish()
 
     def _refuse(self, status: int, text: str) -> None:
         self._send(status, {"error": text})
