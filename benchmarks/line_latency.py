@@ -89,8 +89,7 @@ def run_line(model: ModelPlan, folder: Path, *, period_s: float, seconds: float)
     np.save(folder / "parts.npy", images.reshape(-1, *images.shape[2:]))
     motion = f"block_lines={rows}&lines_per_s={rows / period_s:.6f}&buffer_blocks={BUFFER_FRAMES}"
     station = Station(
-        model=model,
-        cameras=(CameraPlan(name="top", source=f"linescan:{folder}/parts.npy?{motion}"),),
+        cameras=(CameraPlan(name="top", source=f"linescan:{folder}/parts.npy?{motion}", model=model),),
         sinks=(f"jsonl:{folder}/results.jsonl",),
         journal=folder / "journal",
         queue_frames=4,

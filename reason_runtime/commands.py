@@ -140,19 +140,21 @@ def inspect(
     if bundle is None or not source:
         raise typer.BadParameter("expected BUNDLE and --source, or --config")
     names = ["camera"] if len(source) == 1 else [f"camera{number}" for number in range(len(source))]
+    model = ModelPlan(
+        bundle=bundle,
+        backend=backend,
+        precision=precision,
+        device=device,
+        provider=provider,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        threshold=threshold,
+    )
     inspect_station(
         Station(
-            model=ModelPlan(
-                bundle=bundle,
-                backend=backend,
-                precision=precision,
-                device=device,
-                provider=provider,
-                threads=threads,
-                cuda_graph=cuda_graph,
-                threshold=threshold,
+            cameras=tuple(
+                CameraPlan(name=name, source=uri, model=model) for name, uri in zip(names, source, strict=True)
             ),
-            cameras=tuple(CameraPlan(name=name, source=uri) for name, uri in zip(names, source, strict=True)),
             sinks=tuple(sink or ()),
             deadline_ms=deadline_ms,
             queue_frames=queue_frames,

@@ -49,13 +49,13 @@ def inspect_station(station: Station) -> None:
 
 def _run(station: Station, log: Log) -> Summary:
     line = LineRun(station, tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"))
-    for remark in line.model.detector.remarks:
+    for remark in line.models.told(lambda model: model.detector.remarks):
         log.say(remark)
     if line.is_live and station.journal is None:
         log.say("without --journal, parts in flight at a power cut or a kill get no answer")
-    why = why_unchecked(line.model)
-    if station.drift_parts and why is not None:
-        log.say(f"no check of drift: {why}")
+    if station.drift_parts:
+        for why in line.models.told(lambda model: filter(None, [why_unchecked(model)])):
+            log.say(f"no check of drift: {why}")
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: line.stop()),
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: line.stop()),

@@ -1,4 +1,4 @@
-r"""Cameras, one model, and the stages between them: grab, prepare, infer, judge; the ledger publishes.
+r"""Cameras, their models, and the stages between them: grab, prepare, infer, judge; the ledger publishes.
 
 ```
 camera 1 -> [queue] -> prepare 1 --\                                  /-> sink 1
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +29,7 @@ from reason_runtime.line.ledger import Ledger
 from reason_runtime.line.messages import Answer, Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
 from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.queues import BoundedQueue
 from reason_runtime.line.stage import Desk, Stage
@@ -93,7 +94,7 @@ class Pipeline:
 
     Args:
         cameras: With unique names.
-        model: Shared by all of them; warmed up.
+        models: Of each camera, by its name; warmed up. Cameras may share one.
         publisher: Started; takes every answer.
         metrics: Shared with the publisher.
         journal: Of parts in flight; None keeps none.
@@ -107,7 +108,7 @@ class Pipeline:
         self,
         cameras: Sequence[Camera],
         *,
-        model: LineModel,
+        models: Mapping[str, LineModel],
         publisher: Publisher,
         metrics: Metrics,
         journal: Journal | None,
@@ -120,8 +121,7 @@ class Pipeline:
             )
         self._settings = settings
         self._publisher = publisher
-        self._model = model
-        self._previous: LineModel | None = None
+        self.models = Models(models)
         self._failure: ReasonError | None = None
         self._outcome: Outcome | None = None
         self._done = threading.Event()
@@ -224,36 +224,26 @@ class Pipeline:
             raise self._failure
         return self._outcome if ended and self._outcome else "stopped"
 
-    def swap(self, model: LineModel) -> None:
-        """Judge with another model from the next batch on; no part waits, is lost or is judged twice.
+    def swap(self, models: Mapping[str, LineModel]) -> None:
+        """Judge with other models from the next batch on; no part waits, is lost or is judged twice.
 
         Args:
-            model: Warmed up. The one before stays at hand for `swap_back`, unless it is of the same bundle: then the
-                one at hand remains.
+            models: Of each camera; warmed up. See `Models.swap`.
         """
-        with self._lock:
-            if model.content != self._model.content:
-                self._previous = self._model
-            self._model = model
-        self._tell(f"judging with bundle {model.content} from now on", model)
+        self.models.swap(models)
+        self._tell("judging with bundle {} from now on")
 
     def swap_back(self) -> bool:
-        """Judge with the model before the last swap; False where there was none."""
-        with self._lock:
-            if self._previous is None:
-                return False
-            self._previous, self._model = self._model, self._previous
-            model = self._model
-        self._tell(f"back to bundle {model.content}", model)
+        """Judge with the models before the last swap; False where there were none."""
+        if not self.models.swap_back():
+            return False
+        self._tell("back to bundle {}")
         return True
 
-    def _tell(self, text: str, model: LineModel) -> None:
-        self._desk.health.note("bundle", "; ".join([text, *model.detector.remarks]))
-
-    def current_model(self) -> LineModel:
-        """The model that judges what comes now."""
-        with self._lock:
-            return self._model
+    def _tell(self, text: str) -> None:
+        bundles = ", ".join(self.models.told(lambda model: [model.content]))
+        remarks = self.models.told(lambda model: model.detector.remarks)
+        self._desk.health.note("bundle", "; ".join([text.format(bundles), *remarks]))
 
     @property
     def threads(self) -> list[threading.Thread]:
@@ -267,7 +257,7 @@ class Pipeline:
             before = self._last_image.get(work.frame.camera) if work.frame.checks_freezing else None
             image = work.frame.grab.image  # of the camera: resized ones may be the same by chance
             work.repeats = before is not None and image is not None and same_pixels(before, image)
-            if self._sees(work, self.current_model()):
+            if self._sees(work, self.models.of(work.frame.camera)):
                 seen.append(work)
                 if image is not None and work.frame.checks_freezing:
                     self._last_image[work.frame.camera] = image
@@ -290,17 +280,14 @@ class Pipeline:
         return True
 
     def _infer(self, works: list[Work]) -> list[Work]:
-        model = self.current_model()  # swapped since a frame was prepared: another bundle may resize and see otherwise
-        works = [work for work in works if work.model is model or self._sees(work, model)]
-        images = [work.prepared.images for work in works if work.prepared is not None]
-        if not images:
-            return []
-        outputs = model.infer(np.concatenate(images))
-        first = 0
-        for work, own in zip(works, images, strict=True):
-            end = first + len(own)
-            work.outputs = Outputs(anomaly_map=outputs.anomaly_map[first:end], score=outputs.score[first:end])
-            first = end
+        # swapped since a frame was prepared: another bundle may resize and see otherwise
+        now = self.models.now()
+        works = [
+            work for work in works if work.model is now[work.frame.camera] or self._sees(work, now[work.frame.camera])
+        ]
+        for model in dict.fromkeys(work.model for work in works):
+            if model is not None:
+                _run(model, [work for work in works if work.model is model])
         return works
 
     def _judge(self, works: list[Work]) -> list[Work]:
@@ -358,6 +345,17 @@ class Pipeline:
 
     def _journal_failed(self, text: str) -> None:
         self._desk.health.fault("journal", text)
+
+
+def _run(model: LineModel, works: list[Work]) -> None:
+    """Put all images of these frames through one model."""
+    images = [work.prepared.images for work in works if work.prepared is not None]
+    outputs = model.infer(np.concatenate(images))
+    first = 0
+    for work, own in zip(works, images, strict=True):
+        end = first + len(own)
+        work.outputs = Outputs(anomaly_map=outputs.anomaly_map[first:end], score=outputs.score[first:end])
+        first = end
 
 
 def _join(threads: Sequence[threading.Thread], seconds: float) -> None:

@@ -3,8 +3,8 @@
 | signal | does |
 |---|---|
 | SIGTERM, SIGINT | take no more frames, finish those in flight, answer the rest UNKNOWN, exit 0 |
-| SIGHUP | load the bundle that its path names now (a link may have been moved) and judge with it |
-| SIGUSR1 | back to the bundle before |
+| SIGHUP | load the bundles that their paths name now (a link may have been moved) and judge with them |
+| SIGUSR1 | back to the bundles before |
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,13 +24,14 @@ from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Event
 from reason_runtime.line.metrics import Metrics, Snapshot
 from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
 from reason_runtime.line.notify import notify
 from reason_runtime.line.pipeline import Outcome, Pipeline, PipelineSettings
 from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.sink import Sink
 from reason_runtime.line.sources.open import open_source
-from reason_runtime.line.station import Station
+from reason_runtime.line.station import ModelPlan, Station
 from reason_runtime.session import Session
 
 _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
@@ -79,22 +80,30 @@ class LineRun:
         self._asked = threading.Lock()  # held while a change of bundle is asked for and has not begun
         self._loading = threading.Lock()
         self.metrics = Metrics()
-        self.model = self._load()
-        form = self.model.detector.bundle.manifest.input
+        models = self._load()
         self._cameras = [
-            Camera(name=plan.name, source=open_source(plan.source, input_format=form), stall_s=plan.stall_s)
+            Camera(
+                name=plan.name,
+                source=open_source(plan.source, input_format=models[plan.name].detector.bundle.manifest.input),
+                stall_s=plan.stall_s,
+            )
             for plan in station.cameras
         ]
         self._journal = None if station.journal is None else Journal(station.journal, sync=station.journal_sync)
         self.publisher = Publisher(metrics=self.metrics, journal=self._journal, tell=tell)
         self._pipeline = Pipeline(
             self._cameras,
-            model=self.model,
+            models=models,
             publisher=self.publisher,
             metrics=self.metrics,
             journal=self._journal,
             settings=self._settings(),
         )
+
+    @property
+    def models(self) -> Models:
+        """What judges."""
+        return self._pipeline.models
 
     @property
     def is_live(self) -> bool:
@@ -167,29 +176,37 @@ class LineRun:
         self._stopping.set()
 
     def swap(self) -> None:
-        """Load the bundle again in the background and judge with it; the one in use goes on if that fails.
+        """Load all bundles again in the background and judge with them; those in use go on if one of them fails.
 
-        Asked while one loads, it loads once more afterwards: the path may name another by then.
+        Asked while they load, it loads once more afterwards: a path may name another by then.
         """
         if self._asked.acquire(blocking=False):
             threading.Thread(target=self._swap, name="swap", daemon=True).start()
 
     def swap_back(self) -> None:
-        """Judge with the bundle before."""
+        """Judge with the bundles before."""
         threading.Thread(target=self._pipeline.swap_back, name="swap back", daemon=True).start()
 
     def _swap(self) -> None:
         with self._loading:
             self._asked.release()
             try:
-                model = self._load(like=self._pipeline.current_model().detector.session)
+                models = self._load(like=self.models.now())
             except ReasonError as error:
                 self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
                 return
-            self._pipeline.swap(model)
+            self._pipeline.swap(models)
 
-    def _load(self, *, like: Session | None = None) -> LineModel:
-        plan = self._station.model
+    def _load(self, *, like: Mapping[str, LineModel] | None = None) -> dict[str, LineModel]:
+        """The model of each camera; cameras whose plans are the same share one."""
+        loaded: dict[ModelPlan, LineModel] = {}
+        for camera in self._station.cameras:
+            if camera.model not in loaded:
+                before = None if like is None else like[camera.name].detector.session
+                loaded[camera.model] = self._load_one(camera.model, like=before)
+        return {camera.name: loaded[camera.model] for camera in self._station.cameras}
+
+    def _load_one(self, plan: ModelPlan, *, like: Session | None) -> LineModel:
         detector = load(
             plan.bundle,
             backend=plan.backend,
@@ -221,12 +238,11 @@ class LineRun:
 
     def _sinks(self) -> list[Sink]:
         addresses = self._station.sinks or ("jsonl:-",)
-        model = self._pipeline.current_model
-        sinks = [open_sink(text, model=model, metrics=self.metrics) for text in addresses]
+        sinks = [open_sink(text, models=self.models, metrics=self.metrics) for text in addresses]
         if self._station.dashboard is not None:
             from reason_runtime.line.sinks.dashboard import open_dashboard
 
-            sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, model=model))
+            sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, models=self.models))
         return sinks
 
 

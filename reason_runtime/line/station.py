@@ -1,4 +1,4 @@
-"""What a station is: one bundle, cameras, sinks, and how they work together; from the command line or a TOML file."""
+"""What a station is: cameras with their models, sinks, and how they work together; from options or a TOML file."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ from pathlib import Path
 
 from reason_runtime.choices import BackendChoice, BackPressure, Device, Precision, Provider
 from reason_runtime.line.web.judge import WebSettings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CameraPlan:
-    """One camera.
-
-    Attributes:
-        name: Unique; begins every part id.
-        source: Its address, see `reason_runtime.line.sources.open`.
-        stall_s: Seconds without a frame that are a fault; None for a triggered camera.
-    """
-
-    name: str
-    source: str
-    stall_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +24,27 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CameraPlan:
+    """One camera.
+
+    Attributes:
+        name: Unique; begins every part id.
+        source: Its address, see `reason_runtime.line.sources.open`.
+        model: What judges it; loaded once for all cameras that have the same.
+        stall_s: Seconds without a frame that are a fault; None for a triggered camera.
+    """
+
+    name: str
+    source: str
+    model: ModelPlan
+    stall_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Station:
     """Everything that `reason-run inspect` needs to know.
 
     Attributes:
-        model: Which model.
         cameras: One or more.
         sinks: Addresses, see `reason_runtime.line.sinks.open`; none: lines on standard output.
         deadline_ms: After the grab; None: 1000 for live cameras, none for files.
@@ -60,7 +61,6 @@ class Station:
         web: How tiles of a web are judged; None judges whole parts.
     """
 
-    model: ModelPlan
     cameras: tuple[CameraPlan, ...]
     sinks: tuple[str, ...] = ()
     deadline_ms: float | None = None

@@ -12,6 +12,11 @@ name = "top"
 source = "aravis:192.168.1.20?pixel_format=Mono8"
 stall_s = 5
 
+[[camera]]
+name = "side"
+source = "aravis:192.168.1.21?pixel_format=Mono8"
+bundle = "/srv/line/bundles/side"    # this camera's own
+
 [web]            # only for bundles trained with --tile
 overlap_px = 32
 lanes = 4
@@ -21,6 +26,7 @@ lanes = 4
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from reason_runtime.atomic import reason
@@ -49,18 +55,21 @@ def read_station(path: Path) -> Station:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: is not TOML ({error})") from error
     table = Table(values, where=f"{path}: ")
+    bundle = table.optional_text("bundle")
+    model = ModelPlan(
+        bundle=Path(bundle or ""),  # where there is none, each camera must have its own
+        backend=table.choice("backend", "onnxruntime", BACKEND_CHOICES),
+        precision=table.optional_choice("precision", PRECISIONS),
+        device=table.optional_choice("device", DEVICES),
+        provider=table.optional_choice("provider", PROVIDERS),
+        threads=table.optional_integer("threads", low=1),
+        cuda_graph=table.boolean("cuda_graph", False),
+        threshold=table.optional_number("threshold"),
+    )
+    if bundle is None and model.threshold is not None:
+        raise ConfigurationError(f"{path}: threshold: is of no bundle; give it with the bundle of each camera")
     station = Station(
-        model=ModelPlan(
-            bundle=Path(table.text("bundle")),
-            backend=table.choice("backend", "onnxruntime", BACKEND_CHOICES),
-            precision=table.optional_choice("precision", PRECISIONS),
-            device=table.optional_choice("device", DEVICES),
-            provider=table.optional_choice("provider", PROVIDERS),
-            threads=table.optional_integer("threads", low=1),
-            cuda_graph=table.boolean("cuda_graph", False),
-            threshold=table.optional_number("threshold"),
-        ),
-        cameras=tuple(_camera(item) for item in table.tables("camera")),
+        cameras=tuple(_camera(item, model, needs_bundle=bundle is None) for item in table.tables("camera")),
         sinks=tuple(table.texts("sinks")),
         deadline_ms=table.optional_number("deadline_ms"),
         queue_frames=table.integer("queue_frames", 4, low=1),
@@ -79,8 +88,20 @@ def read_station(path: Path) -> Station:
     return station
 
 
-def _camera(table: Table) -> CameraPlan:
-    plan = CameraPlan(name=table.text("name"), source=table.text("source"), stall_s=table.optional_number("stall_s"))
+def _camera(table: Table, station: ModelPlan, *, needs_bundle: bool) -> CameraPlan:
+    own = table.text("bundle") if needs_bundle else table.optional_text("bundle")
+    threshold = table.optional_number("threshold")
+    model = replace(station, precision=table.optional_choice("precision", PRECISIONS) or station.precision)
+    if own is not None:  # the station's threshold is of another bundle's scores
+        model = replace(model, bundle=Path(own), threshold=None)
+    if threshold is not None:
+        model = replace(model, threshold=threshold)
+    plan = CameraPlan(
+        name=table.text("name"),
+        source=table.text("source"),
+        model=model,
+        stall_s=table.optional_number("stall_s"),
+    )
     table.finish()
     return plan
 

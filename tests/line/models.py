@@ -133,6 +133,7 @@ def line_bundle(
     path: Path,
     *,
     threshold: float | None = 0.5,
+    size_px: int = SIZE_PX,
     tile_px: int | None = None,
     blind_limits: BlindLimits | None = None,
     trips: int = 0,
@@ -140,7 +141,7 @@ def line_bundle(
     overwrite: bool = False,
     crop_px: Crop | None = None,
 ) -> Bundle:
-    size_px = tile_px or SIZE_PX
+    size_px = tile_px or size_px
     form = dataclasses.replace(square_format(size_px), crop_px=crop_px)
     manifest = make_manifest(threshold=threshold, input_format=form)
     training = manifest.training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +141,9 @@ def running(
     sink: ListSink | None = None,
     journal: Journal | None = None,
     web: WebSettings | None = None,
+    models: Mapping[str, LineModel] | None = None,
 ) -> Iterator[Line]:
-    """A started line; its threads must all have ended afterwards."""
+    """A started line; its threads must all have ended afterwards. All cameras have one model, but for `models`."""
     metrics = Metrics()
     publisher = Publisher(metrics=metrics, journal=journal)
     model = LineModel(load(bundle, threads=1), web=web)
@@ -150,7 +151,7 @@ def running(
     sink = sink or ListSink()
     pipeline = Pipeline(
         cameras,
-        model=model,
+        models={item.name: (models or {}).get(item.name, model) for item in cameras},
         publisher=publisher,
         metrics=metrics,
         journal=journal,

@@ -14,6 +14,7 @@ from reason_runtime.line.grabber import Camera
 from reason_runtime.line.messages import Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
 from reason_runtime.line.sinks.dashboard import DashboardSink
 from reason_runtime.line.sinks.pictures import paint_reject
 from reason_runtime.line.sources.web import WebSource
@@ -21,7 +22,6 @@ from reason_runtime.line.web.assemble import Assembler
 from reason_runtime.line.web.judge import WebSettings
 from tests.line.models import line_bundle
 from tests.line.stations import ListSink, ListSource, camera, running
-from tests.line.test_sinks import answer
 
 CROP = (30, 20, 64, 40)  # left, top, width, height
 
@@ -117,8 +117,8 @@ def test_pictures_of_rejects_show_the_map_in_its_place(kind: str, whole_part: Pa
     with running(bundle, camera(spotted), web=web, sink=ListSink(wants_pictures=True)) as line:
         line.finish()
     (reject,) = line.sink.answers
-    painted = paint_reject(reject, load(bundle))
-    assert painted is not None
+    assert reject.picture is not None
+    painted = paint_reject(reject.picture, load(bundle))
     rows, columns = np.nonzero((painted != spotted).any(axis=2))
     assert rows.min() == 20
     assert 36 <= rows.max() <= 45
@@ -131,20 +131,17 @@ def test_a_reject_is_drawn_as_the_bundle_that_judged_it_saw_it(whole_part: Path,
     with running(whole_part, camera(spotted), sink=ListSink(wants_pictures=True)) as line:
         line.finish()
     (reject,) = line.sink.answers
-    expected = paint_reject(reject, load(whole_part))
+    assert reject.picture is not None
+    expected = paint_reject(reject.picture, load(whole_part))
     other = LineModel(load(line_bundle(tmp_path / "other", crop_px=(0, 0, 500, 500)).path))  # in use since
-    board = DashboardSink("127.0.0.1", 0, metrics=Metrics(), model=lambda: other)
+    board = DashboardSink("127.0.0.1", 0, metrics=Metrics(), models=Models({"top": other}))
     board.deliver([reject])
     content = board.reject()
     assert content is not None
     shown = np.asarray(Image.open(io.BytesIO(content))).astype(int)
-    assert expected is not None
     assert np.abs(shown - expected).mean() < 6  # JPEG
 
 
 def test_a_reject_without_a_map_is_drawn_as_it_is(whole_part: Path) -> None:
-    import dataclasses
-
     small = np.full((30, 40, 3), 90, np.uint8)  # which the part does not lie within
-    unjudged = dataclasses.replace(answer(1, "UNKNOWN"), picture=Picture(image=small, anomaly_map=None))
-    np.testing.assert_array_equal(paint_reject(unjudged, load(whole_part)), small)
+    np.testing.assert_array_equal(paint_reject(Picture(image=small, anomaly_map=None), load(whole_part)), small)

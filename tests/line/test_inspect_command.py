@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reason_runtime.bundle import open_bundle
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.run import LineRun
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
@@ -24,6 +26,7 @@ from tests.commands import call
 from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.line.models import HANG, line_bundle, part, trips_of
 from tests.line.ports import free_port
+from tests.runtime.bundles import SIZE_PX
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,6 +241,67 @@ def test_sighup_takes_the_bundle_that_a_link_names_and_sigusr1_goes_back(tmp_pat
     assert found[-1]["bundle"] == first
 
 
+def test_a_station_of_several_bundles_changes_all_of_them_or_none(tmp_path: Path) -> None:
+    for name, threshold in (("top", 0.5), ("side", 0.9), ("strict", 0.001)):
+        line_bundle(tmp_path / name, threshold=threshold, size_px=48 if name == "side" else SIZE_PX)
+    line_bundle(tmp_path / "untaught", threshold=None)
+    for camera, name in (("first", "top"), ("second", "side")):
+        (tmp_path / camera).symlink_to(name)
+    out, config = tmp_path / "r.jsonl", tmp_path / "station.toml"
+    config.write_text(
+        f"""
+        threads = 1
+        sinks = ["jsonl:{out}"]
+        camera = [
+            {{ name = "first", source = "{endless(tmp_path)}", bundle = "{tmp_path}/first" }},
+            {{ name = "second", source = "{endless(tmp_path)}", bundle = "{tmp_path}/second" }},
+            {{ name = "third", source = "{endless(tmp_path)}", bundle = "{tmp_path}/untaught" }},
+        ]
+        """
+    )
+    process = start("--config", config)
+    wait_for(out, 30)
+    for camera, name in (("first", "strict"), ("second", "nowhere")):
+        (tmp_path / "new").symlink_to(name)
+        os.replace(tmp_path / "new", tmp_path / camera)
+    process.send_signal(signal.SIGHUP)
+    until_s = time.monotonic() + 10
+    while "the new bundle is refused, the old one stays" not in out.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    before = len(results(out))
+    wait_for(out, before + 30)
+    (tmp_path / "second").unlink()
+    (tmp_path / "second").symlink_to("side")
+    process.send_signal(signal.SIGHUP)
+    until_s = time.monotonic() + 10
+    while "from now on" not in out.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    wait_for(out, len(results(out)) + 30)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=10)
+    assert process.returncode == 0, log
+    bundles = {name: open_bundle(tmp_path / name).manifest.content_sha256[:12] for name in ("top", "side", "strict")}
+    found = [line for line in results(out) if line["cause"] in ("judged", "no-threshold")]
+    early = [line for line in results(out)[:before] if line["cause"] == "judged"]
+    assert {line["bundle"] for line in early if line["camera"] == "first"} == {bundles["top"]}
+    judged_by = {name: {line["bundle"] for line in found if line["camera"] == name} for name in ("first", "second")}
+    assert judged_by == {"first": {bundles["top"], bundles["strict"]}, "second": {bundles["side"]}}
+    assert {line["cause"] for line in found if line["camera"] == "third"} == {"no-threshold"}
+    (told,) = {line for line in log.splitlines() if line.startswith("every decision is UNKNOWN")}
+    assert told.endswith("(third)")
+
+
+def test_cameras_of_the_same_bundle_share_it(bundle: Path, tmp_path: Path) -> None:
+    plan = ModelPlan(bundle=bundle, threads=1)
+    plans = {"a": plan, "b": replace(plan), "c": replace(plan, threshold=0.7)}
+    cameras = tuple(CameraPlan(name=name, source=endless(tmp_path), model=model) for name, model in plans.items())
+    models = LineRun(Station(cameras=cameras)).models
+    assert models.of("a") is models.of("b")
+    assert [models.of(name).detector.limit.value for name in plans] == [0.5, 0.5, 0.7]
+
+
 def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Path) -> None:
     line_bundle(tmp_path / "first")
     line_bundle(tmp_path / "slow", trips=trips_of(0.6))  # to warm up
@@ -246,8 +310,7 @@ def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Pat
     link.symlink_to("first")
     line = LineRun(
         Station(
-            model=ModelPlan(bundle=link, threads=1),
-            cameras=(CameraPlan(name="top", source=endless(tmp_path)),),
+            cameras=(CameraPlan(name="top", source=endless(tmp_path), model=ModelPlan(bundle=link, threads=1)),),
             sinks=(f"jsonl:{out}",),
         )
     )
@@ -412,14 +475,39 @@ def test_a_station_file_says_everything(tmp_path: Path) -> None:
     path = tmp_path / "station.toml"
     path.write_text(STATION)
     station = read_station(path)
-    assert station.model == ModelPlan(
-        bundle=Path("b"), backend="tensorrt", precision="int8", device="cuda", cuda_graph=True
-    )
-    assert station.cameras == (CameraPlan(name="top", source="opencv:0", stall_s=2.5),)
+    model = ModelPlan(bundle=Path("b"), backend="tensorrt", precision="int8", device="cuda", cuda_graph=True)
+    assert station.cameras == (CameraPlan(name="top", source="opencv:0", stall_s=2.5, model=model),)
     assert (station.deadline_ms, station.back_pressure, station.journal) == (200, "drop-oldest", Path("/var/lib/j"))
     assert station.drift_parts == 0
     assert station.web is not None
     assert (station.web.lanes, station.web.pixel_mm, station.web.line_mm) == (3, 0.1, None)
+
+
+def test_a_camera_may_have_a_bundle_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "station.toml"
+    path.write_text(
+        """
+        bundle = "b"
+        precision = "fp32"
+        threshold = 3.0
+        camera = [
+            { name = "as all", source = "1" },
+            { name = "own", source = "2", bundle = "c" },
+            { name = "own too", source = "3", bundle = "c", threshold = 0.0, precision = "int8" },
+            { name = "other limit", source = "4", threshold = 2 },
+        ]
+        """
+    )
+    plans = {camera.name: camera.model for camera in read_station(path).cameras}
+    assert plans == {
+        "as all": ModelPlan(bundle=Path("b"), precision="fp32", threshold=3.0),
+        "own": ModelPlan(bundle=Path("c"), precision="fp32"),  # a threshold is of one bundle's scores
+        "own too": ModelPlan(bundle=Path("c"), precision="int8", threshold=0.0),
+        "other limit": ModelPlan(bundle=Path("b"), precision="fp32", threshold=2.0),
+    }
+    path.write_text('threshold = 3.0\ncamera = [{ name = "own", source = "2", bundle = "c" }]')
+    with pytest.raises(ConfigurationError, match=r"station.toml: threshold: is of no bundle"):
+        read_station(path)
 
 
 def test_the_example_station_file_is_valid_and_knows_every_key(tmp_path: Path) -> None:
@@ -439,12 +527,12 @@ def test_the_example_station_file_is_valid_and_knows_every_key(tmp_path: Path) -
     ("before", "after", "message"),
     [
         ("deadline_ms", "deadline", r"station.toml: deadline: unknown key; expected bundle, backend"),
-        ("stall_s", "stall", r"station.toml: camera\[0\]\.stall: unknown key; expected name, source, stall_s"),
+        ("stall_s", "stall", r"station.toml: camera\[0\]\.stall: unknown key; expected bundle, threshold"),
         ("lanes", "lane", r"station.toml: web\.lane: unknown key"),
         ('"tensorrt"', '"tensort"', r"station.toml: backend: found 'tensort', expected one of auto, onnxruntime"),
         ("lanes = 3", "lanes = 0", r"station.toml: web\.lanes: found '0', expected a whole number, 1 or more"),
         ("stall_s = 2.5", 'stall_s = "2"', r"camera\[0\]\.stall_s: found '2', expected a number"),
-        ('bundle = "b"', "", r"station.toml: bundle: missing key"),
+        ('bundle = "b"', "", r"station.toml: camera\[0\]\.bundle: missing key"),
         ("[[camera]]", "[camera]", r"station.toml: camera: found .*, expected a list"),
         ("lanes = 3", "lanes =", r"station.toml: is not TOML"),
         ('sinks = ["jsonl:-"]', "sinks = [3]", r"station.toml: sinks: found '3', expected strings"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -244,7 +245,7 @@ def test_a_frame_that_was_prepared_before_a_swap_is_blind_by_the_limits_of_the_n
     last = np.zeros((32, 32, 3), np.uint8) if kind == "black" else noisy
     with running(old, camera(slow, noisy, last, live=True, checks_freezing=True)) as line:
         time.sleep(0.25)  # the last one waits behind the slow one
-        line.pipeline.swap(new)
+        line.pipeline.swap({"top": new})
         line.finish()
     assert line.sink.causes == ["judged", "judged", "blind"]
     assert cause in (line.sink.answers[2].reason or "")
@@ -276,8 +277,8 @@ def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Pat
     frames = [item for _ in range(60) for item in (part(130), 0.01)]
     with running(bundle, camera(*frames, live=True)) as line:
         line.sink.wait(lambda: len(line.sink.answers) >= 10)
-        line.pipeline.swap(strict)
-        line.pipeline.swap(strict)  # asked twice: the way back still leads to the bundle before
+        line.pipeline.swap({"top": strict})
+        line.pipeline.swap({"top": strict})  # asked twice: the way back still leads to the bundle before
         line.sink.wait(lambda: len(line.sink.answers) >= 30)
         assert line.pipeline.swap_back()
         line.finish()
@@ -289,6 +290,55 @@ def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Pat
     assert {answer.bundle for answer in line.sink.answers if answer.decision == "NG"} == {strict.content}
     assert strict.content not in {answer.bundle for answer in line.sink.answers if answer.decision == "OK"}
     assert "".join(decisions).count("N") >= 5
+
+
+@pytest.fixture(scope="module")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return line_bundle(tmp_path_factory.mktemp("bundles") / "wide", size_px=2 * SIZE_PX, threshold=0.1).path
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_each_camera_is_judged_by_its_own_bundle(bundle: Path, wide_bundle: Path, batch: int) -> None:
+    values = [*range(100, 250, 6)]
+    top, side = ([part(value, size_px=size) for value in values] for size in (SIZE_PX, 2 * SIZE_PX))
+    wide = LineModel(load(wide_bundle, threads=1))
+    settings = PipelineSettings(batch=batch, batch_wait_s=0.02 if batch > 1 else 0)
+    with running(bundle, camera(*top), camera(*side, name="side"), models={"side": wide}, settings=settings) as line:
+        line.finish()
+    for name, path, parts in (("top", bundle, top), ("side", wide_bundle, side)):
+        judge = load(path, threads=1)
+        answers = [answer for answer in line.sink.answers if answer.camera == name]
+        assert [answer.number for answer in answers] == list(range(len(parts)))
+        assert [answer.score for answer in answers] == [judge(item).score for item in parts]
+        assert [answer.decision for answer in answers] == [judge(item).decision for item in parts]
+        assert {answer.bundle for answer in answers} == {judge.bundle.manifest.content_sha256[:12]}
+
+
+def test_the_bundles_of_all_cameras_are_swapped_at_once_and_back(
+    bundle: Path, wide_bundle: Path, tmp_path: Path
+) -> None:
+    wide = LineModel(load(wide_bundle, threads=1))
+    strict = LineModel(load(line_bundle(tmp_path / "strict", threshold=0.01).path, threads=1))
+    frames = [item for _ in range(60) for item in (part(130), 0.01)]
+    cameras = camera(*frames, live=True), camera(*frames, name="side", live=True)
+    with running(bundle, *cameras, models={"side": wide}) as line:
+        loose = line.pipeline.models.of("top")
+        line.sink.wait(lambda: len(line.sink.answers) >= 10)
+        line.pipeline.swap({"top": strict, "side": wide})
+        line.sink.wait(lambda: len(line.sink.answers) >= 40)
+        line.pipeline.swap_back()
+        line.finish()
+    judged_by = {
+        name: list(dict.fromkeys(answer.bundle for answer in line.sink.answers if answer.camera == name))
+        for name in ("top", "side")
+    }
+    assert judged_by == {"top": [loose.content, strict.content], "side": [wide.content]}
+    decisions = "".join(item.decision[0] for item in line.sink.answers if item.camera == "top")
+    assert re.fullmatch("O+N+O+", decisions)
+    assert [event.text for event in line.sink.events] == [
+        f"judging with bundle {strict.content} (top), {wide.content} (side) from now on",
+        f"back to bundle {loose.content} (top), {wide.content} (side)",
+    ]
 
 
 def test_stopping_waits_for_what_is_in_flight_where_there_is_time(bundle: Path) -> None:

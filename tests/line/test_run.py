@@ -66,8 +66,8 @@ def test_a_run_over_files_ends_when_its_sinks_have_everything(
 
     thread = threading.Thread(target=late)
     thread.start()
-    plan = CameraPlan(name="top", source=str(tmp_path / "parts"))
-    summary = LineRun(Station(model=model, cameras=(plan,), sinks=(f"jsonl:{tmp_path}/pipe",))).run()
+    plan = CameraPlan(name="top", source=str(tmp_path / "parts"), model=model)
+    summary = LineRun(Station(cameras=(plan,), sinks=(f"jsonl:{tmp_path}/pipe",))).run()
     thread.join(5)
     os.close(reader)
     assert (summary.outcome, summary.undelivered, sum(summary.metrics.missed.values())) == ("ended", 0, 0)
@@ -84,8 +84,7 @@ def test_a_plc_is_shown_no_result_of_the_process_before(model: ModelPlan, tmp_pa
         )
     journal.close()
     station = Station(
-        model=model,
-        cameras=(CameraPlan(name="top", source=endless(tmp_path, lines_per_s=640)),),
+        cameras=(CameraPlan(name="top", source=endless(tmp_path, lines_per_s=640), model=model),),
         sinks=(f"jsonl:{tmp_path}/r.jsonl", f"modbus://127.0.0.1:{(port := free_port())}"),
         journal=tmp_path / "journal",
     )

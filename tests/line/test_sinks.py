@@ -25,6 +25,7 @@ from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Beat, Event, Message, Picture
 from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
 from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.sinks.frames import FramesSink
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
@@ -67,7 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LineModel:
 
 @contextmanager
 def opened(text: str, model: LineModel, metrics: Metrics | None = None) -> Iterator[Sink]:
-    sink = open_sink(text, model=lambda: model, metrics=metrics or Metrics())
+    sink = open_sink(text, models=Models({"top": model}), metrics=metrics or Metrics())
     sink.open()
     try:
         yield sink
@@ -299,18 +300,18 @@ def test_what_a_bounded_buffer_pushes_out_is_counted(tmp_path: Path, monkeypatch
 
 def test_pictures_are_drawn_with_the_colours_of_the_bundle_in_use(model: LineModel, tmp_path: Path) -> None:
     other = LineModel(load(line_bundle(tmp_path / "other", threshold=4.0).path, threads=1))
-    in_use = [model]
-    sink = PicturesSink(tmp_path / "pictures", max_bytes=10**6, model=lambda: in_use[-1])
+    in_use = Models({"top": model})
+    sink = PicturesSink(tmp_path / "pictures", max_bytes=10**6, models=in_use)
     sink.open()
     sink.deliver([answer(1, "NG", picture=True)])
-    in_use.append(other)
+    in_use.swap({"top": other})
     sink.deliver([answer(2, "NG", picture=True)])
     first, second = sorted((tmp_path / "pictures").iterdir())
     assert first.read_bytes() != second.read_bytes()
 
 
 def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineModel, tmp_path: Path) -> None:
-    sink = PicturesSink(tmp_path, max_bytes=6000, model=lambda: model)
+    sink = PicturesSink(tmp_path, max_bytes=6000, models=Models({"top": model}))
     sink.open()
     sink.deliver([answer(0, picture=True), EVENT, beat(1)])
     assert list(tmp_path.iterdir()) == []
@@ -322,7 +323,7 @@ def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineM
     with Image.open(tmp_path / names[0]) as picture:
         assert picture.size == (32, 32)
     again = PicturesSink(
-        tmp_path, max_bytes=sum(p.stat().st_size for p in tmp_path.iterdir()) // 2, model=lambda: model
+        tmp_path, max_bytes=sum(p.stat().st_size for p in tmp_path.iterdir()) // 2, models=Models({"top": model})
     )
     again.open()
     assert len(list(tmp_path.iterdir())) <= len(names) // 2 + 1
@@ -331,6 +332,16 @@ def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineM
     )
     again.deliver([odd])
     assert (tmp_path / ".._.._x_y.NG.jpg").exists()
+
+
+def test_a_reject_of_a_camera_that_is_no_more_has_no_picture_and_harms_nothing(
+    model: LineModel, tmp_path: Path
+) -> None:
+    sink = PicturesSink(tmp_path, max_bytes=10**6, models=Models({"top": model}))
+    sink.open()
+    gone = dataclasses.replace(answer(1, "UNKNOWN"), camera="gone")  # from the journal: the station was changed since
+    sink.deliver([gone, answer(2, "NG", picture=True)])
+    assert [path.name for path in tmp_path.iterdir()] == ["part-0002.NG.jpg"]
 
 
 def test_pictures_of_others_are_left_alone(model: LineModel, tmp_path: Path) -> None:
@@ -544,7 +555,7 @@ def test_a_broker_that_restarts_gets_what_it_missed(model: LineModel, tmp_path: 
     port = free_port()
     metrics = Metrics()
     publisher = Publisher(metrics=metrics, journal=None)
-    publisher.start([open_sink(f"mqtt://127.0.0.1:{port}/plant/line1", model=lambda: model, metrics=metrics)])
+    publisher.start([open_sink(f"mqtt://127.0.0.1:{port}/plant/line1", models=Models({"top": model}), metrics=metrics)])
     publisher.publish(answer(0))  # before there is a broker at all
     with broker(port, tmp_path):
         listener = Listener(port)
@@ -661,8 +672,7 @@ def test_the_page_shows_counts_answers_events_and_the_latest_reject(model: LineM
     port = free_port()
     metrics = Metrics()
     metrics.answered("top", decision="NG", cause="judged", latency_ms=5.0)
-    sink = open_dashboard(f"127.0.0.1:{port}", metrics=metrics, model=lambda: current)
-    current = model
+    sink = open_dashboard(f"127.0.0.1:{port}", metrics=metrics, models=(models := Models({"top": model})))
     sink.open()
     try:
         sink.deliver([answer(1), answer(2, "NG", picture=True), EVENT, beat(4, healthy=False)])
@@ -678,8 +688,12 @@ def test_the_page_shows_counts_answers_events_and_the_latest_reject(model: LineM
         assert state["beat"]["faults"] == {"camera top": "lost"}
         assert state["reject"] == "part-0002"
         assert state["bundle"] == f"{model.detector.bundle.manifest.name} {model.content}"
-        current = LineModel(load(line_bundle(tmp_path / "other", threshold=0.25).path, threads=1))
-        assert json.loads(get("/state.json"))["bundle"].endswith(current.content)
+        other = LineModel(load(line_bundle(tmp_path / "other", threshold=0.25).path, threads=1))
+        models.swap({"top": other, "side": model})
+        name = model.detector.bundle.manifest.name
+        assert (
+            json.loads(get("/state.json"))["bundle"] == f"{name} {other.content} (top), {name} {model.content} (side)"
+        )
         assert get("/reject.jpg").startswith(b"\xff\xd8")
         with pytest.raises(urllib.error.HTTPError) as refused:
             get("/etc/passwd")
@@ -699,7 +713,9 @@ def test_a_connection_to_the_page_that_asks_nothing_is_closed(
     assert dashboard._Handler.timeout
     assert dashboard._Handler.timeout <= 10
     monkeypatch.setattr(dashboard._Handler, "timeout", 0.1)
-    sink = dashboard.open_dashboard(f"127.0.0.1:{(port := free_port())}", metrics=Metrics(), model=lambda: model)
+    sink = dashboard.open_dashboard(
+        f"127.0.0.1:{(port := free_port())}", metrics=Metrics(), models=Models({"top": model})
+    )
     sink.open()
     try:
         with socket.create_connection(("127.0.0.1", port), 5) as idle:
@@ -725,7 +741,9 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        sink = open_sink(f"{kind}://127.0.0.1:{other.getsockname()[1]}", model=lambda: model, metrics=Metrics())
+        sink = open_sink(
+            f"{kind}://127.0.0.1:{other.getsockname()[1]}", models=Models({"top": model}), metrics=Metrics()
+        )
         with pytest.raises(SinkError, match="cannot (start|listen)"):
             sink.open()
     sink.open()
@@ -752,7 +770,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
 )
 def test_wrong_addresses_are_refused_with_what_was_expected(model: LineModel, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        open_sink(text, model=lambda: model, metrics=Metrics())
+        open_sink(text, models=Models({"top": model}), metrics=Metrics())
 
 
 @pytest.mark.parametrize(
@@ -770,6 +788,6 @@ def test_a_missing_library_names_the_extra(
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    sink = open_sink(text, model=lambda: model, metrics=Metrics())
+    sink = open_sink(text, models=Models({"top": model}), metrics=Metrics())
     with pytest.raises(ConfigurationError, match=rf"reason-edge\[{extra}\]"):
         sink.open()

@@ -6,7 +6,7 @@ import io
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import resources
@@ -19,7 +19,7 @@ from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.http_server import LineHandler, LineServer
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 from reason_runtime.line.metrics import Metrics
-from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
 from reason_runtime.line.sinks.pictures import paint_reject
 from reason_runtime.strict_json import Json
 
@@ -34,7 +34,7 @@ class DashboardSink:
         host: Address to listen on.
         port: To listen on.
         metrics: To show.
-        model: The one in use, which may be another later: gives the colour scale of rejects, and its name.
+        models: Of the station: give the colour scale of rejects, and their names.
     """
 
     keeps = False
@@ -42,11 +42,11 @@ class DashboardSink:
     wants_pictures = True
     wants = None
 
-    def __init__(self, host: str, port: int, *, metrics: Metrics, model: Callable[[], LineModel]) -> None:
+    def __init__(self, host: str, port: int, *, metrics: Metrics, models: Models) -> None:
         self.name = f"dashboard {host}:{port}"
         self._address = (host, port)
         self._metrics = metrics
-        self._model = model
+        self._models = models
         self._lock = threading.Lock()
         self._answers: deque[dict[str, Json]] = deque(maxlen=_LATEST)
         self._events: deque[dict[str, Json]] = deque(maxlen=_LATEST)
@@ -85,7 +85,7 @@ class DashboardSink:
 
     def state(self) -> dict[str, Json]:
         """What the page shows."""
-        now, model = self._metrics.snapshot(), self._model()
+        now = self._metrics.snapshot()
         decisions: Counter[str] = Counter()
         for (_, decision), count in now.decisions.items():
             decisions[decision] += count
@@ -93,7 +93,9 @@ class DashboardSink:
         p50_ms, p99_ms = np.percentile(now.latest_ms, (50, 99)) if now.latest_ms else (None, None)
         with self._lock:
             return {
-                "bundle": f"{model.detector.bundle.manifest.name} {model.content}",
+                "bundle": ", ".join(
+                    self._models.told(lambda model: [f"{model.detector.bundle.manifest.name} {model.content}"])
+                ),
                 "beat": None if self._beat is None else self._beat.line(),
                 "frames": {**now.frames},
                 "decisions": {**decisions},
@@ -110,9 +112,9 @@ class DashboardSink:
         """The latest reject as JPEG."""
         with self._lock:
             answer = self._reject
-        picture = None if answer is None else paint_reject(answer, self._model().detector)
-        if picture is None:
+        if answer is None or answer.picture is None:
             return None
+        picture = paint_reject(answer.picture, self._models.of(answer.camera).detector)
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "JPEG", quality=85)
         return stream.getvalue()
@@ -151,7 +153,7 @@ class _Handler(LineHandler):
         self.wfile.write(content)
 
 
-def open_dashboard(address: str, *, metrics: Metrics, model: Callable[[], LineModel]) -> DashboardSink:
+def open_dashboard(address: str, *, metrics: Metrics, models: Models) -> DashboardSink:
     """The page at `HOST:PORT`.
 
     Raises:
@@ -160,4 +162,4 @@ def open_dashboard(address: str, *, metrics: Metrics, model: Callable[[], LineMo
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigurationError(f"{address}: expected HOST:PORT, for example 127.0.0.1:8080")
-    return DashboardSink(host.strip("[]"), int(port), metrics=metrics, model=model)
+    return DashboardSink(host.strip("[]"), int(port), metrics=metrics, models=models)

@@ -13,21 +13,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.address import Address, host_and_port, parse_address
 from reason_runtime.line.metrics import Metrics
-from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.sink import Sink
 
 _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus")
 
 
-def open_sink(text: str, *, model: Callable[[], LineModel], metrics: Metrics) -> Sink:
-    """The sink at an address, not yet opened; `model` gives the one in use, which may be another later.
+def open_sink(text: str, *, models: Models, metrics: Metrics) -> Sink:
+    """The sink at an address, not yet opened.
 
     Raises:
         ConfigurationError: The address is wrong.
@@ -35,18 +34,18 @@ def open_sink(text: str, *, model: Callable[[], LineModel], metrics: Metrics) ->
     address = parse_address(text, kinds=_KINDS)
     if address.kind == "":
         raise ConfigurationError(f"{text}: is no sink; expected {', '.join(f'{kind}:' for kind in _KINDS)}")
-    sink = _sink(address, model, metrics)
+    sink = _sink(address, models, metrics)
     address.finish()
     return sink
 
 
-def _sink(address: Address, model: Callable[[], LineModel], metrics: Metrics) -> Sink:
+def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
     if address.kind == "jsonl":
         return _jsonl(address)
     if address.kind == "pictures":
         from reason_runtime.line.sinks.pictures import PicturesSink
 
-        return PicturesSink(Path(address.place), max_bytes=address.mebibytes("max_mib", 1024), model=model)
+        return PicturesSink(Path(address.place), max_bytes=address.mebibytes("max_mib", 1024), models=models)
     if address.kind == "frames":
         from reason_runtime.line.sinks.frames import FramesSink
 
