@@ -84,7 +84,8 @@ class Publisher:
 
     def wants_picture(self, answer: Answer) -> bool:
         """A sink asks for the pixels of this part, though it may be OK."""
-        return any(runner.sink.wants is not None and runner.sink.wants(answer) for runner in self._runners)
+        sinks = [runner.sink for runner in self._runners if runner.sink.wants_pictures]
+        return any(sink.wants is not None and sink.wants(answer) for sink in sinks)
 
     def has_room(self, count: int) -> bool:
         """No sink that is open loses anything by so many messages more."""

@@ -630,6 +630,46 @@ def test_a_modbus_client_reads_each_result_in_one_request_and_cannot_write(model
         client.close()
 
 
+def test_a_plc_may_be_told_of_one_camera_alone(model: LineModel) -> None:
+    import asyncio
+
+    from asyncua import Client
+    from pymodbus.client import ModbusTcpClient
+
+    metrics, models = Metrics(), Models({"top": model, "far side": model})
+    publisher, ports = Publisher(metrics=metrics, journal=None), [free_port() for _ in range(3)]
+    addresses = (f"modbus://127.0.0.1:{ports[0]}?camera=top", f"modbus://127.0.0.1:{ports[1]}?camera=far+side")
+    publisher.start(
+        [
+            open_sink(text, models=models, metrics=metrics)
+            for text in (*addresses, f"opcua://127.0.0.1:{ports[2]}?camera=far+side")
+        ]
+    )
+    for number in range(7):
+        publisher.publish(answer(number))
+    publisher.publish(dataclasses.replace(answer(7, "NG"), camera="far side"))
+    publisher.publish(beat(12))
+
+    async def seen() -> list[object]:
+        async with Client(f"opc.tcp://127.0.0.1:{ports[2]}/") as client:
+            space = await client.get_namespace_index("urn:reason-edge:inspection")
+            names = ("Pass", "ResultCount", "PartId", "Heartbeat")
+            return [await client.get_node(f"ns={space};s=Inspection.{name}").read_value() for name in names]
+
+    def shown(port: int) -> tuple[int, int, str]:
+        with ModbusTcpClient("127.0.0.1", port=port) as client:
+            wait_until(lambda: client.read_input_registers(5, count=1).registers == [12])
+            words = client.read_input_registers(0, count=40).registers
+        _, code, count, _, _, part_id = struct.unpack(">HHIIf64s", struct.pack(">40H", *words))
+        return code, count, part_id.rstrip(b"\0").decode()
+
+    assert [shown(port) for port in ports[:2]] == [(1, 7, "part-0006"), (2, 1, "part-0007")]
+    wait_until(lambda: asyncio.run(seen()) == [False, 1, "part-0007", 12])
+    assert not publisher.wants_picture(answer(3))
+    assert publisher.finish(5) == 0
+    assert not any(metrics.snapshot().missed.values())
+
+
 def test_prometheus_scrapes_every_metric(model: LineModel) -> None:
     metrics = Metrics()
     port = free_port()
@@ -766,6 +806,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("mqtt://h:99999/x", "Port out of range"),
         ("mqtt://h/x?user=me&password_file=/nowhere", "/nowhere: cannot be read"),
         ("modbus://h:1?unit=-1", "0 or more"),
+        ("opcua://h:1?camera=side", "camera=side, expected one of top"),
     ],
 )
 def test_wrong_addresses_are_refused_with_what_was_expected(model: LineModel, text: str, message: str) -> None:

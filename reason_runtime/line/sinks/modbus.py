@@ -25,7 +25,7 @@ from reason_runtime.errors import SinkError
 from reason_runtime.line.extra import missing
 from reason_runtime.line.messages import Message
 from reason_runtime.line.sinks.loop_thread import LoopThread
-from reason_runtime.line.sinks.plc import PlcState
+from reason_runtime.line.sinks.plc import PlcState, of_camera
 
 if TYPE_CHECKING:
     from pymodbus.server import ModbusTcpServer
@@ -44,15 +44,16 @@ class ModbusSink:
         host: Address to listen on.
         port: To listen on; 502 needs rights.
         unit: Device number that answers; 0 answers to all.
+        camera: Whose results it shows; None: of all cameras.
     """
 
     keeps = False
     drives_line = True
     wants_pictures = False
-    wants = None
 
-    def __init__(self, host: str, port: int, *, unit: int) -> None:
+    def __init__(self, host: str, port: int, *, unit: int, camera: str | None) -> None:
         self.name = f"modbus {host}:{port}"
+        self.wants = of_camera(camera)
         self._address = (host, port)
         self._unit = unit
         self._loop: LoopThread | None = None

@@ -21,7 +21,7 @@ from reason_runtime.errors import SinkError
 from reason_runtime.line.extra import missing
 from reason_runtime.line.messages import Answer, Message
 from reason_runtime.line.sinks.loop_thread import LoopThread
-from reason_runtime.line.sinks.plc import PlcState
+from reason_runtime.line.sinks.plc import PlcState, of_camera
 
 if TYPE_CHECKING:
     from asyncua.common.node import Node
@@ -39,15 +39,16 @@ class OpcUaSink:
     Args:
         host: Address to listen on.
         port: To listen on.
+        camera: Whose results it shows; None: of all cameras.
     """
 
     keeps = False
     drives_line = True
     wants_pictures = False
-    wants = None
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, camera: str | None) -> None:
         self.name = f"opcua {host}:{port}"
+        self.wants = of_camera(camera)
         self._endpoint = f"opc.tcp://{host}:{port}/"
         self._loop: LoopThread | None = None
         self._server: Server | None = None

@@ -6,8 +6,8 @@
 | `pictures:DIR` | `max_mib=1024` | overlays of rejects, oldest removed first |
 | `frames:DIR` | `max_mib=1024`, `near=0.9`, `good=0.01` | frames for the next training, oldest removed first |
 | `mqtt://HOST:1883/TOPIC` | `user`, `password_file`, `tls=no`, `client_id` | extra `mqtt` |
-| `opcua://0.0.0.0:4840` | | a server; extra `opcua` |
-| `modbus://0.0.0.0:502` | `unit=1` | a server; extra `modbus` |
+| `opcua://0.0.0.0:4840` | `camera` | a server; extra `opcua` |
+| `modbus://0.0.0.0:502` | `unit=1`, `camera` | a server; extra `modbus` |
 | `prometheus://0.0.0.0:9100` | | `/metrics`; extra `metrics` |
 """
 
@@ -65,16 +65,24 @@ def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
         from reason_runtime.line.sinks.opcua import OpcUaSink
 
         host, port = host_and_port(address, port=4840)
-        return OpcUaSink(host, port)
+        return OpcUaSink(host, port, camera=_camera(address, models))
     if address.kind == "modbus":
         from reason_runtime.line.sinks.modbus import ModbusSink
 
         host, port = host_and_port(address, port=502)
-        return ModbusSink(host, port, unit=address.count("unit", 1))
+        return ModbusSink(host, port, unit=address.count("unit", 1), camera=_camera(address, models))
     from reason_runtime.line.sinks.prometheus import PrometheusSink
 
     host, port = host_and_port(address, port=9100)
     return PrometheusSink(host, port, metrics=metrics)
+
+
+def _camera(address: Address, models: Models) -> str | None:
+    """The one camera that a PLC is told of; None for all."""
+    name = address.word("camera", "")
+    if name and name not in (cameras := models.now()):
+        raise ConfigurationError(f"{address.text}: camera={name}, expected one of {', '.join(cameras)}")
+    return name or None
 
 
 def _share(address: Address, name: str, default: float) -> float:

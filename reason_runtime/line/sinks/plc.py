@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 
 RESULT_CODES = {"OK": 1, "NG": 2, "UNKNOWN": 3}
+
+
+def of_camera(name: str | None) -> Callable[[Answer], bool] | None:
+    """`Sink.wants` of a PLC that is told of one camera; of every one where there is no name."""
+    return None if name is None else lambda answer: answer.camera == name
 
 
 @dataclass(slots=True)

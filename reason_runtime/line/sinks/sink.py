@@ -29,7 +29,7 @@ class Sink(Protocol):
 
     @property
     def wants(self) -> Callable[[Answer], bool] | None:
-        """Which answers it takes, OK parts then with their pixels too; None takes every one.
+        """Which answers it takes, where it wants pictures also OK parts with their pixels; None takes every one.
 
         Asked by the line, which waits for it, at times before an OK part's pixels are there.
         """
