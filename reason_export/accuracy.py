@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Accuracy:
     defective_passed: int | None
     """Defective images that it lets pass."""
     good_of_threshold: int = 0
-    """Good images that drew a threshold of the bundle: how few of these are rejected was chosen."""
+    """Good images that drew the threshold: how few of these are rejected was chosen."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
         """Gates that do not hold, in words: the score's by image AUROC, the map's by AUPRO.
@@ -97,7 +97,9 @@ def accuracy_from_json(facts: dict[str, Any]) -> Accuracy:
     return Accuracy(**{**facts, **figures, "parity": Parity(**facts["parity"])})
 
 
-def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImages, limits: Limits) -> Accuracy:
+def measure_accuracy(
+    bundle: Bundle, session: Session, *, labelled: LabelledImages, limits: Limits, drew: Collection[str]
+) -> Accuracy:
     """Run a data set's test images through the reference and the artefact.
 
     Args:
@@ -105,6 +107,7 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
         session: The artefact.
         labelled: The data set.
         limits: Thresholds of the two.
+        drew: SHA-256 of the image files that drew the artefact's.
 
     Raises:
         DataError: Not a data set, or its test images are all of one kind.
@@ -141,7 +144,7 @@ def measure_accuracy(bundle: Bundle, session: Session, *, labelled: LabelledImag
         reference=reference,
         found=found,
         limits=limits,
-        good_of_threshold=good_among(samples, bundle.threshold_from()),
+        good_of_threshold=good_among(samples, drew),
     )
 
 

@@ -95,11 +95,16 @@ def _without_infinity(parity: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """What held-out images say."""
+    """What held-out images say.
+
+    Attributes:
+        sha256: Of their files; None where a check of before did not say.
+    """
 
     threshold: Threshold | None = None
     scores: ScoreStatistics | None = None
     highest_held_out: HighestHeldOut | None = None
+    sha256: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +180,9 @@ def check_bundle(
     limits = _limits(bundle, precision=precision, own=drawn.threshold)
     if labelled is not None:
         accuracy = _unless_not_finite(
-            "labelled", lambda: _accuracy(bundle, session, labelled, limits=limits), not_finite
+            "labelled",
+            lambda: _accuracy(bundle, session, labelled, limits=limits, drew=drawn.sha256),
+            not_finite,
         )
     tolerance = TOLERANCES[precision]
     failures = [*broken(parity, tolerance), *blind(**given)]
@@ -200,7 +207,7 @@ def check_bundle(
         broken=[*failures, *not_finite.values()],
         environment=fingerprint(session),
     )
-    _write(bundle, check)
+    _write(bundle, check, threshold_from=drawn.sha256)
     return check
 
 
@@ -214,10 +221,11 @@ def _unless_not_finite(kind: ImageKind, measure: Callable[[], Found], not_finite
         return None
 
 
-def _write(bundle: Bundle, check: Check) -> None:
+def _write(bundle: Bundle, check: Check, *, threshold_from: frozenset[str] | None) -> None:
     path = check_path(bundle, backend=check.backend, precision=check.precision, provider=check.provider)
     make_folder(path.parent)
-    content = {"files": checked_files(bundle, check.precision), **check.to_json()}
+    drew = None if threshold_from is None else sorted(threshold_from)
+    content = {"files": checked_files(bundle, check.precision), **check.to_json(), "threshold_from": drew}
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -234,7 +242,9 @@ def _established(bundle: Bundle, session: Session) -> _Established:
 
             accuracy = accuracy_from_json(facts["accuracy"])
         highest = facts.get("highest_held_out")  # not in checks of before
-        drawn = _Drawn(threshold=known.threshold, scores=known.scores, highest_held_out=highest)
+        drawn = _Drawn(
+            threshold=known.threshold, scores=known.scores, highest_held_out=highest, sha256=known.threshold_from
+        )
         return _Established(accuracy=accuracy, drawn=drawn, not_finite=facts["not_finite"])
     except (BundleError, KeyError, TypeError):
         return _Established()
@@ -245,7 +255,8 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
     from reason_train.calibration import described_images
     from reason_train.highest_held_out import highest_held_out
 
-    paths = list(unseen(bundle, different_images(held_out.folder)).values())
+    kept_out = unseen(bundle, different_images(held_out.folder))
+    paths = list(kept_out.values())
     if len(paths) < LEAST_HELD_OUT:
         raise DataError(
             f"{held_out.folder}: holds {len(paths)} images that were not trained on; a threshold needs "
@@ -274,6 +285,7 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
         threshold=threshold,
         scores=statistics,
         highest_held_out=highest_held_out(names, scores, threshold=threshold.value),
+        sha256=frozenset(kept_out),
     )
 
 
@@ -285,7 +297,10 @@ def _limits(bundle: Bundle, *, precision: Precision, own: Threshold | None) -> L
     )
 
 
-def _accuracy(bundle: Bundle, session: Session, labelled: LabelledImages, *, limits: Limits) -> Accuracy:
+def _accuracy(
+    bundle: Bundle, session: Session, labelled: LabelledImages, *, limits: Limits, drew: frozenset[str] | None
+) -> Accuracy:
     from reason_export.accuracy import measure_accuracy
 
-    return measure_accuracy(bundle, session, labelled=labelled, limits=limits)
+    images = bundle.threshold_from() if drew is None else drew
+    return measure_accuracy(bundle, session, labelled=labelled, limits=limits, drew=images)

@@ -27,6 +27,7 @@ class KnownCheck:
         passed: Whether every gate held.
         threshold: From this backend's own scores on this device; None where none was drawn.
         scores: These scores; None in checks of before, too.
+        threshold_from: SHA-256 of the image files that drew it; None where none did, and in checks of before.
         libraries: Versions by name, as the session gave them.
         runtime: Version of this runtime that the check was made with; None where it was not installed.
         facts: All that `reason-export check` wrote.
@@ -38,6 +39,7 @@ class KnownCheck:
     passed: bool
     threshold: Threshold | None
     scores: ScoreStatistics | None
+    threshold_from: frozenset[str] | None
     libraries: dict[str, Json]
     runtime: Json
     facts: dict[str, Json]
@@ -96,6 +98,7 @@ def known_check(
         files = content["files"] if "files" in content else None  # older ones named the bundle as a whole
         same = files == checked_files(bundle, precision) and environment["processor"] == processor()
         found, scores = content.get("threshold"), content.get("scores")
+        drew = content.get("threshold_from")
         passed = content["passed"] is True
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
@@ -108,6 +111,7 @@ def known_check(
         passed=passed,
         threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),
         scores=None if scores is None else read_statistics(scores, where=f"{path}: scores"),
+        threshold_from=frozenset(map(str, drew)) if isinstance(drew, list) else None,
         libraries=session,
         runtime=runtime,
         facts=content,

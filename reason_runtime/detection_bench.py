@@ -32,7 +32,7 @@ class Detection:
         defective: Images of every other folder.
         image_auroc: Chance that a defective image scores above a good one, ties half: 0..1.
         good_rejected: Good images not judged OK.
-        good_of_threshold: Good images that drew a threshold of the bundle: how few of these are rejected was chosen.
+        good_of_threshold: Good images that drew the threshold: how few of these are rejected was chosen.
         defective_passed: Defective images judged OK.
         threshold: In force; None where none is known.
         backend: The inference library.
@@ -77,7 +77,9 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
-    trained, drew = detector.bundle.trained_on(), detector.bundle.threshold_from()
+    trained, drew = detector.bundle.trained_on(), detector.limit.drew
+    if drew is None:
+        drew = detector.bundle.threshold_from()
     content = [image_sha256(path) if trained or drew else "" for path in paths]
     seen = [path for path, sha256 in zip(paths, content, strict=True) if sha256 in trained]
     if seen:

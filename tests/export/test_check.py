@@ -56,6 +56,7 @@ def test_the_result_is_printed_and_kept_beside_the_bundle(bundle: Path) -> None:
     kept = json.loads((bundle / "checks" / "onnxruntime_fp32.json").read_text())
     files = open_bundle(bundle).manifest.files
     assert kept.pop("files") == {name: files[name].sha256 for name in ("model.onnx", "golden.npz")}
+    assert kept.pop("threshold_from") is None
     assert kept.keys() == facts.keys()
     assert (kept["passed"], kept["backend"], kept["precision"], kept["images"]) == (True, "onnxruntime", "fp32", 2)
     assert kept["map_difference_max"] <= 1e-4

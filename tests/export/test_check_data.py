@@ -144,6 +144,20 @@ def test_good_images_that_drew_the_threshold_are_counted(bundle: Path, parts: Pa
     assert "drew the threshold" not in printed
 
 
+def test_good_images_that_drew_the_threshold_of_this_device_are_counted(
+    bundle: Path, parts: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "parts"))
+    drew = open_bundle(bundle).threshold_from()
+    others = [path for path in (parts / "train" / "good").iterdir() if file_sha256(path) in drew]
+    for path in [*sorted(good_pictures.iterdir())[:3], *others]:  # the bundle's threshold is not the one in force
+        shutil.copy(path, data / "test" / "good" / f"again_{path.name}")
+    told = "3 of the 9 good test images drew the threshold: how many of them it rejects says nothing of other parts"
+    assert told in call("reason-export", "check", bundle, "--held-out", good_pictures, "--data", data).output
+    assert told in call("reason-export", "check", bundle, "--data", data).output  # the threshold was kept from before
+    assert told in call("reason-bench", "accuracy", bundle, "--data", data).output
+
+
 def test_data_without_defects_are_refused(bundle: Path, parts: Path, tmp_path: Path) -> None:
     shutil.copytree(parts / "train", tmp_path / "parts" / "train")
     shutil.copytree(parts / "test" / "good", tmp_path / "parts" / "test" / "good")
