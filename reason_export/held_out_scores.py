@@ -31,9 +31,7 @@ def drawn_from(
         DataError: A score or a map is not finite, or there are too few.
     """
     if not np.isfinite(peaks).all():
-        raise DataError(
-            f"{int((~np.isfinite(peaks)).sum())} of {len(peaks)} held-out images have maps that are not finite"
-        )
+        raise DataError(f"{source}: the maps of {int((~np.isfinite(peaks)).sum())} of them are not finite")
     threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
     maximum_scores = method.settings.get("score_exponent") is None
     pixel = None if maximum_scores else pixel_threshold(scores, peaks, threshold=threshold.value)
