@@ -19,8 +19,8 @@ from typing import Annotated
 import typer
 from result_file import require_place, write_result
 
+from reason_export.accuracy import LabelledSet
 from reason_export.check import check_bundle
-from reason_export.labelled import LabelledImages
 from reason_runtime.bundle import Bundle, open_bundle
 from reason_runtime.choices import Backend, Device, Precision
 from reason_runtime.entry import run_script
@@ -52,7 +52,7 @@ def main(
     """Check every backend and precision, print a line for each, write all of it."""
     require_place(out)
     opened = open_bundle(bundle)
-    manifest = opened.manifest
+    manifest, labelled = opened.manifest, LabelledSet(opened, data)
     options = f"--data {data.name}{'' if device == 'cpu' else f' --device {device}'}"
     found = {
         "command": f"python benchmarks/precision.py BUNDLE {options} --out benchmarks/results/{out.name}",
@@ -61,13 +61,14 @@ def main(
         "input_px": [manifest.input.height_px, manifest.input.width_px],
         "seed": manifest.training.seed,
         "quantisation": None if manifest.quantisation is None else dataclasses.asdict(manifest.quantisation),
-        "checks": [_check(opened, data, backend, precision, device) for backend, precision in RUNS[device]],
+        "checks": [_check(opened, labelled, backend, precision, device) for backend, precision in RUNS[device]],
     }
     write_result(out, found)
 
 
-def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision, device: Device) -> dict[str, object]:
-    labelled = LabelledImages(folder=data)
+def _check(
+    bundle: Bundle, labelled: LabelledSet, backend: Backend, precision: Precision, device: Device
+) -> dict[str, object]:
     try:
         check = check_bundle(bundle, backend=backend, precision=precision, device=device, labelled=labelled)
     except (BackendError, BundleError) as error:
@@ -80,6 +81,7 @@ def _check(bundle: Bundle, data: Path, backend: Backend, precision: Precision, d
         f"{accuracy.image_auroc.lost:.5f}, AUPRO lost {accuracy.aupro.lost if accuracy.aupro else float('nan'):.5f}",
         flush=True,
     )
+    data = labelled.folder
     words = [text.replace(str(data), data.name) for text in check.broken]
     named = dataclasses.replace(check, broken=words, accuracy=dataclasses.replace(accuracy, data=data.name))
     facts = named.to_json()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.labelled import LabelledImages, Limits
+from reason_export.labelled import Limits
 from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
@@ -97,15 +98,115 @@ def accuracy_from_json(facts: dict[str, Any]) -> Accuracy:
     return Accuracy(**{**facts, **figures, "parity": Parity(**facts["parity"])})
 
 
-def measure_accuracy(
-    bundle: Bundle, session: Session, *, labelled: LabelledImages, limits: Limits, drew: Collection[str]
-) -> Accuracy:
-    """Run a data set's test images through the reference and the artefact.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionFigures:
+    """Of one set of outputs, 0..1; those of pixels are None without masks."""
+
+    image_auroc: float
+    pixel_auroc: float | None
+    aupro: float | None
+
+
+class LabelledSet:
+    """A data set's test images, and what the fp32 graph in ONNX Runtime gives on them, computed once.
 
     Args:
-        bundle: Of both.
-        session: The artefact.
+        bundle: Of that graph.
+        folder: See `reason_train.datasets.load_dataset`.
+        category: In a root of several.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path, *, category: str | None = None) -> None:
+        self.folder = folder
+        self._category = category
+        self._bundle = bundle
+        self._tile_px = tile_px_of(bundle.manifest)
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The test images.
+
+        Raises:
+            DataError: Not a data set, or its test images are all of one kind.
+        """
+        return require_test(load_dataset(self.folder, category=self._category))
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """Of all defects; None where the data set has none."""
+        manifest = self._bundle.manifest
+        if self._tile_px is not None:
+            return read_masks_as_drawn(self.samples, crop_px=manifest.input.crop_px)
+        crop_from_px = manifest.method.settings.get("crop_from_px")
+        return read_masks(
+            self.samples,
+            size_px=manifest.map_size_px,
+            resize_px=crop_from_px if isinstance(crop_from_px, int) else None,
+            crop_px=manifest.input.crop_px,
+        )
+
+    @cached_property
+    def anomalous(self) -> NDArray[np.bool_]:
+        """(N,) which of them are defective."""
+        return np.array([sample.anomalous for sample in self.samples])
+
+    @cached_property
+    def reference(self) -> Outputs:
+        """What the fp32 graph gives; see `run`."""
+        return self.run(open_session(self._bundle, backend="onnxruntime", precision="fp32", device="cpu"))
+
+    @cached_property
+    def reference_detection(self) -> DetectionFigures:
+        """How well that finds the defects."""
+        return self.detection(self.reference)
+
+    def detection(self, outputs: Outputs) -> DetectionFigures:
+        """How well outputs for all images find the defects."""
+        masks = self.masks
+        return DetectionFigures(
+            image_auroc=auroc(outputs.score, self.anomalous),
+            pixel_auroc=None if masks is None else auroc(outputs.anomaly_map, masks),
+            aupro=None if masks is None else aupro(outputs.anomaly_map, masks),
+        )
+
+    def run(self, session: Session) -> Outputs:
+        """Maps and scores of all images.
+
+        Raises:
+            NotFiniteError: An image gives a map or score that is not finite.
+            DataError: The images of a bundle of tiles differ in size.
+            ImageError: An image cannot be read.
+            BackendError: The inference library is missing, or failed.
+        """
+        form = self._bundle.manifest.input
+        outputs = []
+        for sample in counted(self.samples, total=len(self.samples), what="images"):
+            if self._tile_px is None:
+                outputs.append(session.run(load_image(sample.path, input_format=form)[None]))
+            else:
+                picture = read_part(sample.path, input_format=form)
+                outputs.append(run_tiled(session.run, picture, tile_px=self._tile_px))
+        bad = [
+            sample.path
+            for sample, found in zip(self.samples, outputs, strict=True)
+            if not (np.isfinite(found.anomaly_map).all() and np.isfinite(found.score).all())
+        ]
+        if bad:
+            raise NotFiniteError(
+                f"{self.folder}: {len(bad)} of {len(outputs)} images give values that are not finite, the first is "
+                f"{bad[0]}"
+            )
+        if len({found.anomaly_map.shape for found in outputs}) > 1:
+            raise DataError(f"{self.folder}: its test images differ in size; maps of tiles are compared at one size")
+        return joined(outputs)
+
+
+def measure_accuracy(labelled: LabelledSet, session: Session, *, limits: Limits, drew: Collection[str]) -> Accuracy:
+    """Run a data set's test images through the artefact and compare with the reference.
+
+    Args:
         labelled: The data set.
+        session: The artefact.
         limits: Thresholds of the two.
         drew: SHA-256 of the image files that drew the artefact's.
 
@@ -115,96 +216,39 @@ def measure_accuracy(
         ImageError: An image cannot be read.
         BackendError: ONNX Runtime is missing, or a backend failed.
     """
-    form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
-    samples = require_test(load_dataset(labelled.folder, category=labelled.category))
-    masks = _masks(bundle, samples) if tile_px is None else read_masks_as_drawn(samples, crop_px=form.crop_px)
-    reference_session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
-    pairs = []
-    for sample in counted(samples, total=len(samples), what="images"):
-        if tile_px is None:
-            image = load_image(sample.path, input_format=form)[None]
-            pairs.append((reference_session.run(image), session.run(image)))
-        else:
-            picture = read_part(sample.path, input_format=form)
-            pairs.append(
-                (
-                    run_tiled(reference_session.run, picture, tile_px=tile_px),
-                    run_tiled(session.run, picture, tile_px=tile_px),
-                )
-            )
-    _require_finite(pairs, samples, folder=labelled.folder)
-    if len({pair[0].anomaly_map.shape for pair in pairs}) > 1:
-        raise DataError(f"{labelled.folder}: its test images differ in size; maps of tiles are compared at one size")
-    reference, found = (joined(outputs) for outputs in zip(*pairs, strict=True))
-    anomalous = np.array([sample.anomalous for sample in samples])
-    return _judged(
-        str(labelled.folder),
-        anomalous,
-        masks,
-        reference=reference,
-        found=found,
-        limits=limits,
-        good_of_threshold=good_among(samples, drew),
-    )
-
-
-def _require_finite(pairs: Sequence[tuple[Outputs, Outputs]], samples: Sequence[Sample], *, folder: Path) -> None:
-    bad = [
-        sample.path
-        for sample, pair in zip(samples, pairs, strict=True)
-        if not all(np.isfinite(out.anomaly_map).all() and np.isfinite(out.score).all() for out in pair)
-    ]
-    if bad:
-        raise NotFiniteError(
-            f"{folder}: {len(bad)} of {len(pairs)} images give values that are not finite, the first is {bad[0]}"
-        )
-
-
-def _masks(bundle: Bundle, samples: Sequence[Sample]) -> NDArray[np.bool_] | None:
-    crop_from_px = bundle.manifest.method.settings.get("crop_from_px")
-    return read_masks(
-        samples,
-        size_px=bundle.manifest.map_size_px,
-        resize_px=crop_from_px if isinstance(crop_from_px, int) else None,
-        crop_px=bundle.manifest.input.crop_px,
-    )
-
-
-def _judged(
-    folder: str,
-    anomalous: NDArray[np.bool_],
-    masks: NDArray[np.bool_] | None,
-    *,
-    reference: Outputs,
-    found: Outputs,
-    limits: Limits,
-    good_of_threshold: int,
-) -> Accuracy:
-    def figure(before: float, after: float) -> Figure:
-        return Figure(reference=before, found=after, lost=before - after)
-
-    pixel = None if masks is None else [auroc(outputs.anomaly_map, masks) for outputs in (reference, found)]
-    region = None if masks is None else [aupro(outputs.anomaly_map, masks) for outputs in (reference, found)]
+    before, reference = labelled.reference_detection, labelled.reference
+    found = labelled.run(session)
+    after, anomalous = labelled.detection(found), labelled.anomalous
     rejected = None if limits.found is None else found.score >= limits.found
-    before = None if limits.reference is None else reference.score >= limits.reference
+    rejected_before = None if limits.reference is None else reference.score >= limits.reference
     defective = int(anomalous.sum())
     good = len(anomalous) - defective
     return Accuracy(
-        data=folder,
+        data=str(labelled.folder),
         good=good,
         defective=defective,
-        image_auroc=figure(auroc(reference.score, anomalous), auroc(found.score, anomalous)),
+        image_auroc=_figure(before.image_auroc, after.image_auroc),
         image_auroc_step=1 / (good * defective),
-        pixel_auroc=None if pixel is None else figure(*pixel),
-        aupro=None if region is None else figure(*region),
+        pixel_auroc=_figure_or_none(before.pixel_auroc, after.pixel_auroc),
+        aupro=_figure_or_none(before.aupro, after.aupro),
         parity=compare(
             golden_map=reference.anomaly_map,
             golden_score=reference.score,
             anomaly_map=found.anomaly_map,
             score=found.score,
         ),
-        decisions_flipped=None if rejected is None or before is None else int((rejected != before).sum()),
+        decisions_flipped=None
+        if rejected is None or rejected_before is None
+        else int((rejected != rejected_before).sum()),
         good_rejected=None if rejected is None else int((rejected & ~anomalous).sum()),
         defective_passed=None if rejected is None else int((~rejected & anomalous).sum()),
-        good_of_threshold=good_of_threshold,
+        good_of_threshold=good_among(labelled.samples, drew),
     )
+
+
+def _figure(before: float, after: float) -> Figure:
+    return Figure(reference=before, found=after, lost=before - after)
+
+
+def _figure_or_none(before: float | None, after: float | None) -> Figure | None:
+    return None if before is None or after is None else _figure(before, after)

@@ -14,7 +14,7 @@ import numpy as np
 
 from reason_export.golden_checks import Batched, PaintedDefects, decisions_flipped, in_batches, painted_defects
 from reason_export.good_images import different_images, require_good, require_unseen, unseen
-from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, LabelledImages, Limits, wanted_rate
+from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import make_folder, write_text
@@ -29,7 +29,7 @@ from reason_runtime.strict_json import Json
 from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
-    from reason_export.accuracy import Accuracy
+    from reason_export.accuracy import Accuracy, LabelledSet
     from reason_train.highest_held_out import HighestHeldOut
 
 
@@ -125,7 +125,7 @@ def check_bundle(
     threads: int | None = None,
     provider: Provider | None = None,
     cuda_graph: bool = False,
-    labelled: LabelledImages | None = None,
+    labelled: LabelledSet | None = None,
     held_out: HeldOutImages | None = None,
 ) -> Check:
     """Run the golden images and compare; the result is written to `checks/<backend>_<precision>.json`.
@@ -141,7 +141,7 @@ def check_bundle(
         threads: Of the library, on CPU.
         provider: Of ONNX Runtime.
         cuda_graph: Of TensorRT.
-        labelled: To judge what detection loses.
+        labelled: To judge what detection loses; of this bundle.
         held_out: To draw this artefact's own threshold from; it holds on this device only.
 
     Raises:
@@ -298,9 +298,9 @@ def _limits(bundle: Bundle, *, precision: Precision, own: Threshold | None) -> L
 
 
 def _accuracy(
-    bundle: Bundle, session: Session, labelled: LabelledImages, *, limits: Limits, drew: frozenset[str] | None
+    bundle: Bundle, session: Session, labelled: LabelledSet, *, limits: Limits, drew: frozenset[str] | None
 ) -> Accuracy:
     from reason_export.accuracy import measure_accuracy
 
     images = bundle.threshold_from() if drew is None else drew
-    return measure_accuracy(bundle, session, labelled=labelled, limits=limits, drew=images)
+    return measure_accuracy(labelled, session, limits=limits, drew=images)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reason_export.check import Check, check_bundle
-from reason_export.labelled import HeldOutImages, LabelledImages
+from reason_export.labelled import HeldOutImages
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import RUNNERS, Backend, Device, Precision, run_name, runner_device
 from reason_runtime.errors import BackendError, BundleError
+
+if TYPE_CHECKING:
+    from reason_export.accuracy import LabelledSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +30,7 @@ def check_all(
     *,
     device: Device | None = None,
     threads: int | None = None,
-    labelled: LabelledImages | None = None,
+    labelled: LabelledSet | None = None,
     held_out: HeldOutImages | None = None,
     done: Callable[[Check], None] = lambda _: None,
 ) -> Checked:
@@ -36,7 +40,7 @@ def check_all(
         bundle: As opened.
         device: What runs there; None: anywhere.
         threads: Of libraries on CPU.
-        labelled: To judge what detection loses.
+        labelled: To judge what detection loses; of this bundle.
         held_out: To draw each artefact's own threshold from.
         done: Called after each check.
 

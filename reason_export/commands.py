@@ -177,7 +177,7 @@ def check(
     """Compare what a backend gives with what the trained model gave. Exit 1 beyond the tolerance."""
     from reason_export.check import check_bundle
     from reason_export.check_all import check_all
-    from reason_export.labelled import HeldOutImages, LabelledImages
+    from reason_export.labelled import HeldOutImages
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import ConfigurationError, ParityError
 
@@ -188,7 +188,11 @@ def check(
     if every and (backend or precision or provider or cuda_graph):
         raise ConfigurationError("--all is every backend, precision and provider; leave out the one that is named")
     opened = open_bundle(bundle)
-    labelled = None if data is None else LabelledImages(folder=data, category=category)
+    labelled = None
+    if data is not None:
+        from reason_export.accuracy import LabelledSet
+
+        labelled = LabelledSet(opened, data, category=category)
     unseen = None if held_out is None else HeldOutImages(folder=held_out, false_reject_rate=false_reject_rate)
 
     def tell(result: Check) -> None:

@@ -15,15 +15,6 @@ LEAST_HELD_OUT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImages:
-    """A labelled data set, see `reason_train.datasets.load_dataset`."""
-
-    folder: Path
-    category: str | None = None
-    """In a root of several."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutImages:
     """Good images that neither trained, nor chose, nor calibrated anything."""
 
