@@ -100,6 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_training_equals_that_on_pictures_that_were_cut_before(place: Path) -> None:
     assert_same_training(place / "whole" / "run", place / "cut" / "run")
     ours, theirs = (np.load(place / name / "run" / "calibration.npz") for name in ("whole", "cut"))
@@ -110,6 +111,7 @@ def test_training_equals_that_on_pictures_that_were_cut_before(place: Path) -> N
     assert "crop_px (25, 8, 72, 80) in place of None" in config.departures
 
 
+@pytest.mark.slow
 def test_evaluation_equals_it_too_with_masks_of_the_whole_picture(place: Path, tmp_path: Path) -> None:
     said = []
     for name in ("whole", "cut"):
@@ -123,6 +125,7 @@ def test_evaluation_equals_it_too_with_masks_of_the_whole_picture(place: Path, t
     assert said[0]["pixel_auroc"] is not None
 
 
+@pytest.mark.slow
 def test_the_bundle_gives_the_scores_and_maps_of_pictures_that_were_cut_before(place: Path) -> None:
     bundles = [open_bundle(place / name / "bundle") for name in ("whole", "cut")]
     assert bundles[0].manifest.input.crop_px == CROP
@@ -139,6 +142,7 @@ def test_the_bundle_gives_the_scores_and_maps_of_pictures_that_were_cut_before(p
         np.testing.assert_array_equal(seen.anomaly_map, expected.anomaly_map)
 
 
+@pytest.mark.slow
 def test_check_and_quantize_look_at_the_part(place: Path, tmp_path: Path) -> None:
     said = []
     for name in ("whole", "cut"):
@@ -157,6 +161,7 @@ def test_check_and_quantize_look_at_the_part(place: Path, tmp_path: Path) -> Non
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_predict_says_which_picture_the_part_does_not_lie_within(place: Path, tmp_path: Path) -> None:
     small = save(tmp_path / "small.png", good_picture(1, size_px=90))
     lines = call(
@@ -190,6 +195,7 @@ def test_resume_with_another_part_is_refused(tmp_path: Path) -> None:
     fit(data, tmp_path / "run", *OPTION, "--resume")
 
 
+@pytest.mark.slow
 def test_a_graph_of_camera_size_takes_the_part(place: Path, tmp_path: Path) -> None:
     run = place / "whole" / "run"
     told = call("reason-export", "onnx", run, "--out", tmp_path / "b", "--input-size", 100, 120).error
@@ -211,6 +217,7 @@ def test_a_graph_of_camera_size_takes_the_part(place: Path, tmp_path: Path) -> N
     assert done.status == 0, done.log
 
 
+@pytest.mark.slow
 def test_measures_of_speed_run_with_a_part(place: Path) -> None:
     detector, plan = load(place / "whole" / "bundle", threads=1), LatencyPlan(warm_up=0, minimum_count=2, minimum_s=0.0)
     assert measure_latency(detector, plan=plan).input_px == [TOP + HEIGHT, LEFT + WIDTH]
@@ -285,6 +292,7 @@ def test_a_region_is_of_the_whole_picture_and_cut_as_that_is(tmp_path: Path) -> 
         counted_region(roi=None, ignore_mask=path, input_format=form, picture_px=(300, 165))
 
 
+@pytest.mark.slow
 def test_training_with_a_region_of_the_whole_picture(tmp_path: Path) -> None:
     data = data_set(tmp_path / "data", as_it_is)
     fit(data, tmp_path / "run", *OPTION, "--roi", "0,0,0.5,1")  # columns up to 60 of 120: 35 of 72 in the part

@@ -58,6 +58,7 @@ def test_a_rectangle_that_is_none_is_refused(text: str) -> None:
         parse_roi(text)
 
 
+@pytest.mark.slow
 def test_training_with_a_region_exports_a_graph_whose_map_is_zero_outside(parts: Path, tmp_path: Path) -> None:
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     fitted = call("reason-train", "fit", "--data", parts, "--out", run, *SIZES, "--students", 1, "--roi", "0,0,0.5,1")
