@@ -98,13 +98,13 @@ class _Drawn:
     """What held-out images say.
 
     Attributes:
-        sha256: Of their files; None where a check of before did not say.
+        threshold_from: SHA-256 of their files; None where a check of before did not say.
     """
 
     threshold: Threshold | None = None
     scores: ScoreStatistics | None = None
     highest_held_out: HighestHeldOut | None = None
-    sha256: frozenset[str] | None = None
+    threshold_from: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +181,7 @@ def check_bundle(
     if labelled is not None:
         accuracy = _unless_not_finite(
             "labelled",
-            lambda: _accuracy(bundle, session, labelled, limits=limits, drew=drawn.sha256),
+            lambda: _accuracy(bundle, session, labelled, limits=limits, drew=drawn.threshold_from),
             not_finite,
         )
     tolerance = TOLERANCES[precision]
@@ -207,7 +207,7 @@ def check_bundle(
         broken=[*failures, *not_finite.values()],
         environment=fingerprint(session),
     )
-    _write(bundle, check, threshold_from=drawn.sha256)
+    _write(bundle, check, threshold_from=drawn.threshold_from)
     return check
 
 
@@ -243,7 +243,10 @@ def _established(bundle: Bundle, session: Session) -> _Established:
             accuracy = accuracy_from_json(facts["accuracy"])
         highest = facts.get("highest_held_out")  # not in checks of before
         drawn = _Drawn(
-            threshold=known.threshold, scores=known.scores, highest_held_out=highest, sha256=known.threshold_from
+            threshold=known.threshold,
+            scores=known.scores,
+            highest_held_out=highest,
+            threshold_from=known.threshold_from,
         )
         return _Established(accuracy=accuracy, drawn=drawn, not_finite=facts["not_finite"])
     except (BundleError, KeyError, TypeError):
@@ -285,7 +288,7 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
         threshold=threshold,
         scores=statistics,
         highest_held_out=highest_held_out(names, scores, threshold=threshold.value),
-        sha256=frozenset(kept_out),
+        threshold_from=frozenset(kept_out),
     )
 
 

@@ -77,7 +77,7 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
-    trained, drew = detector.bundle.trained_on(), detector.limit.drew
+    trained, drew = detector.bundle.trained_on(), detector.limit.threshold_from
     if drew is None:
         drew = detector.bundle.threshold_from()
     content = [image_sha256(path) if trained or drew else "" for path in paths]

@@ -41,14 +41,14 @@ class DecisionLimit:
         source: Where it came from; None where there is none.
         hint: How to get one; None where there is one.
         scores: Of held-out good images by the same precision, by the very session where this device has its own.
-        drew: SHA-256 of the image files that drew it, where this device's check says so; None: see the bundle.
+        threshold_from: SHA-256 of the image files that drew it, where this device's check says so; None: see bundle.
     """
 
     value: float | None = None
     source: str | None = None
     hint: str | None = None
     scores: ScoreStatistics | None = None
-    drew: frozenset[str] | None = None
+    threshold_from: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -273,7 +273,7 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
         if check.holds_for(session):
             source = f"check of this device, {precision}: {own.source}"
             return DecisionLimit(
-                value=own.value, source=source, scores=check.scores or scores, drew=check.threshold_from
+                value=own.value, source=source, scores=check.scores or scores, threshold_from=check.threshold_from
             )
         note = " (this device's own was drawn with another version: run its check again)"
     found = bundle.manifest.thresholds.get(precision)

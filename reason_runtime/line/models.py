@@ -13,26 +13,23 @@ class Models:
 
     Args:
         models: By camera; warmed up.
+
+    Attributes:
+        now: Those in use, by camera; exchanged as a whole.
     """
 
     def __init__(self, models: Mapping[str, LineModel]) -> None:
-        self._now = dict(models)
-        self._before: dict[str, LineModel] | None = None
-        self._lock = threading.Lock()
+        self.now = models
+        self._before: Mapping[str, LineModel] | None = None
+        self._exchanging = threading.Lock()
 
     def of(self, camera: str) -> LineModel:
         """The model that judges what comes from a camera now."""
-        with self._lock:
-            return self._now[camera]
-
-    def now(self) -> dict[str, LineModel]:
-        """Those in use, by camera."""
-        with self._lock:
-            return dict(self._now)
+        return self.now[camera]
 
     def told(self, say: Callable[[LineModel], Iterable[str]]) -> list[str]:
         """What there is to say of the models in use: each text once, with its cameras where not all have it."""
-        now = self.now()
+        now = self.now
         cameras: dict[str, list[str]] = {}
         for camera, model in now.items():
             for text in say(model):
@@ -44,17 +41,17 @@ class Models:
 
         Those before stay at hand for `swap_back`, unless all are of the same bundles: then the ones at hand remain.
         """
-        with self._lock:
-            if _contents(models) != _contents(self._now):
-                self._before = self._now
-            self._now = dict(models)
+        with self._exchanging:
+            if _contents(models) != _contents(self.now):
+                self._before = self.now
+            self.now = models
 
     def swap_back(self) -> bool:
         """Exchange those in use for the ones before the last `swap`; False where there were none."""
-        with self._lock:
+        with self._exchanging:
             if self._before is None:
                 return False
-            self._before, self._now = self._now, self._before
+            self._before, self.now = self.now, self._before
             return True
 
 

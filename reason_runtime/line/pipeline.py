@@ -281,13 +281,13 @@ class Pipeline:
 
     def _infer(self, works: list[Work]) -> list[Work]:
         # swapped since a frame was prepared: another bundle may resize and see otherwise
-        now = self.models.now()
+        now = self.models.now
         works = [
             work for work in works if work.model is now[work.frame.camera] or self._sees(work, now[work.frame.camera])
         ]
-        for model in dict.fromkeys(work.model for work in works):
-            if model is not None:
-                _run(model, [work for work in works if work.model is model])
+        for model in dict.fromkeys(now.values()):
+            if own := [work for work in works if work.model is model]:
+                _run(model, own)
         return works
 
     def _judge(self, works: list[Work]) -> list[Work]:

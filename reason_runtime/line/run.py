@@ -191,7 +191,7 @@ class LineRun:
         with self._loading:
             self._asked.release()
             try:
-                models = self._load(like=self.models.now())
+                models = self._load(like=self.models.now)
             except ReasonError as error:
                 self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
                 return

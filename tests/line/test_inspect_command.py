@@ -58,6 +58,13 @@ def wait_for(path: Path, count: int, *, seconds: float = 20) -> list[dict[str, o
     raise AssertionError(f"{len(results(path))} results, expected {count}")
 
 
+def wait_for_text(path: Path, text: str) -> None:
+    until_s = time.monotonic() + 10
+    while text not in path.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return line_bundle(tmp_path_factory.mktemp("b") / "line").path
@@ -225,10 +232,7 @@ def test_sighup_takes_the_bundle_that_a_link_names_and_sigusr1_goes_back(tmp_pat
     wait_for_bundle(2)
     (tmp_path / "strict" / "model.onnx").write_bytes(b"broken")
     process.send_signal(signal.SIGHUP)
-    until_s = time.monotonic() + 10
-    while "the new bundle is refused" not in out.read_text():
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
+    wait_for_text(out, "the new bundle is refused")
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=10)
     assert process.returncode == 0, log
@@ -265,19 +269,13 @@ def test_a_station_of_several_bundles_changes_all_of_them_or_none(tmp_path: Path
         (tmp_path / "new").symlink_to(name)
         os.replace(tmp_path / "new", tmp_path / camera)
     process.send_signal(signal.SIGHUP)
-    until_s = time.monotonic() + 10
-    while "the new bundle is refused, the old one stays" not in out.read_text():
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
+    wait_for_text(out, "the new bundle is refused, the old one stays")
     before = len(results(out))
     wait_for(out, before + 30)
     (tmp_path / "second").unlink()
     (tmp_path / "second").symlink_to("side")
     process.send_signal(signal.SIGHUP)
-    until_s = time.monotonic() + 10
-    while "from now on" not in out.read_text():
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
+    wait_for_text(out, "from now on")
     wait_for(out, len(results(out)) + 30)
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=10)

@@ -80,7 +80,7 @@ def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
 def _camera(address: Address, models: Models) -> str | None:
     """The one camera that a PLC is told of; None for all."""
     name = address.word("camera", "")
-    if name and name not in (cameras := models.now()):
+    if name and name not in (cameras := models.now):
         raise ConfigurationError(f"{address.text}: camera={name}, expected one of {', '.join(cameras)}")
     return name or None
 
