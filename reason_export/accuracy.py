@@ -20,9 +20,10 @@ from reason_runtime.image import load_image, read_part
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
-from reason_train.aupro import aupro
+from reason_train.aupro import ranked_aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
-from reason_train.metrics import auroc
+from reason_train.metrics import auroc, ranked_auroc, wrong_decisions
+from reason_train.ranking import rank
 
 _ROUNDING = 1e-9  # two figures that are one pair apart differ by a pair and the last bits of both
 
@@ -162,11 +163,12 @@ class LabelledSet:
 
     def detection(self, outputs: Outputs) -> DetectionFigures:
         """How well outputs for all images find the defects."""
-        masks = self.masks
+        image_auroc = auroc(outputs.score, self.anomalous)
+        if self.masks is None:
+            return DetectionFigures(image_auroc=image_auroc, pixel_auroc=None, aupro=None)
+        ranking = rank(outputs.anomaly_map, self.masks)
         return DetectionFigures(
-            image_auroc=auroc(outputs.score, self.anomalous),
-            pixel_auroc=None if masks is None else auroc(outputs.anomaly_map, masks),
-            aupro=None if masks is None else aupro(outputs.anomaly_map, masks),
+            image_auroc=image_auroc, pixel_auroc=ranked_auroc(ranking), aupro=ranked_aupro(ranking, self.masks)
         )
 
     def run(self, session: Session) -> Outputs:
@@ -221,6 +223,7 @@ def measure_accuracy(labelled: LabelledSet, session: Session, *, limits: Limits,
     after, anomalous = labelled.detection(found), labelled.anomalous
     rejected = None if limits.found is None else found.score >= limits.found
     rejected_before = None if limits.reference is None else reference.score >= limits.reference
+    good_rejected, defective_passed = wrong_decisions(found.score, anomalous, limit=limits.found)
     defective = int(anomalous.sum())
     good = len(anomalous) - defective
     return Accuracy(
@@ -240,8 +243,8 @@ def measure_accuracy(labelled: LabelledSet, session: Session, *, limits: Limits,
         decisions_flipped=None
         if rejected is None or rejected_before is None
         else int((rejected != rejected_before).sum()),
-        good_rejected=None if rejected is None else int((rejected & ~anomalous).sum()),
-        defective_passed=None if rejected is None else int((~rejected & anomalous).sum()),
+        good_rejected=good_rejected,
+        defective_passed=defective_passed,
         good_of_threshold=good_among(labelled.samples, drew),
     )
 

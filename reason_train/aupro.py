@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from reason_runtime.errors import DataError
-from reason_train.ranking import Rates, Values, area_under, rank, roc_curve, trapezoid
+from reason_train.ranking import Ranking, Rates, Values, area_under, rank, roc_curve, trapezoid
 
 FPR_LIMIT = 0.3  # Bergmann et al., IJCV 2021, section 5.1
 GRID_STEPS = 200  # the reference's `num_th`
@@ -36,6 +36,11 @@ def aupro(maps: Values, masks: Masks, *, fpr_limit: float = FPR_LIMIT) -> float:
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021.
     """
     return area_under(*pro_curve(maps, masks), limit=fpr_limit)
+
+
+def ranked_aupro(ranking: Ranking, masks: Masks) -> float:
+    """`aupro` of maps that are ranked already, against these masks."""
+    return area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=FPR_LIMIT)
 
 
 def pro_curve(maps: Values, masks: Masks) -> tuple[Rates, Rates]:

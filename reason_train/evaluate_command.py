@@ -59,7 +59,7 @@ def _judge(
     from reason_train.device import find_device
     from reason_train.evaluate import evaluate as judge_all
     from reason_train.evaluate import report_settings
-    from reason_train.evaluation import wrong_decisions
+    from reason_train.metrics import wrong_decisions
     from reason_train.progress import image_bar
 
     with image_bar(f"judging {found.name}", total=len(found.test)) as bar:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
-from reason_train.aupro import FPR_LIMIT, Masks, aupro_per_image, partly_defective, region_weights
+from reason_train.aupro import Masks, aupro_per_image, partly_defective, ranked_aupro
 from reason_train.datasets.samples import Sample
 from reason_train.metrics import (
     BestF1,
@@ -19,7 +19,7 @@ from reason_train.metrics import (
     ranked_average_precision,
     ranked_best_f1,
 )
-from reason_train.ranking import Values, area_under, rank, roc_curve
+from reason_train.ranking import Values, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,16 +150,6 @@ def evaluate_scores(
     )
 
 
-def wrong_decisions(
-    scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None
-) -> tuple[int | None, int | None]:
-    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
-    if limit is None:
-        return None, None
-    rejected = scores >= limit
-    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))
-
-
 def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, masks: Masks | None) -> None:
     if scores.shape != (len(samples),):
         raise ValueError(f"scores of shape {scores.shape} for {len(samples)} samples; expected one each")
@@ -184,7 +174,7 @@ def _pixel_result(maps: Values, masks: Masks) -> PixelResult:
     ranking = rank(maps, masks)
     return PixelResult(
         auroc=ranked_auroc(ranking),
-        aupro=area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=FPR_LIMIT),
+        aupro=ranked_aupro(ranking, masks),
         aupro_per_image=aupro_per_image(maps, masks) if partly_defective(masks).any() else None,
         average_precision=ranked_average_precision(ranking),
         best_f1=ranked_best_f1(ranking),
@@ -200,7 +190,7 @@ def _part(
     if maps is not None and masks is not None and masks[chosen].any() and not masks[chosen].all():
         ranking = rank(maps[chosen], masks[chosen])
         pixel_auroc = ranked_auroc(ranking)
-        aupro = area_under(*roc_curve(ranking, weights=region_weights(masks[chosen])), limit=FPR_LIMIT)
+        aupro = ranked_aupro(ranking, masks[chosen])
     return PartResult(
         good=labels.size - defective,
         defective=defective,

@@ -77,6 +77,16 @@ def best_f1(values: Values, anomalous: NDArray[np.bool_]) -> BestF1:
     return ranked_best_f1(rank(values, anomalous))
 
 
+def wrong_decisions(
+    scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None
+) -> tuple[int | None, int | None]:
+    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
+    if limit is None:
+        return None, None
+    rejected = scores >= limit
+    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))
+
+
 def ranked_auroc(ranking: Ranking) -> float:
     """`auroc` of values that are ranked already."""
     return area_under(*roc_curve(ranking))

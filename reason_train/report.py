@@ -19,7 +19,8 @@ from reason_runtime.manifest import Threshold
 from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
 from reason_train.calibration import images_needed
 from reason_train.datasets import Sample
-from reason_train.evaluation import Evaluation, wrong_decisions
+from reason_train.evaluation import Evaluation
+from reason_train.metrics import wrong_decisions
 from reason_train.ranking import Values, rank, roc_curve
 from reason_train.report_cases import Painter, case_section, map_key, worst
 from reason_train.report_charts import Curve, histogram, line_chart

@@ -13,6 +13,7 @@ TRAINING_LIBRARIES = {"torch", "torchvision", "timm", "safetensors"}
 WITHOUT_TORCH = [
     "reason_train.datasets",
     "reason_train.metrics",
+    "reason_train.ranking",
     "reason_train.aupro",
     "reason_train.calibration",
     "reason_train.highest_held_out",
@@ -33,6 +34,7 @@ OWNERS_OF_THE_MODEL = {"export", "golden", "onnx_graph", "resize_graph"}
 NUMBERS_ONLY = (
     "reason_train.datasets",
     "reason_train.metrics",
+    "reason_train.ranking",
     "reason_train.calibration",
     "reason_train.highest_held_out",
     "reason_train.threshold_text",

@@ -9,8 +9,8 @@ import pytest
 from reason_runtime.errors import DataError
 from reason_train.aupro import aupro, aupro_per_image
 from reason_train.datasets import Sample
-from reason_train.evaluation import Evaluation, evaluate_scores, wrong_decisions
-from reason_train.metrics import auroc, average_precision, best_f1
+from reason_train.evaluation import Evaluation, evaluate_scores
+from reason_train.metrics import auroc, average_precision, best_f1, wrong_decisions
 
 
 def sample(defect: str, group: str | None = None) -> Sample:
