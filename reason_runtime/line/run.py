@@ -13,7 +13,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -121,7 +121,9 @@ class LineRun:
 
     def _run(self) -> Summary:
         started_s = time.monotonic()
-        self.publisher.start(self._sinks())
+        sinks = self._sinks()
+        self.publisher.start(sinks)
+        self._tell_of_shared_results(sinks)
         if self._journal is not None:
             for answer in self._journal.recovered():
                 self.publisher.hand_on(answer)
@@ -147,6 +149,12 @@ class LineRun:
             is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
             failure=failure,
         )
+
+    def _tell_of_shared_results(self, sinks: Sequence[Sink]) -> None:
+        shared = [sink for sink in sinks if sink.drives_line and sink.wants is None]
+        for sink in shared if len(self._cameras) > 1 else []:
+            text = "each result replaces another camera's; with camera=NAME it shows those of one"
+            self.publisher.health.note(f"sink {sink.name}", text)
 
     def _drained(self) -> tuple[Outcome, str | None]:
         """How the pipeline ended, and what broke its source off."""

@@ -300,6 +300,24 @@ def test_cameras_of_the_same_bundle_share_it(bundle: Path, tmp_path: Path) -> No
     assert [models.of(name).detector.limit.value for name in plans] == [0.5, 0.5, 0.7]
 
 
+def test_a_plc_server_that_mixes_cameras_is_named(bundle: Path, tmp_path: Path) -> None:
+    cameras = tuple(CameraPlan(name=name, source=endless(tmp_path), model=ModelPlan(bundle=bundle)) for name in "ab")
+    mixed, own = free_port(), free_port()
+    told: list[tuple[str, str]] = []
+
+    def run(cameras: tuple[CameraPlan, ...]) -> None:
+        sinks = (f"modbus://127.0.0.1:{mixed}", f"modbus://127.0.0.1:{own}?camera=a", f"jsonl:{tmp_path / 'r.jsonl'}")
+        line = LineRun(Station(cameras=cameras, sinks=sinks), tell=lambda event: told.append((event.name, event.text)))
+        line.stop()
+        line.run()
+
+    run(cameras)
+    assert [name for name, text in told if "replaces another camera's" in text] == [f"sink modbus 127.0.0.1:{mixed}"]
+    told.clear()
+    run(cameras[:1])
+    assert not [text for _, text in told if "replaces" in text]
+
+
 def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Path) -> None:
     line_bundle(tmp_path / "first")
     line_bundle(tmp_path / "slow", trips=trips_of(0.6))  # to warm up
