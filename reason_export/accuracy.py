@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
-from reason_runtime.image import load_image, read_part
+from reason_runtime.image import image_sha256, load_image, read_part
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
@@ -25,6 +26,8 @@ from reason_train.datasets import Sample, good_among, load_dataset, read_masks, 
 from reason_train.metrics import auroc, ranked_auroc, wrong_decisions
 from reason_train.ranking import rank
 
+MOST_OF_A_PAIR = 0.05
+"""Of image AUROC, what one swapped pair of a good and a defective image may be worth to be allowed: 20 pairs."""
 _ROUNDING = 1e-9  # two figures that are one pair apart differ by a pair and the last bits of both
 
 
@@ -63,16 +66,24 @@ class Accuracy:
     """Good images that the artefact rejects at its threshold."""
     defective_passed: int | None
     """Defective images that it lets pass."""
+    threshold: float | None = None
+    """That all these counts are of."""
+    trained_good_rejected: int | None = None
+    """Good images that the reference rejects at its own; None, as the next, where the artefact's is not the bundle's:
+    drawn from other images, or for another rate, it may differ by as much as it was meant to."""
+    trained_defective_passed: int | None = None
+    """Defective images that the reference lets pass."""
     good_of_threshold: int = 0
     """Good images that drew the threshold: how few of these are rejected was chosen."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
-        """Gates that do not hold, in words: the score's by image AUROC, the map's by AUPRO.
+        """Gates that do not hold, in words: the score's by image AUROC and decisions, the map's by AUPRO.
 
-        A loss below one swapped pair cannot be seen, so that one pair is always allowed.
+        A loss below one swapped pair cannot be seen, so that one pair is allowed where it is worth `MOST_OF_A_PAIR` or
+        less; one wrong decision always is.
         """
         found = []
-        allowed = max(tolerance.image_auroc_lost, self.image_auroc_step + _ROUNDING)
+        allowed = max(tolerance.image_auroc_lost, min(self.image_auroc_step, MOST_OF_A_PAIR) + _ROUNDING)
         if not self.image_auroc.lost <= allowed:
             found.append(
                 f"the score loses {self.image_auroc.lost:.4f} image AUROC on {self.data}, at most {allowed:.4f} is "
@@ -83,7 +94,33 @@ class Accuracy:
                 f"the map loses {self.aupro.lost:.4f} AUPRO on {self.data}, at most "
                 f"{tolerance.aupro_lost:.4f} is allowed"
             )
+        for count, of, by_trained, what in (
+            (self.good_rejected, self.good, self.trained_good_rejected, "good images are rejected"),
+            (self.defective_passed, self.defective, self.trained_defective_passed, "defective images pass"),
+        ):
+            if count is not None and by_trained is not None:
+                more = max(1, math.floor(tolerance.wrong_decisions * of))
+                if count > by_trained + more:
+                    found.append(
+                        f"{count} {what} on {self.data}, {by_trained} by fp32 in ONNX Runtime, at most {more} more are "
+                        "allowed; draw this device's own threshold with --held-out"
+                    )
         return found
+
+    def at(self, threshold: float | None) -> Accuracy:
+        """The same at a threshold: without the counts where they are of another one."""
+        if threshold == self.threshold:
+            return self
+        return replace(
+            self,
+            decisions_flipped=None,
+            good_rejected=None,
+            defective_passed=None,
+            threshold=None,
+            trained_good_rejected=None,
+            trained_defective_passed=None,
+            good_of_threshold=0,
+        )
 
 
 def accuracy_from_json(facts: dict[str, Any]) -> Accuracy:
@@ -128,9 +165,18 @@ class LabelledSet:
         """The test images.
 
         Raises:
-            DataError: Not a data set, or its test images are all of one kind.
+            DataError: Not a data set, its test images are all of one kind, or the bundle was trained on some, which
+                makes figures too good.
         """
-        return require_test(load_dataset(self.folder, category=self._category))
+        samples = require_test(load_dataset(self.folder, category=self._category))
+        trained = self._bundle.trained_on()
+        seen = [sample.path for sample in samples if trained and image_sha256(sample.path) in trained]
+        if seen:
+            raise DataError(
+                f"{self.folder}: the bundle was trained on {len(seen)} of its {len(samples)} test images ({seen[0]}, "
+                "...); remove them"
+            )
+        return samples
 
     @cached_property
     def masks(self) -> NDArray[np.bool_] | None:
@@ -224,6 +270,8 @@ def measure_accuracy(labelled: LabelledSet, session: Session, *, limits: Limits,
     rejected = None if limits.found is None else found.score >= limits.found
     rejected_before = None if limits.reference is None else reference.score >= limits.reference
     good_rejected, defective_passed = wrong_decisions(found.score, anomalous, limit=limits.found)
+    comparable = limits.reference if limits.are_of_bundle else None
+    trained_rejected, trained_passed = wrong_decisions(reference.score, anomalous, limit=comparable)
     defective = int(anomalous.sum())
     good = len(anomalous) - defective
     return Accuracy(
@@ -245,6 +293,9 @@ def measure_accuracy(labelled: LabelledSet, session: Session, *, limits: Limits,
         else int((rejected != rejected_before).sum()),
         good_rejected=good_rejected,
         defective_passed=defective_passed,
+        threshold=limits.found,
+        trained_good_rejected=trained_rejected,
+        trained_defective_passed=trained_passed,
         good_of_threshold=good_among(labelled.samples, drew),
     )
 

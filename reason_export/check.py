@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,14 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from reason_export.golden_checks import Batched, PaintedDefects, decisions_flipped, in_batches, painted_defects
+from reason_export.golden_checks import (
+    Batched,
+    PaintedDefects,
+    decisions_flipped,
+    in_batches,
+    painted_defects,
+    shifted,
+    threshold_shift,
+)
 from reason_export.good_images import different_images, require_good, require_unseen, unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_and_peak_each
-from reason_runtime.atomic import make_folder, write_text
+from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import check_path, checked_files, known_check
+from reason_runtime.checks import CHECKS, check_path, checked_files, known_check, sealed
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
@@ -51,6 +58,8 @@ class Check:
     """Golden images judged otherwise than by the trained model, each by its own precision's threshold, too close to
     call left out: the threshold touches the highest score, so that rounding decides there. None where one is missing.
     """
+    threshold_shift: float | None
+    """See `reason_export.golden_checks.threshold_shift`; None where the threshold is this artefact's own here."""
     painted: PaintedDefects | None = None
     """None where the bundle has none."""
     batched: Batched | None = None
@@ -154,6 +163,7 @@ def check_bundle(
     """
     if held_out is not None:
         wanted_rate(bundle, held_out.false_reject_rate)
+    require_writable(bundle.path / CHECKS)
     session = open_session(
         bundle,
         backend=backend,
@@ -184,8 +194,13 @@ def check_bundle(
             lambda: _accuracy(bundle, session, labelled, limits=limits, drew=drawn.threshold_from),
             not_finite,
         )
+    elif accuracy is not None:
+        accuracy = accuracy.at(limits.found)
     tolerance = TOLERANCES[precision]
-    failures = [*broken(parity, tolerance), *blind(**given)]
+    shift = None
+    if drawn.threshold is None:
+        shift = threshold_shift(golden, outputs.score, manifest=bundle.manifest, precision=precision)
+    failures = [*broken(parity, tolerance), *blind(**given), *shifted(shift)]
     painted = painted_defects(session, golden, limits=limits)
     for part in (painted, batched, accuracy):
         if part is not None:
@@ -197,6 +212,7 @@ def check_bundle(
         parity=parity,
         synthetic_images=int(golden.synthetic.sum()),
         decisions_flipped=decisions_flipped(golden.score, outputs.score, limits=limits),
+        threshold_shift=shift,
         painted=painted,
         batched=batched,
         accuracy=accuracy,
@@ -223,10 +239,9 @@ def _unless_not_finite(kind: ImageKind, measure: Callable[[], Found], not_finite
 
 def _write(bundle: Bundle, check: Check, *, threshold_from: frozenset[str] | None) -> None:
     path = check_path(bundle, backend=check.backend, precision=check.precision, provider=check.provider)
-    make_folder(path.parent)
     drew = None if threshold_from is None else sorted(threshold_from)
     content = {"files": checked_files(bundle, check.precision), **check.to_json(), "threshold_from": drew}
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, sealed(content))
 
 
 def _established(bundle: Bundle, session: Session) -> _Established:
@@ -296,7 +311,9 @@ def _limits(bundle: Bundle, *, precision: Precision, own: Threshold | None) -> L
     known = bundle.manifest.thresholds
     reference, found = known.get("fp32"), known.get(precision) if own is None else own
     return Limits(
-        reference=None if reference is None else reference.value, found=None if found is None else found.value
+        reference=None if reference is None else reference.value,
+        found=None if found is None else found.value,
+        are_of_bundle=own is None,
     )
 
 

@@ -300,6 +300,8 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     print("" if parity.sqnr_db is None else f", SQNR {parity.sqnr_db:.0f} dB")
     print(f"  score differs by at most {parity.score_difference_max:.1e} of the largest score", end="")
     print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
+    if result.threshold_shift is not None:
+        print(f"  good parts' scores moved by {result.threshold_shift:+.2f} of the way to the threshold")
     if result.batched is not None:
         _print_batched(result.batched)
     if result.painted is not None:
@@ -347,8 +349,11 @@ def _print_accuracy(accuracy: Accuracy, *, precision: Precision) -> None:
     if accuracy.decisions_flipped is not None:
         print(
             f"    {accuracy.decisions_flipped} decisions flipped; {accuracy.good_rejected} good images rejected, "
-            f"{accuracy.defective_passed} defective ones passed"
+            f"{accuracy.defective_passed} defective ones passed",
+            end="",
         )
+        trained = accuracy.trained_good_rejected, accuracy.trained_defective_passed
+        print("" if None in trained else f"; by fp32 in ONNX Runtime {trained[0]} and {trained[1]}")
     if accuracy.good_of_threshold:
         from reason_runtime.detection_bench import of_threshold_text
 

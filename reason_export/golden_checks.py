@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.labelled import Limits
-from reason_export.parity import TOLERANCES, Parity, Tolerance, broken, compare
+from reason_export.labelled import LEAST_HELD_OUT, Limits
+from reason_export.parity import MOST_SHIFT, TOLERANCES, Parity, Tolerance, broken, compare
 from reason_export.runs import joined, run_each
+from reason_runtime.choices import Precision
 from reason_runtime.golden import Golden
+from reason_runtime.manifest import Manifest
 from reason_runtime.session import Session
 
 MOST_IN_A_RUN = 4
@@ -28,10 +30,18 @@ class PaintedDefects:
     """Those that are rejected at the artefact's threshold; None where it has none, as for the next."""
     found_by_trained: int | None
     """Those that the trained model rejects at its own."""
+    lost: int | None
+    """Those that the trained model rejects and the artefact does not, too close to call left out as in
+    `decisions_flipped`; None where a threshold is missing, or is this device's own: others may find others."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
         """Gates that do not hold, in words."""
         told = broken(self.parity, tolerance, score_unit="an image's own")
+        if self.lost is not None and self.lost > tolerance.painted_lost:
+            told.append(
+                f"{self.lost} of the {self.found_by_trained} that the trained model finds pass, at most "
+                f"{tolerance.painted_lost} may"
+            )
         return [f"on painted defects: {line}" for line in told]
 
 
@@ -63,6 +73,7 @@ def painted_defects(session: Session, golden: Golden, *, limits: Limits) -> Pain
         ),
         found=_rejected(outputs.score, limits.found),
         found_by_trained=_rejected(painted.score, limits.reference),
+        lost=_now_passed(painted.score, outputs.score, limits=limits) if limits.are_of_bundle else None,
     )
 
 
@@ -86,6 +97,42 @@ def _rejected(scores: NDArray[np.float32], limit: float | None) -> int | None:
     return None if limit is None else int((scores >= limit).sum())
 
 
+def threshold_shift(
+    golden: Golden, score: NDArray[np.float32], *, manifest: Manifest, precision: Precision
+) -> float | None:
+    """How far this artefact's scores of good parts lie from the scores that drew its threshold in the bundle.
+
+    Those may be of another backend. A share of the way from their mean to the threshold: at 1 half of the good parts
+    are rejected, at -1 a defect must stand out twice as far to be. None where the bundle has no photographs, does not
+    know how the same `LEAST_HELD_OUT` good images or more score in both, or a score is not finite, which is the
+    parity's gate.
+
+    Args:
+        golden: Of the bundle, with the trained model's scores.
+        score: (N,) the artefact's.
+        manifest: With the held-out scores of the trained model and of this precision.
+        precision: Of the artefact.
+    """
+    limit, known, trained = manifest.thresholds.get(precision), manifest.scores_in(precision), manifest.score_statistics
+    if limit is None or known is None or trained is None or limit.value <= known.mean:
+        return None
+    photographs = ~golden.synthetic
+    if known.images != trained.images or known.images < LEAST_HELD_OUT or not photographs.any():
+        return None
+    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - (known.mean - trained.mean)
+    return moved / (limit.value - known.mean) if np.isfinite(moved) else None
+
+
+def shifted(shift: float | None) -> list[str]:
+    """The gate of `threshold_shift`, in words where it does not hold."""
+    if shift is None or abs(shift) <= MOST_SHIFT:
+        return []
+    return [
+        f"good parts' scores moved by {shift:+.2f} of the way to the threshold off those that drew it, at most "
+        f"{MOST_SHIFT} is allowed; draw this device's own with --held-out"
+    ]
+
+
 def decisions_flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:
     """Scores (N,) judged otherwise than the golden ones, each by its threshold; too close to call left out.
 
@@ -93,6 +140,19 @@ def decisions_flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *
     """
     if limits.reference is None or limits.found is None:
         return None
+    flipped = (golden >= limits.reference) != (score >= limits.found)
+    return int(np.count_nonzero(flipped & _is_clear(golden, limits.reference)))
+
+
+def _now_passed(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:
+    """As `decisions_flipped`, but for those alone that the trained model rejects."""
+    if limits.reference is None or limits.found is None:
+        return None
+    passed = (golden >= limits.reference) & (score < limits.found)
+    return int(np.count_nonzero(passed & _is_clear(golden, limits.reference)))
+
+
+def _is_clear(golden: NDArray[np.float32], limit: float) -> NDArray[np.bool_]:
     close = (TOLERANCES["fp32"].score_difference or 0.0) * float(np.abs(golden).max())
-    clear = np.abs(golden.astype(np.float64) - limits.reference) > close
-    return int(np.count_nonzero(clear & ((golden >= limits.reference) != (score >= limits.found))))
+    clear: NDArray[np.bool_] = np.abs(golden.astype(np.float64) - limit) > close
+    return clear

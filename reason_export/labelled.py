@@ -31,6 +31,8 @@ class Limits:
     """Of the fp32 graph."""
     found: float | None
     """Of the artefact."""
+    are_of_bundle: bool = True
+    """Drawn from the same images for the same rate; not so where the artefact's is its own of this device."""
 
 
 def wanted_rate(bundle: Bundle, asked: float | None) -> float:

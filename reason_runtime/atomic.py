@@ -70,6 +70,17 @@ def make_folder(path: str | Path) -> None:
         raise ReasonError(f"{path}: cannot be made ({reason(error)}); expected a folder, or a place for one") from error
 
 
+def require_writable(path: str | Path) -> None:
+    """Make a folder, where it is not there yet, and see that files can be written to it, before long work for one.
+
+    Raises:
+        ReasonError: It cannot be made, or is read-only.
+    """
+    make_folder(path)
+    if not os.access(path, os.W_OK):
+        raise ReasonError(f"{path}: cannot be written to; expected a folder on a disk that is not read-only")
+
+
 def reason(error: OSError) -> str:
     """What the system says about a failure, in its own words and without the path."""
     return error.strerror or str(error) or type(error).__name__

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import KnownCheck, known_check
+from reason_runtime.checks import KnownCheck, check_path, known_check
 from reason_runtime.choices import PRECISIONS, RUNNERS, Device, Precision, run_name, runner_device
-from reason_runtime.errors import ConfigurationError
+from reason_runtime.errors import BackendError, ConfigurationError
 from reason_runtime.session import Session, open_session
 
 WARM_UP, ROUNDS = 3, 15
@@ -27,18 +27,23 @@ class AutoChoice:
         session: The chosen one, loaded.
         median_ms: Of one image, by the candidate's name, such as `openvino int8` or `onnxruntime-cuda fp16`; empty
             where nothing was timed.
+        left_out: Why one that has been checked is no candidate, by its name.
     """
 
     session: Session
     median_ms: dict[str, float]
+    left_out: dict[str, str]
 
     def describe(self) -> str:
         """In one line, the fastest first."""
-        if not self.median_ms:
-            return f"auto stays with {_name(self.session)}"
         ordered = sorted(self.median_ms.items(), key=lambda item: item[1])
         tried = ", ".join(f"{name} {found:.1f} ms" for name, found in ordered)
-        return f"auto chose {ordered[0][0]}; median of one image: {tried}"
+        chosen = (
+            f"auto chose {ordered[0][0]}; median of one image: {tried}"
+            if ordered
+            else f"auto stays with {_name(self.session)}"
+        )
+        return chosen + _described(self.left_out)
 
 
 def choose(
@@ -52,7 +57,8 @@ def choose(
     """Load every candidate, time them side by side on one image, and keep the fastest.
 
     A candidate has a passed check of these very files, made on this kind of processor and GPU with this version of the
-    runtime and of its library, and a threshold, where any of them has one.
+    runtime and of its library, and a threshold, where any of them has one. One that no longer loads, since its library
+    is gone, is left out like one that did not pass.
 
     Args:
         bundle: As opened.
@@ -63,50 +69,77 @@ def choose(
             would take the processor from it.
 
     Raises:
-        ConfigurationError: No check passed; says how to make one.
+        ConfigurationError: Nothing is left; says why, and how to make a check.
         BundleError: A check is not as `reason-export check` writes it.
-        BackendError: A candidate that passed its check does not load.
     """
     sessions: dict[str, Session] = {}
-    passed = _passed(bundle, precision, device)
+    passed, left_out = _passed(bundle, precision, device)
     for check in sorted(passed, key=lambda check: not check.is_of(like)):
-        session = open_session(
-            bundle,
-            backend=check.backend,
-            precision=check.precision,
-            threads=threads if runner_device(check.backend, check.provider) == "cpu" else None,
-            provider=check.provider,
-        )
+        name = run_name(check.backend, check.provider, check.precision)
+        try:
+            session = open_session(
+                bundle,
+                backend=check.backend,
+                precision=check.precision,
+                threads=threads if runner_device(check.backend, check.provider) == "cpu" else None,
+                provider=check.provider,
+            )
+        except BackendError as error:
+            left_out[name] = str(error)
+            continue
         if not check.holds_for(session):
+            left_out[name] = "checked with another version or device"
             continue
         if check.is_of(like):
-            return AutoChoice(session=session, median_ms={})
-        sessions[_name(session)] = session
+            return AutoChoice(session=session, median_ms={}, left_out=left_out)
+        sessions[name] = session
     if not sessions:
         raise ConfigurationError(
             f"{bundle.path}: for {precision or 'any precision'}{f' on {device}' if device else ''} no parity check "
             "passed on this machine with a threshold; run `reason-export check BUNDLE --all`, or name a backend"
+            + _described(left_out)
         )
     median_ms = _median_ms(bundle, sessions)
-    return AutoChoice(session=sessions[min(median_ms, key=lambda name: median_ms[name])], median_ms=median_ms)
+    best = min(median_ms, key=lambda name: median_ms[name])
+    return AutoChoice(session=sessions[best], median_ms=median_ms, left_out=left_out)
+
+
+def _described(left_out: dict[str, str]) -> str:
+    """Each reason once, with what it holds for."""
+    reasons = dict.fromkeys(left_out.values())
+    told = [f"{', '.join(name for name, why in left_out.items() if why == reason)} ({reason})" for reason in reasons]
+    return f"; left out: {', '.join(told)}" if told else ""
 
 
 def _name(session: Session) -> str:
     return run_name(session.backend, session.provider, session.precision)
 
 
-def _passed(bundle: Bundle, precision: Precision | None, device: Device | None) -> list[KnownCheck]:
-    found = []
+def _passed(
+    bundle: Bundle, precision: Precision | None, device: Device | None
+) -> tuple[list[KnownCheck], dict[str, str]]:
+    """What passed here and can decide, and why the rest of what was checked did not or cannot, by name."""
+    found, left_out = [], {}
     for backend, provider in RUNNERS:
         if device not in (None, runner_device(backend, provider)):
             continue
         for each in PRECISIONS if precision is None else (precision,):
+            if not check_path(bundle, backend=backend, precision=each, provider=provider).exists():
+                continue
             check = known_check(bundle, backend=backend, precision=each, provider=provider)
             if check is not None and check.passed:
                 found.append(check)
+            else:
+                why = "checked with other files or on another processor" if check is None else "did not pass its check"
+                left_out[run_name(backend, provider, each)] = why
     thresholds = bundle.manifest.thresholds
     able = [check for check in found if check.threshold is not None or check.precision in thresholds]
-    return able if able or thresholds else found
+    if not (able or thresholds):
+        return found, left_out
+    unable = [check for check in found if check not in able]
+    return able, left_out | {
+        run_name(each.backend, each.provider, each.precision): "has no threshold" for each in unable
+    }
 
 
 def _median_ms(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, float]:

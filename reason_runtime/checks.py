@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from reason_runtime.session import Session
 from reason_runtime.strict_json import Json, as_object, parse
 
 CHECKS = "checks"
+_SEAL = "sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,16 @@ def checked_files(bundle: Bundle, precision: Precision) -> dict[str, Json]:
     return {name: files[name].sha256 for name in looked_at if name in files}
 
 
+def sealed(content: Mapping[str, object]) -> str:
+    """The text of a check's file: JSON with the SHA-256 of everything else in it, so that a changed digit is seen."""
+    return json.dumps({**content, _SEAL: _digest(content)}, indent=2, allow_nan=False) + "\n"
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    canonical = json.dumps({name: value for name, value in content.items() if name != _SEAL}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def known_check(
     bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None
 ) -> KnownCheck | None:
@@ -81,7 +95,7 @@ def known_check(
     A model or golden file that changed since, or a bundle that came from another device with its checks, has none.
 
     Raises:
-        BundleError: The file is not as `reason-export check` writes it.
+        BundleError: The file is not as `reason-export check` writes it, or was changed since.
     """
     path = check_path(bundle, backend=backend, precision=precision, provider=provider)
     try:
@@ -100,8 +114,11 @@ def known_check(
         found, scores = content.get("threshold"), content.get("scores")
         drew = content.get("threshold_from")
         passed = content["passed"] is True
+        is_whole = content[_SEAL] == _digest(content)
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
+    if not is_whole:
+        raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
     if not same:
         return None
     return KnownCheck(

@@ -42,6 +42,7 @@ class DecisionLimit:
         hint: How to get one; None where there is one.
         scores: Of held-out good images by the same precision, by the very session where this device has its own.
         threshold_from: SHA-256 of the image files that drew it, where this device's check says so; None: see bundle.
+        note: Why this device's own threshold is not in force; None where it is, or there is none.
     """
 
     value: float | None = None
@@ -49,6 +50,7 @@ class DecisionLimit:
     hint: str | None = None
     scores: ScoreStatistics | None = None
     threshold_from: frozenset[str] | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,9 +116,13 @@ class Detector:
 
     @property
     def remarks(self) -> list[str]:
-        """What is to be known before the first decision: what `auto` chose; that there is no threshold."""
+        """What is to be known before the first decision: what `auto` chose; that there is no threshold, or another."""
         told = [] if self.choice is None else [self.choice.describe()]
-        return told if self.limit.hint is None else [*told, f"every decision is UNKNOWN: {self.limit.hint}"]
+        if self.limit.hint is not None:
+            told.append(f"every decision is UNKNOWN: {self.limit.hint}")
+        elif self.limit.note is not None:
+            told.append(f"the threshold is the bundle's: {self.limit.note}")
+        return told
 
     @property
     def pixel_threshold(self) -> float | None:
@@ -267,7 +273,7 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
             raise ConfigurationError(f"threshold {threshold} is not a finite number")
         return DecisionLimit(value=threshold, source="given by hand", scores=scores)
     check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
-    note = ""
+    note = None
     if check is not None and check.threshold is not None:
         own = check.threshold
         if check.holds_for(session):
@@ -275,10 +281,12 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
             return DecisionLimit(
                 value=own.value, source=source, scores=check.scores or scores, threshold_from=check.threshold_from
             )
-        note = " (this device's own was drawn with another version: run its check again)"
+        note = "this device's own was drawn with another version: run its check again"
+    remark = "" if note is None else f" ({note})"
     found = bundle.manifest.thresholds.get(precision)
     if found is not None:
-        return DecisionLimit(value=found.value, source=f"bundle, {precision}: {found.source}{note}", scores=scores)
+        source = f"bundle, {precision}: {found.source}{remark}"
+        return DecisionLimit(value=found.value, source=source, scores=scores, note=note)
     how = _HOW_TO_CALIBRATE.get(precision, "")
-    hint = f"no threshold for {precision} in the bundle{note}: {how}give one with --threshold"
+    hint = f"no threshold for {precision} in the bundle{remark}: {how}give one with --threshold"
     return DecisionLimit(hint=hint, scores=scores)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -13,10 +14,12 @@ import pytest
 
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.session import open_session
 from tests.commands import Done, call
 from tests.export.changed_maps import change_map
 from tests.imports import loaded_packages
+from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.pictures import good_picture, save
 
 RUN = "import sys\nsys.argv = [{0!r}, *sys.argv[1:]]\nfrom {1} import main\nmain()\n"
@@ -57,6 +60,7 @@ def test_the_result_is_printed_and_kept_beside_the_bundle(bundle: Path) -> None:
     files = open_bundle(bundle).manifest.files
     assert kept.pop("files") == {name: files[name].sha256 for name in ("model.onnx", "golden.npz")}
     assert kept.pop("threshold_from") is None
+    assert len(kept.pop("sha256")) == 64
     assert kept.keys() == facts.keys()
     assert (kept["passed"], kept["backend"], kept["precision"], kept["images"]) == (True, "onnxruntime", "fp32", 2)
     assert kept["map_difference_max"] <= 1e-4
@@ -69,6 +73,40 @@ def test_a_result_that_cannot_be_kept_is_one_clear_line(bundle: Path) -> None:
     shutil.rmtree(bundle / "checks")
     (bundle / "checks").write_text("in the way")
     assert f"{bundle / 'checks'}: cannot be made (File exists); expected a folder" in check(bundle).error
+
+
+@NEEDS_MOUNT
+def test_a_bundle_on_a_read_only_disk_is_refused_before_any_work(exported_bundle: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="64m") as disk:
+        bundle = Path(shutil.copytree(exported_bundle, disk / "bundle"))
+        (bundle / "checks").mkdir(exist_ok=True)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        done = check(bundle)
+        assert (done.status, done.output) == (1, "")
+        assert f"{bundle / 'checks'}: cannot be written to; expected a folder on a disk that is not read" in done.error
+
+
+@pytest.mark.parametrize(("limit", "shift", "status"), [(1.1, 0.15, 0), (1.03, 0.5, 1), (0.98, None, 0)])
+def test_scores_that_moved_towards_the_threshold_fail(
+    limit: float, shift: float | None, status: int, bundle: Path
+) -> None:
+    opened = open_bundle(bundle)
+    score = opened.golden().score
+    change_golden(bundle, score=score / np.float32(1.015))
+    opened = open_bundle(bundle)
+    mean = float(opened.golden().score.mean())
+    known = ScoreStatistics(images=9, mean=mean, std=0.1, minimum=0.0, maximum=1.0, pixel_threshold=None)
+    own = {name: dataclasses.replace(opened.manifest.thresholds[name], value=limit * mean) for name in ("fp32", "fp16")}
+    update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds=own, score_statistics=known))
+    done = check(bundle, "--precision", "fp16", "--json")
+    assert done.status == status, done.log
+    found = json.loads(done.output)["threshold_shift"]
+    assert (found is None) if shift is None else found == pytest.approx(shift, abs=0.03)
+    if status:
+        assert done.error.endswith(
+            f": onnxruntime fp16: good parts' scores moved by {found:+.2f} of the way to the threshold off those that "
+            "drew it, at most 0.25 is allowed; draw this device's own with --held-out"
+        )
 
 
 def test_a_check_can_be_repeated(bundle: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
@@ -25,6 +24,7 @@ from reason_train.calibration import false_reject_upper_bound
 from reason_train.metrics import auroc
 from tests.commands import call
 from tests.pictures import save
+from tests.runtime.changed_checks import change_check
 from tests.runtime.processor import NEEDS_BF16
 
 
@@ -76,6 +76,39 @@ def test_one_swapped_pair_is_allowed_whatever_its_last_bits(good: int, defective
         pair = accuracy(image=lost, aupro=None, good=good, defective=defective)
         assert pair.broken(TOLERANCES["fp32"]) == []
     assert accuracy(image=1 / 72 + 6e-17, aupro=None, good=8, defective=9).broken(TOLERANCES["fp32"]) == []
+
+
+def test_a_pair_that_is_worth_too_much_is_no_excuse() -> None:
+    assert accuracy(image=1 / 20, aupro=None, good=4, defective=5).broken(TOLERANCES["int8"]) == []
+    told = accuracy(image=1 / 18, aupro=None, good=6, defective=3).broken(TOLERANCES["int8"])
+    assert told == ["the score loses 0.0556 image AUROC on parts, at most 0.0500 is allowed"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "rejected", "passed", "told"),
+    [
+        ("int8", 2, 28, []),  # a twentieth of 41 and of 119, rounded down
+        ("int8", 3, 23, ["3 good images are rejected on parts, 0 by fp32 in ONNX Runtime, at most 2 more are allowed"]),
+        ("int8", 0, 29, ["29 defective images pass on parts, 23 by fp32 in ONNX Runtime, at most 5 more are allowed"]),
+        ("fp16", 1, 24, []),  # one image always may
+        ("fp32", 1, 24, []),
+        ("fp16", 2, 0, ["2 good images are rejected on parts, 0 by fp32 in ONNX Runtime, at most 1 more are allowed"]),
+    ],
+)
+def test_decisions_are_gated_by_what_the_trained_model_decides(
+    precision: str, rejected: int, passed: int, told: list[str]
+) -> None:
+    found = dataclasses.replace(
+        accuracy(image=0.0, aupro=0.0),
+        good_rejected=rejected,
+        defective_passed=passed,
+        trained_good_rejected=0,
+        trained_defective_passed=23,
+    )
+    hint = "; draw this device's own threshold with --held-out"
+    assert found.broken(TOLERANCES[precision]) == [f"{line}{hint}" for line in told]  # type: ignore[index]
+    own = dataclasses.replace(found, trained_good_rejected=None, trained_defective_passed=None)
+    assert own.broken(TOLERANCES[precision]) == []  # type: ignore[index]
 
 
 def test_a_figure_that_is_not_a_number_breaks_its_gate() -> None:
@@ -194,8 +227,13 @@ def test_a_threshold_of_this_device_goes_before_the_bundles(bundle: Path, good_p
         "check of this device, int8: 20 held-out good images, openvino int8 on this device"
     )
     path = bundle / "checks" / "openvino_int8.json"
-    path.write_text(path.read_text().replace(f'"openvino": "{openvino.__version__}"', '"openvino": "2020.1"'))
-    stale = json.loads(call("reason-run", "predict", bundle, image, *arguments, "--json").output)
+    environment = json.loads(path.read_text())["environment"]
+    change_check(path, environment={**environment, "session": {**environment["session"], "openvino": "2020.1"}})
+    done = call("reason-run", "predict", bundle, image, *arguments, "--json")
+    assert done.log.strip() == (
+        "the threshold is the bundle's: this device's own was drawn with another version: run its check again"
+    )
+    stale = json.loads(done.output)
     assert stale["threshold"] == before["threshold"]
     assert stale["threshold_source"] == (
         f"{before['threshold_source']} (this device's own was drawn with another version: run its check again)"
@@ -236,9 +274,9 @@ def test_a_check_keeps_what_one_with_images_established(
     kept_names = ("threshold", "scores", "highest_held_out", "accuracy", "passed")
     assert {name: again[name] for name in kept_names} == {name: first[name] for name in kept_names}
     path = bundle / "checks" / "openvino_int8.json"
-    kept = json.loads(path.read_text())
-    kept["accuracy"]["image_auroc"]["lost"] = 0.5  # as a check on other images found it
-    path.write_text(json.dumps(kept))
+    found = json.loads(path.read_text())["accuracy"]
+    lost = {**found["image_auroc"], "lost": 0.5}  # as a check on other images found it
+    change_check(path, accuracy={**found, "image_auroc": lost})
     assert "the score loses 0.5000 image AUROC" in call("reason-export", "check", bundle, *arguments).error
     opened = open_bundle(bundle)  # another precision's file and threshold change nothing
     update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds={}), files={})
@@ -246,6 +284,38 @@ def test_a_check_keeps_what_one_with_images_established(
     assert known is not None
     assert known.threshold is not None
     assert not known.passed
+
+
+def test_counts_of_decisions_end_with_the_threshold_that_they_are_of(
+    bundle: Path, good_pictures: Path, parts: Path
+) -> None:
+    def counts(*more: object) -> list[object]:
+        done = call("reason-export", "check", bundle, "--precision", "fp16", *more, "--json")
+        assert done.status == 0, done.log
+        found = json.loads(done.output)["accuracy"]
+        assert found["image_auroc"]["found"] > 0
+        names = ("threshold", "decisions_flipped", "good_rejected", "defective_passed", "trained_good_rejected")
+        return [found[name] for name in names]
+
+    first = counts("--data", parts)
+    assert None not in first
+    assert counts() == first
+    assert counts("--held-out", good_pictures, "--false-reject-rate", 0.3) == [None] * 5
+    own = counts("--data", parts)
+    assert None not in own[:4]
+    assert own[0] != first[0]
+    assert own[4] is None  # drawn for another rate, so that it may reject more
+
+
+def test_images_that_were_trained_on_prove_nothing(bundle: Path, parts: Path, tmp_path: Path) -> None:
+    labelled = Path(shutil.copytree(parts, tmp_path / "labelled"))
+    picture = next((labelled / "test" / "good").iterdir())
+    opened = open_bundle(bundle)
+    text = f"{file_sha256(picture)}\n".encode()
+    update_bundle(opened, manifest=opened.manifest, files={"trained_on.txt": text})
+    done = call("reason-export", "check", bundle, "--data", labelled)
+    assert done.status == 1
+    assert f"{labelled}: the bundle was trained on 1 of its 8 test images ({picture}, ...); remove them" in done.error
 
 
 def test_thresholds_are_for_the_rate_that_the_bundle_was_calibrated_for(bundle: Path, good_pictures: Path) -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from reason_export.golden_checks import decisions_flipped
+from reason_export.golden_checks import PaintedDefects, decisions_flipped, threshold_shift
 from reason_export.labelled import Limits
+from reason_export.parity import TOLERANCES, compare
+from reason_runtime.golden import Golden
+from reason_runtime.manifest import Threshold
+from tests.runtime.test_manifest import FULL
 
 GOLDEN = np.array([0.5, 0.9999, 1.0, 1.0001, 1.001, 2.0], np.float32)
 """Judged by 1: all but the first, the last and the last but one lie within a ten thousandth of the largest of it."""
@@ -28,3 +34,63 @@ def test_flipped_decisions_by_hand(score: list[float], found: float, flipped: in
 @pytest.mark.parametrize("limits", [Limits(reference=None, found=1.0), Limits(reference=1.0, found=None)])
 def test_without_both_thresholds_no_decision_can_flip(limits: Limits) -> None:
     assert decisions_flipped(GOLDEN, GOLDEN, limits=limits) is None
+
+
+def golden(*, synthetic: list[bool]) -> Golden:
+    shape = (len(synthetic), 4, 4)
+    return Golden(
+        images=np.zeros((*shape, 3), np.uint8),
+        anomaly_map=np.ones(shape, np.float32),
+        score=np.array([0.2, 0.3, 9.0], np.float32)[: len(synthetic)],
+        synthetic=np.array(synthetic),
+        painted=None,
+    )
+
+
+def limited(value: float) -> Threshold:
+    return replace(next(iter(FULL.thresholds.values())), value=value)
+
+
+SCORES = np.array([0.3, 0.4, 5.0], np.float32)
+
+
+def test_the_shift_off_the_scores_that_drew_the_threshold_by_hand() -> None:
+    manifest = replace(FULL, thresholds={"fp32": limited(0.75), "int8": limited(0.5)})
+    given = golden(synthetic=[False, False, True])
+    # held-out parts score 0.25 in float32 and 0.3 in int8, these 0.1 more than in float32
+    assert threshold_shift(given, SCORES, manifest=manifest, precision="int8") == pytest.approx((0.1 - 0.05) / 0.2)
+    assert threshold_shift(given, SCORES, manifest=manifest, precision="fp32") == pytest.approx(0.1 / 0.5)
+    assert threshold_shift(given, -SCORES, manifest=manifest, precision="fp32") == pytest.approx(-0.6 / 0.5)
+
+
+def test_no_shift_where_the_bundle_does_not_know_how_good_parts_score() -> None:
+    manifest = replace(FULL, thresholds={"int8": limited(0.5)})
+    assert manifest.quantisation is not None
+    assert manifest.quantisation.scores is not None
+    photographs = golden(synthetic=[False, False, True])
+    cases = [
+        (photographs, replace(manifest, score_statistics=None)),
+        (photographs, replace(manifest, quantisation=None)),
+        (photographs, replace(manifest, thresholds={})),
+        (photographs, replace(manifest, thresholds={"int8": limited(0.3)})),  # where the good parts are
+        (golden(synthetic=[True, True, True]), manifest),
+    ]
+    for images in (7, 10):  # too few, and others than those of float32
+        scores = replace(manifest.quantisation.scores, images=images)
+        cases.append((photographs, replace(manifest, quantisation=replace(manifest.quantisation, scores=scores))))
+    for given, known in cases:
+        assert threshold_shift(given, SCORES, manifest=known, precision="int8") is None
+    broken = np.array([np.nan, 0.4, 5.0], np.float32)
+    assert threshold_shift(photographs, broken, manifest=manifest, precision="int8") is None
+
+
+@pytest.mark.parametrize(("precision", "lost"), [("fp32", 0), ("fp16", 1), ("bf16", 1), ("int8", 1)])
+def test_painted_defects_that_the_trained_model_finds_must_be_found(precision: str, lost: int) -> None:
+    ones = np.ones((3, 4, 4), np.float32)
+    same = compare(golden_map=ones, golden_score=ones[:, 0, 0], anomaly_map=ones, score=ones[:, 0, 0])
+    for count, told in (
+        (lost, []),
+        (lost + 1, [f"{lost + 1} of the 9 that the trained model finds pass, at most {lost}"]),
+    ):
+        found = PaintedDefects(parity=same, found=9 - count, found_by_trained=9, lost=count)
+        assert found.broken(TOLERANCES[precision]) == [f"on painted defects: {line} may" for line in told]  # type: ignore[index]

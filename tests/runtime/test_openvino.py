@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import re
 import shutil
@@ -20,9 +21,10 @@ from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.choices import Backend, Precision
-from reason_runtime.errors import BackendError, ConfigurationError
+from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import open_session
 from tests.commands import call
+from tests.runtime.changed_checks import change_check
 from tests.runtime.processor import BF16, HAS_BF16, NEEDS_BF16
 
 FEW = ("--warm-up", 1, "--minimum-count", 5, "--minimum-seconds", 0)
@@ -233,26 +235,64 @@ def test_auto_keeps_to_the_device_and_never_takes_a_cpu_check_for_a_gpu(checked:
     assert set(choose(open_bundle(checked), device="cpu").median_ms) == {"openvino int8"}
 
 
-def change(check: Path, **changes: object) -> None:
-    check.write_text(json.dumps({**json.loads(check.read_text()), **changes}))
-
-
-@pytest.mark.parametrize("changes", [{"passed": False}, {"files": {"model_int8.onnx": "0" * 64}}])
-def test_auto_leaves_out_what_did_not_pass_on_these_files(changes: dict[str, object], checked: Path) -> None:
-    change(checked / "checks" / "openvino_int8.json", **changes)
-    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"passed": False}, "did not pass its check"),
+        ({"files": {"model_int8.onnx": "0" * 64}}, "checked with other files or on another processor"),
+    ],
+)
+def test_auto_leaves_out_what_did_not_pass_on_these_files(changes: dict[str, object], why: str, checked: Path) -> None:
+    change_check(checked / "checks" / "openvino_int8.json", **changes)
+    choice = choose(open_bundle(checked))
+    assert set(choice.median_ms) == {"onnxruntime fp32"}
+    assert choice.describe().endswith(f" ms; left out: openvino int8 ({why})")
 
 
 def test_auto_leaves_out_checks_of_another_processor_library_or_runtime(checked: Path) -> None:
     path = checked / "checks" / "openvino_int8.json"
     environment = json.loads(path.read_text())["environment"]
-    change(path, environment={**environment, "processor": "another"})
+    change_check(path, environment={**environment, "processor": "another"})
     assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
     for changed in ({"openvino": "2020.1"}, {"float_layers": "fp64"}):
-        change(path, environment={**environment, "session": {**environment["session"], **changed}})
+        change_check(path, environment={**environment, "session": {**environment["session"], **changed}})
         assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
-    change(path, environment={**environment, "libraries": {**environment["libraries"], "reason-edge": "0.0.1"}})
-    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+    change_check(path, environment={**environment, "libraries": {**environment["libraries"], "reason-edge": "0.0.1"}})
+    choice = choose(open_bundle(checked))
+    assert set(choice.median_ms) == {"onnxruntime fp32"}
+    assert choice.left_out == {"openvino int8": "checked with another version or device"}
+
+
+def test_auto_does_without_a_library_that_is_gone(checked: Path, good_pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "gone" / "openvino").mkdir(parents=True)
+    (tmp_path / "gone" / "openvino" / "__init__.py").write_text("raise ImportError('No module named openvino')")
+    arguments = ["predict", str(checked), str(next(good_pictures.iterdir())), "--backend", "auto"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from reason_runtime.commands import main; main()", *arguments],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'gone'}{os.pathsep}{Path(__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "auto chose onnxruntime fp32; " in done.stderr
+    assert "; left out: openvino int8 (OpenVINO cannot be imported (No module named openvino)" in done.stderr
+
+
+def test_a_check_whose_file_was_changed_is_refused_by_name(checked: Path) -> None:
+    path = checked / "checks" / "openvino_int8.json"
+    text = path.read_text()
+    digit = re.search(r'"score_difference_max": 0\.0*([1-9])', text)
+    assert digit is not None
+    for changed in (
+        text[: digit.start(1)] + str(9 - int(digit[1])) + text[digit.end(1) :],
+        text.replace("sha256", "s"),
+    ):
+        path.write_text(changed)
+        with pytest.raises(BundleError, match="openvino_int8.json: .*; run reason-export check again"):
+            choose(open_bundle(checked))
+    path.write_text(json.dumps(json.loads(text)))  # spaces are no change
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32", "openvino int8"}
 
 
 @pytest.mark.parametrize(("backend", "precision"), [("onnxruntime", "fp32"), ("openvino", "int8")])
@@ -264,7 +304,7 @@ def test_auto_stays_with_what_judges_already_where_that_passed(
     assert (choice.session.backend, choice.session.precision) == (backend, precision)
     assert choice.median_ms == {}
     assert choice.describe() == f"auto stays with {backend} {precision}"
-    change(checked / "checks" / f"{backend}_{precision}.json", passed=False)
+    change_check(checked / "checks" / f"{backend}_{precision}.json", passed=False)
     assert len(choose(open_bundle(checked), like=running).median_ms) == 1
 
 

@@ -1,0 +1,14 @@
+"""Checks that say something else than `reason-export check` found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reason_runtime.checks import sealed
+
+
+def change_check(path: Path, **changes: object) -> None:
+    """Write a check's file anew the way checks are written, so that its own hash holds."""
+    content = json.loads(path.read_text())
+    path.write_text(sealed({**content, **changes}))
