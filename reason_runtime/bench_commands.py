@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +26,7 @@ from reason_runtime.options import (
 )
 
 if TYPE_CHECKING:
-    from reason_runtime.bench import Latency
+    from reason_runtime.bench import Latency, LatencyPlan
     from reason_runtime.detection_bench import Detection
     from reason_runtime.detector import Detector
     from reason_runtime.pipeline_bench import Pipeline
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from reason_runtime.throughput import Throughput
 
 app = new_app("Measure a bundle on this machine.")
+_LEAST_FOR_P99 = 300  # calls: three are slower
 WarmUpOption = Annotated[int, typer.Option(min=0, help="Calls that are not counted.")]
 CountOption = Annotated[int, typer.Option(min=1, help="Counted calls, at least.")]
 SecondsOption = Annotated[float, typer.Option(min=0, help="Seconds of counted calls, at least.")]
@@ -74,6 +77,7 @@ def latency(
     )
     _tell_choice(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds, pause_ms=pause_ms)
+    about = _about(detector, plan)
     found = measure_latency(detector, plan=plan)
     opened, session = detector.bundle, detector.session
     facts: dict[str, Json] = {
@@ -99,7 +103,7 @@ def latency(
             "roofline_share": None if roofline is None else roofline.bound_ms / found.p50_ms,
         }
     if as_json:
-        print(json.dumps({**dataclasses.asdict(found), **facts}))
+        print(json.dumps({**dataclasses.asdict(found), **facts, **about}))
         return
     height, width = found.input_px
     _print_times(found)
@@ -142,15 +146,13 @@ def throughput(
         cuda_graph=cuda_graph,
     )
     _tell_choice(detector)
+    plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
+    about = _about(detector, plan)
     found = measure_throughput(
-        detector,
-        threads=threads,
-        cuda_graph=cuda_graph,
-        batches=batch or (1, 2, 4, 8),
-        plan=LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds),
+        detector, threads=threads, cuda_graph=cuda_graph, batches=batch or (1, 2, 4, 8), plan=plan
     )
     if as_json:
-        print(json.dumps(dataclasses.asdict(found)))
+        print(json.dumps({**dataclasses.asdict(found), **about}))
         return
     setting = f"batch {found.batch}, streams {found.streams or 'none'}"
     print(f"{found.fps:.1f} FPS with {found.backend} {found.precision}, {setting}")
@@ -198,9 +200,10 @@ def pipeline(
     )
     _tell_choice(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds, pause_ms=pause_ms)
+    about = _about(detector, plan)
     found = measure_pipeline(detector, frame_px=frame_size, mono=mono, image=image, plan=plan)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found)))
+        print(json.dumps({**dataclasses.asdict(found), **about}))
         return
     _print_times(found)
     for name, stage in found.stages.items():
@@ -252,7 +255,10 @@ def accuracy(
     if detector.limit.value is None and (most_rejected is not None or most_passed is not None):
         raise ConfigurationError(f"nothing can be rejected or passed: {detector.limit.hint}")
     found = measure_detection(detector, data)
-    _print_detection(found, detector, as_json=as_json)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), **_about(detector)}))
+    else:
+        _print_detection(found, detector)
     asked = [
         (found.good_rejected, most_rejected, "good images rejected"),
         (found.defective_passed, most_passed, "defective images passed"),
@@ -264,12 +270,9 @@ def accuracy(
         raise ReasonError("; ".join(missed))
 
 
-def _print_detection(found: Detection, detector: Detector, *, as_json: bool) -> None:
+def _print_detection(found: Detection, detector: Detector) -> None:
     from reason_runtime.detection_bench import of_threshold_text
 
-    if as_json:
-        print(json.dumps(dataclasses.asdict(found)))
-        return
     print(f"image AUROC {found.image_auroc:.4f} on {found.good} good and {found.defective} defective images")
     if found.threshold is None:
         print(f"{found.backend} {found.precision}; every decision is UNKNOWN: {detector.limit.hint}")
@@ -290,6 +293,8 @@ def compare(
     from reason_runtime.bench_compare import compare_files
 
     rows = compare_files(first, second)
+    if any(key == "bundle.content_sha256" for key, *_ in rows):
+        print("note: the two are of different bundles", file=sys.stderr)
     if as_json:
         print(json.dumps([{"key": key, "a": a, "b": b, "ratio": ratio} for key, a, b, ratio in rows]))
         return
@@ -307,12 +312,29 @@ def _tell_choice(detector: Detector) -> None:
         print(detector.choice.describe(), file=sys.stderr)
 
 
+def _about(detector: Detector, plan: LatencyPlan | None = None) -> dict[str, Json]:
+    """What was measured, when, for how long, and how busy the machine was before (`load_average` of a minute)."""
+    bundle = detector.bundle
+    facts: dict[str, Json] = {
+        "bundle": {
+            "path": str(bundle.path),
+            "content_sha256": bundle.manifest.content_sha256,
+            "teacher": bundle.manifest.method.teacher,
+        },
+        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "load_average": os.getloadavg()[0],
+    }
+    return facts if plan is None else {**facts, "plan": dataclasses.asdict(plan)}
+
+
 def _print_times(found: Latency | Pipeline) -> None:
     pause = f"  after {found.pause_ms:g} ms of rest each" if found.pause_ms else f"  {found.fps:.1f} FPS"
     print(
         f"p50 {found.p50_ms:.2f} ms  p90 {found.p90_ms:.2f} ms  p99 {found.p99_ms:.2f} ms  max {found.max_ms:.2f} ms"
         f"{pause}"
     )
+    print(f"p50 of a tenth of the run {found.p50_low_ms:.2f} to {found.p50_high_ms:.2f} ms", end="")
+    print("" if found.count >= _LEAST_FOR_P99 else f"; p99 of {found.count} calls is hardly more than their slowest")
 
 
 def _print_machine(found: Latency | Pipeline | Throughput) -> None:

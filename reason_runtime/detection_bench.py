@@ -28,6 +28,7 @@ class Detection:
     """Image-level figures; those of pixels need masks and are `reason-export check --data`'s.
 
     Attributes:
+        data: Folder of the images.
         good: Good images.
         defective: Images of every other folder.
         image_auroc: Chance that a defective image scores above a good one, ties half: 0..1.
@@ -40,6 +41,7 @@ class Detection:
         environment: See `reason_runtime.environment.fingerprint`.
     """
 
+    data: str
     good: int
     defective: int
     image_auroc: float
@@ -96,6 +98,7 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
         results.append(judgement.result)
     rejected = np.array([result.is_anomalous for result in results])
     return Detection(
+        data=str(folder),
         good=int((~anomalous).sum()),
         defective=int(anomalous.sum()),
         image_auroc=_auroc(np.array([result.score for result in results]), anomalous),

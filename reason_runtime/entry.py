@@ -55,9 +55,9 @@ def run(app: typer.Typer, *, extra: str | None = None) -> None:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
-    except (ReasonError, OSError) as error:
+    except (ReasonError, OSError, MemoryError) as error:
         if not isinstance(error, BrokenPipeError):  # whoever reads has enough
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         _forget_output()
         sys.exit(1)
     except ModuleNotFoundError as error:

@@ -27,16 +27,19 @@ class Pipeline:
 
     Attributes:
         count: Frames.
-        p50_ms: From the grab to the decision, as the next three.
+        p50_ms: From the grab to the decision, as the next three; see `reason_runtime.bench.Times`, also for the rest.
         p90_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         max_ms: See `p50_ms`.
         fps: Frames in a second, pauses left out.
+        p50_low_ms: Of a tenth of the frames.
+        p50_high_ms: Of a tenth of the frames.
         pause_ms: Before each frame.
         stages: p50 and the rest of each stage. `grab`: a copy out of the driver's buffer, or reading and decoding a
             file; `resize`: conversion and resize; `infer`: the backend; `decide`: threshold and finiteness.
         frame_px: Height and width of the frames.
         frame_channels: 1 of a mono camera, else 3.
+        image: The file that was read for every frame; None for a made-up frame.
         backend: The inference library.
         precision: Of the model.
         environment: See `reason_runtime.environment.fingerprint`.
@@ -48,10 +51,13 @@ class Pipeline:
     p99_ms: float
     max_ms: float
     fps: float
+    p50_low_ms: float
+    p50_high_ms: float
     pause_ms: float
     stages: dict[str, dict[str, Json]]
     frame_px: list[int]
     frame_channels: int
+    image: str | None
     backend: Backend
     precision: Precision
     environment: dict[str, Json]
@@ -109,6 +115,7 @@ def measure_pipeline(
         stages={name: asdict(times_of(table[:, i].tolist())) for i, name in enumerate(STAGES)},
         frame_px=list(frame.shape[:2]),
         frame_channels=1 if frame.ndim == 2 or is_one_channel(frame) else frame.shape[2],
+        image=None if image is None else str(image),
         backend=detector.session.backend,
         precision=detector.session.precision,
         environment=fingerprint(detector.session),

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,9 @@ def test_percentiles_are_times_that_were_seen() -> None:
     times = times_of([int(1e6 * i) for i in range(1, 101)])
     assert (times.p50_ms, times.p90_ms, times.p99_ms, times.max_ms) == (50, 90, 99, 100)
     assert times.fps == pytest.approx(100 / 5.05)
+    assert (times.p50_low_ms, times.p50_high_ms) == (5, 95)  # of 1 to 10, and of 91 to 100
+    few = times_of([3_000_000, 1_000_000])
+    assert (few.p50_low_ms, few.p50_high_ms) == (1, 3)
 
 
 @pytest.mark.parametrize(("minimum_count", "minimum_s"), [(7, 0.0), (1, 0.05)])
@@ -144,7 +148,8 @@ def test_throughput_tries_what_was_asked_and_keeps_the_fastest(bundle: Path) -> 
     found = json.loads(call("reason-bench", "throughput", bundle, *arguments).output)
     assert [(each["batch"], each["streams"]) for each in found["tried"]] == [(1, None), (3, None), (1, 1), (1, 2)]
     best = max(found["tried"], key=lambda each: each["fps"])
-    assert {name: found[name] for name in ("batch", "streams", "fps")} == best
+    assert {name: found[name] for name in ("batch", "streams")} == {name: best[name] for name in ("batch", "streams")}
+    assert 0 < found["fps"] != best["fps"]  # measured once more
 
 
 def test_the_environment_says_what_was_measured_on(bundle: Path) -> None:
@@ -238,6 +243,8 @@ def test_accuracy_leaves_masks_out_as_training_does(exported_bundle: Path, parts
         json.loads(call("reason-bench", "accuracy", exported_bundle, "--data", folder, "--json").output)
         for folder in (parts, data)
     ]
+    for facts in found:
+        del facts["data"], facts["measured"], facts["load_average"]
     assert found[1] == found[0]
 
 
@@ -339,6 +346,7 @@ def test_two_results_are_compared_by_ratio_and_environment(tmp_path: Path) -> No
     ]
     done = call("reason-bench", "compare", a, b)
     assert "x 0.500" in done.output
+    assert done.log == ""
     rows = json.loads(call("reason-bench", "compare", a, b, "--json").output)
     assert rows[0] == {"key": "p50_ms", "a": 4.0, "b": 2.0, "ratio": 0.5}
     assert "cannot be read" in call("reason-bench", "compare", a, tmp_path / "none.json").error
@@ -367,7 +375,42 @@ def test_results_of_two_runs_can_be_compared(bundle: Path, tmp_path: Path) -> No
         paths.append(tmp_path / f"{threads}.json")
         arguments = ("--backend", "openvino", "--threads", threads, *SHORT, "--json")
         paths[-1].write_text(call("reason-bench", "latency", bundle, *arguments).output)
-    rows = {row["key"]: row for row in json.loads(call("reason-bench", "compare", *paths, "--json").output)}
+    done = call("reason-bench", "compare", *paths, "--json")
+    assert "different bundles" not in done.log
+    rows = {row["key"]: row for row in json.loads(done.output)}
     assert (rows["environment.session.threads"]["a"], rows["environment.session.threads"]["b"]) == ("1", "2")
     assert rows["p50_ms"]["ratio"] == pytest.approx(rows["p50_ms"]["b"] / rows["p50_ms"]["a"])
     assert "environment.processor" not in rows
+
+
+def test_results_of_different_bundles_are_compared_with_a_note(bundle: Path, tmp_path: Path) -> None:
+    paths = []
+    for name in ("bundle", "other"):
+        path = bundle if name == "bundle" else make_bundle(tmp_path / name, threshold=0.7).path
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(call("reason-bench", "latency", path, *SHORT, "--json").output)
+    assert call("reason-bench", "compare", *paths).log.strip() == "note: the two are of different bundles"
+
+
+@pytest.mark.parametrize("command", ["latency", "throughput", "pipeline", "accuracy"])
+def test_a_result_says_what_was_measured_when_and_for_how_long(
+    command: str, bundle: Path, tmp_path: Path, exported_bundle: Path, parts: Path
+) -> None:
+    path = exported_bundle if command == "accuracy" else bundle
+    more: tuple[object, ...] = {"pipeline": ("--frame-size", 48, 64), "accuracy": ("--data", parts)}.get(command, ())
+    more = more if command == "accuracy" else (*more, *SHORT)
+    found = json.loads(call("reason-bench", command, path, *more, "--json").output)
+    assert found["bundle"]["content_sha256"] == open_bundle(path).manifest.content_sha256
+    assert found["bundle"]["path"] == str(path)
+    assert datetime.fromisoformat(found["measured"]).tzinfo is not None
+    assert found["load_average"] >= 0
+    if command == "accuracy":
+        assert found["data"] == str(parts)
+    else:
+        assert found["plan"] == {"warm_up": 1, "minimum_count": 5, "minimum_s": 0.0, "pause_ms": 0.0}
+
+
+def test_more_memory_than_there_is_is_one_line(bundle: Path) -> None:
+    done = call("reason-bench", "throughput", bundle, "--batch", 10**11, *SHORT)
+    assert done.status == 1
+    assert done.error.startswith("error: Unable to allocate ")
