@@ -119,12 +119,21 @@ def _configure(
 def _timing_cache(
     trt: ModuleType, config: tensorrt.IBuilderConfig, choices: EngineChoices, *, gpu: Gpu | None
 ) -> Path | None:
-    """The file of kernel timings in use; None for TensorRT-RTX, where nothing is timed while building."""
+    """The file of kernel timings in use; None for TensorRT-RTX, where nothing is timed while building.
+
+    One that nobody asked for, and that cannot be had or used, is done without.
+    """
     if gpu is None:
         return None
+    if choices.timing_cache is not None:
+        attach_timing_cache(config, choices.timing_cache)
+        return choices.timing_cache
     name = f"{gpu.name}-{gpu.compute_capability}-{trt.__version__}.timings".replace(" ", "-")
-    path = choices.timing_cache or cache_folder("tensorrt") / name
-    attach_timing_cache(config, path)
+    try:
+        path = cache_folder("tensorrt") / name
+        attach_timing_cache(config, path)
+    except ReasonError:
+        return None
     return path
 
 

@@ -60,7 +60,7 @@ class KnownCheck:
 
         Another version may run a layer in another precision, and so may an engine that was built again.
         """
-        same = (session.backend, "device", "float_layers", "engine_sha256")
+        same = (session.backend, "tensorrt", "device", "float_layers", "engine_sha256")
         libraries = all(session.libraries.get(name) == self.libraries.get(name) for name in same)
         return libraries and self.runtime == runtime_version()
 

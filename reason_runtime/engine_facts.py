@@ -103,6 +103,9 @@ def from_json(text: str, *, where: str) -> EngineFacts:
     )
 
 
+AMPERE = "8.0"
+
+
 def numbers(dotted: str) -> tuple[int, ...]:
     """A version or compute capability as numbers that compare: `12.0` is more than `8.6`."""
     return tuple(int(part) for part in re.findall(r"\d+", dotted))

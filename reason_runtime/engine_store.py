@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,10 @@ from pathlib import Path
 from reason_runtime.atomic import make_folder, reason, replacing
 from reason_runtime.bundle import MODELS, Bundle
 from reason_runtime.choices import RUNS_ON, Builder, Precision
-from reason_runtime.engine_facts import EngineFacts, Gpu, from_json, numbers, to_json
+from reason_runtime.engine_facts import AMPERE, EngineFacts, Gpu, from_json, numbers, to_json
 from reason_runtime.errors import BackendError, BundleError
 
 ENGINES = "engines"
-AMPERE = "8.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +75,11 @@ def engines(bundle: Bundle) -> list[EngineFile]:
 
 
 def choose_engine(
-    bundle: Bundle, *, builder: Builder, precision: Precision, gpu: Gpu, builder_version: str
+    bundle: Bundle, *, builder: Builder, precision: Precision, gpu: Gpu, builder_version: str, command: str
 ) -> EngineFile:
     """The engine that fits this machine; of several the one made most closely for it, then the latest.
+
+    `command` builds one, for messages.
 
     Raises:
         BundleError: A side-car is broken.
@@ -89,7 +91,7 @@ def choose_engine(
     if not fitting:
         why = "; ".join(f"{path} {reason}" for path, reason in reasons.items())
         why = why or f"{bundle.path}: has no {precision} engine of {builder}"
-        raise BackendError(f"{why}; run `{rebuild_command(bundle, builder=builder, precision=precision, gpu=gpu)}`")
+        raise BackendError(f"{why}; run `{command}`")
     fitting.sort(key=lambda e: e.facts.created, reverse=True)
     return min(fitting, key=lambda e: RUNS_ON.index(e.facts.runs_on))
 
@@ -139,7 +141,21 @@ def read_engine(engine: EngineFile, *, command: str) -> bytes:
     return plan
 
 
-def rebuild_command(bundle: Bundle, *, builder: Builder, precision: Precision, gpu: Gpu) -> str:
-    """What to type on this machine; TensorRT-RTX takes the GPU as a number, TensorRT looks at the one that is there."""
+def rebuild_command(
+    bundle: Bundle, *, builder: Builder, precision: Precision, gpu: Gpu, capabilities: Collection[str]
+) -> str:
+    """What to type on this machine; TensorRT looks at the GPU that is there.
+
+    Args:
+        bundle: To build from.
+        builder: Of the engine.
+        precision: Of the engine.
+        gpu: Of this machine.
+        capabilities: Compute capabilities that TensorRT-RTX can be told; a GPU later than these runs its usual engine.
+    """
     command = f"reason-export engine {shlex.quote(str(bundle.path))} --precision {precision} --builder {builder}"
-    return command if builder == "tensorrt" else f"{command} --compute-capability {gpu.compute_capability}"
+    return (
+        f"{command} --compute-capability {gpu.compute_capability}"
+        if gpu.compute_capability in capabilities
+        else command
+    )

@@ -8,7 +8,8 @@ CUDA version of whichever TensorRT is installed.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 
 from reason_runtime.engine_facts import Gpu
@@ -110,13 +111,17 @@ class Cuda:
         self.call("cuStreamCreate", stream, _NON_BLOCKING)
         return stream.value or 0
 
-    def begin_capture(self, stream: int) -> None:
-        """Record what the calling thread queues on the stream, instead of running it."""
-        self.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
-
-    def end_capture(self, stream: int) -> int:
-        """What was recorded, as a graph that can be launched."""
+    def recorded(self, stream: int, work: Callable[[], None]) -> int:
+        """What `work` queues on the stream from the calling thread, recorded instead of run: a graph to launch."""
         graph, executable = c_void_p(), c_void_p()
+        self.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+        try:
+            work()
+        except BackendError:
+            with suppress(BackendError):  # the failure is what is to be said; left open, none could free the stream
+                self.call("cuStreamEndCapture", stream, graph)
+                self.call("cuGraphDestroy", graph)
+            raise
         self.call("cuStreamEndCapture", stream, graph)
         self.call("cuGraphInstantiateWithFlags", executable, graph, 0)
         self.call("cuGraphDestroy", graph)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.atomic import make_folder
 from reason_runtime.backends.cuda import Cuda
+from reason_runtime.backends.nvinfer import nvinfer_version
 from reason_runtime.backends.onnxruntime_binding import BoundRuns
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
@@ -105,12 +107,13 @@ def open_session(
             f"{name} is not in the installed ONNX Runtime {ort.__version__}, which has "
             f'{", ".join(ort.get_available_providers())}; pip install "reason-edge[{_EXTRAS[device]}]"'
         )
+    gpu = Cuda().gpu.name if device == "cuda" else ""
     failures = _failures()
     try:
         session = ort.InferenceSession(
             str(model),
             _session_options(ort, device=device, threads=threads),
-            providers=_with_options(bundle, provider=provider, precision=precision),
+            providers=_with_options(bundle, provider=provider, precision=precision, gpu=gpu),
             enable_fallback=0,
         )
     except failures as error:
@@ -127,7 +130,9 @@ def open_session(
     size = bundle.manifest.map_size_px
     libraries = {"onnxruntime": ort.__version__, "provider": name}
     if device == "cuda":
-        libraries["device"] = Cuda().gpu.name
+        libraries["device"] = gpu
+        if provider == "tensorrt":
+            libraries["tensorrt"] = nvinfer_version() or "unknown"
     else:
         libraries["threads"] = str(threads or "chosen by library")
     return OnnxRuntimeSession(
@@ -155,19 +160,26 @@ def _session_options(ort: ModuleType, *, device: Device, threads: int | None) ->
     return options
 
 
-def _with_options(bundle: Bundle, *, provider: Provider, precision: Precision) -> list[tuple[str, dict[str, str]]]:
+def _with_options(
+    bundle: Bundle, *, provider: Provider, precision: Precision, gpu: str
+) -> list[tuple[str, dict[str, str]]]:
     """Providers in order of preference. TensorRT's leaves nodes that it does not know to CUDA's, on the same GPU."""
     if provider != "tensorrt":
         return [_CUDA] if provider == "cuda" else [(_PROVIDERS[provider], {})]
     model = bundle.manifest.files[bundle.model_path(precision).name]
-    # its cache does not look at the weights: a model trained again must not meet the engine of the old one
-    return [(_PROVIDERS["tensorrt"], _kept_engines(model.sha256) | _TENSORRT_FLAGS.get(precision, {})), _CUDA]
+    kept = _kept_engines(model.sha256, gpu=gpu, tensorrt=nvinfer_version())
+    return [(_PROVIDERS["tensorrt"], kept | _TENSORRT_FLAGS.get(precision, {})), _CUDA]
 
 
-def _kept_engines(model_sha256: str) -> dict[str, str]:
-    """Options that let TensorRT's provider keep its engines; none where they cannot be kept."""
+def _kept_engines(model_sha256: str, *, gpu: str, tensorrt: str | None) -> dict[str, str]:
+    """Options that let TensorRT's provider keep its engines; none where they cannot be kept.
+
+    By itself it tells neither weights, nor GPUs of one compute capability, nor releases of one TensorRT apart: it would
+    run the engine of a model before this one, or one tuned for another GPU, and fail at one of another release.
+    """
     try:
-        folder = cache_folder("onnxruntime-tensorrt") / model_sha256
+        name = "-".join([model_sha256, re.sub(r"\W+", "_", gpu), tensorrt or "unknown"])
+        folder = cache_folder("onnxruntime-tensorrt") / name
         make_folder(folder)  # the provider makes the last folder of a path alone
     except ReasonError:
         return {}

@@ -98,10 +98,13 @@ def open_session(
     bundle.model_path(precision)
     trt = load_library(backend)
     cuda = Cuda()
+    known = list(compute_capability_words(trt)) if backend == "tensorrt_rtx" else []
     if backend == "tensorrt_rtx":
-        require_rtx_gpu(cuda.gpu, known=list(compute_capability_words(trt)), version=trt.__version__)
-    chosen = choose_engine(bundle, builder=backend, precision=precision, gpu=cuda.gpu, builder_version=trt.__version__)
-    command = rebuild_command(bundle, builder=backend, precision=precision, gpu=cuda.gpu)
+        require_rtx_gpu(cuda.gpu, known=known, version=trt.__version__)
+    command = rebuild_command(bundle, builder=backend, precision=precision, gpu=cuda.gpu, capabilities=known)
+    chosen = choose_engine(
+        bundle, builder=backend, precision=precision, gpu=cuda.gpu, builder_version=trt.__version__, command=command
+    )
     messages = Messages(trt)
     runtime = messages.made(trt.Runtime)
     if chosen.facts.version_compatible:  # such an engine carries the lean runtime's code, and would not load otherwise

@@ -93,9 +93,7 @@ class Lane:
         cuda.call("cuStreamSynchronize", self._stream)
         if self._records and batch not in self._graphs:
             context = self._context(batch)
-            cuda.begin_capture(self._stream)
-            self._enqueue(context, batch)
-            self._graphs[batch] = cuda.end_capture(self._stream)
+            self._graphs[batch] = cuda.recorded(self._stream, lambda: self._enqueue(context, batch))
         anomaly_map, score = (self._host[name][:batch].astype(np.float32) for name in OUTPUTS)  # copies
         return Outputs(anomaly_map=anomaly_map, score=score)
 

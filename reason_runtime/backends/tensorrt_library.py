@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from reason_runtime.choices import Builder
-from reason_runtime.engine_facts import Gpu, numbers
+from reason_runtime.engine_facts import AMPERE, Gpu, numbers
 from reason_runtime.errors import BackendError
 
 if TYPE_CHECKING:
@@ -54,18 +54,21 @@ def compute_capability_words(trt: ModuleType) -> dict[str, str]:
 def require_rtx_gpu(gpu: Gpu, *, known: Sequence[str], version: str) -> None:
     """TensorRT-RTX runs on the GPUs that it builds for and on later ones, not on those in between.
 
+    Nor on Turing (7.5), which it has a word for: it has no float32 matrix product there, and the map head is float32.
+
     Args:
         gpu: Of this machine.
-        known: Compute capabilities that the library builds for, oldest first.
+        known: Compute capabilities that the library has words for, oldest first.
         version: Of the library.
 
     Raises:
         BackendError: Not on this one; says what does.
     """
-    if gpu.compute_capability not in known and numbers(gpu.compute_capability) < numbers(known[-1]):
+    able = [capability for capability in known if numbers(capability) >= numbers(AMPERE)]
+    if gpu.compute_capability not in able and numbers(gpu.compute_capability) < numbers(able[-1]):
         raise BackendError(
             f"TensorRT-RTX {version} does not run on {gpu.name} (compute capability {gpu.compute_capability}), only on "
-            f"{', '.join(known)} and later; use --backend tensorrt, or --backend onnxruntime --device cuda"
+            f"{', '.join(able)} and later; use --backend tensorrt, or --backend onnxruntime --device cuda"
         )
 
 

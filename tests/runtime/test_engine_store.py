@@ -19,6 +19,7 @@ from reason_runtime.engine_store import (
     engines,
     misfit,
     read_engine,
+    rebuild_command,
     write_engine,
 )
 from reason_runtime.errors import BackendError, BundleError
@@ -61,7 +62,7 @@ def put(bundle: Bundle, facts: EngineFacts, *, device: str = HERE.name) -> Engin
 
 
 def chosen(bundle: Bundle, *, builder: Builder = "tensorrt", gpu: Gpu = HERE) -> EngineFile:
-    return choose_engine(bundle, builder=builder, precision="fp32", gpu=gpu, builder_version=VERSION)
+    return choose_engine(bundle, builder=builder, precision="fp32", gpu=gpu, builder_version=VERSION, command="BUILD")
 
 
 def test_an_engine_is_found_as_it_was_written(bundle: Bundle, facts: EngineFacts) -> None:
@@ -122,10 +123,24 @@ def test_of_several_that_fit_the_closest_then_the_latest_is_taken(bundle: Bundle
 
 def test_no_engine_gives_the_command_that_builds_one(bundle: Bundle, facts: EngineFacts) -> None:
     put(bundle, facts)  # TensorRT's does not count for TensorRT-RTX
-    command = f"reason-export engine {bundle.path} --precision fp32 --builder tensorrt_rtx --compute-capability 8.6"
     with pytest.raises(BackendError) as told:
         chosen(bundle, builder="tensorrt_rtx")
-    assert str(told.value) == f"{bundle.path}: has no fp32 engine of tensorrt_rtx; run `{command}`"
+    assert str(told.value) == f"{bundle.path}: has no fp32 engine of tensorrt_rtx; run `BUILD`"
+
+
+@pytest.mark.parametrize(
+    ("builder", "capabilities", "more"),
+    [
+        ("tensorrt", (), ""),
+        ("tensorrt_rtx", ("8.0", "8.6"), " --compute-capability 8.6"),
+        ("tensorrt_rtx", ("7.5", "8.0"), ""),  # it is later than what the library knows
+    ],
+)
+def test_the_command_names_what_the_builder_can_be_told(
+    bundle: Bundle, builder: Builder, capabilities: tuple[str, ...], more: str
+) -> None:
+    command = rebuild_command(bundle, builder=builder, precision="int8", gpu=HERE, capabilities=capabilities)
+    assert command == f"reason-export engine {bundle.path} --precision int8 --builder {builder}{more}"
 
 
 def test_every_engine_that_does_not_fit_is_named_with_its_reason(bundle: Bundle, facts: EngineFacts) -> None:

@@ -146,3 +146,16 @@ def test_a_lane_that_is_gone_gives_its_memory_back() -> None:
     before = free_bytes()
     use_lanes()
     assert before - free_bytes() < 20 * LARGEST * MAP_BYTES / 4  # of what they took; the driver keeps a little
+
+
+def test_a_recording_that_fails_is_ended_so_that_its_stream_goes_on() -> None:
+    cuda = Cuda()
+    stream = cuda.stream()
+
+    def fail() -> None:
+        raise BackendError("as a context that refuses")
+
+    for _ in range(2):
+        with pytest.raises(BackendError, match="as a context that refuses"):
+            cuda.recorded(stream, fail)
+    cuda.call("cuStreamSynchronize", stream)  # of a stream that records it would be an error

@@ -77,20 +77,40 @@ def test_the_tensorrt_provider_keeps_engines_of_each_model_apart(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     other = make_bundle(tmp_path / "other", scale=1 / 64)
     folders = []
-    for one in (bundle, other):
-        (name, options), cuda = backend._with_options(one, provider="tensorrt", precision="fp32")
+    for one, gpu in ((bundle, "NVIDIA L4"), (other, "NVIDIA L4"), (bundle, "Orin (8 SM)"), (bundle, "NVIDIA L4")):
+        (name, options), cuda = backend._with_options(one, provider="tensorrt", precision="fp32", gpu=gpu)
         assert name == "TensorrtExecutionProvider"
         assert "trt_fp16_enable" not in options
         assert cuda == ("CUDAExecutionProvider", {"use_tf32": "0"})
         folders.append(Path(options["trt_engine_cache_path"]))
-    assert folders[0] != folders[1]
+    assert len(set(folders[:3])) == 3
+    assert folders[3] == folders[0]
+    assert [folder.name.split("-", 1)[1] for folder in folders[1:3]] == ["NVIDIA_L4-unknown", "Orin_8_SM_-unknown"]
     assert {folder.parent for folder in folders} == {tmp_path / "reason-edge" / "onnxruntime-tensorrt"}
 
 
 def test_the_tensorrt_provider_gets_the_flag_of_the_files_precision(bundle: Bundle) -> None:
     halved = update_bundle(bundle, manifest=bundle.manifest, files={"model_fp16.onnx": grey_model()})
-    (_, options), _ = backend._with_options(halved, provider="tensorrt", precision="fp16")
+    (_, options), _ = backend._with_options(halved, provider="tensorrt", precision="fp16", gpu="L4")
     assert options["trt_fp16_enable"] == "True"
+
+
+@pytest.mark.parametrize(("number", "told"), [(100300, "10.3.0"), (101605, "10.16.5"), (110401, "11.4.1")])
+def test_the_version_of_the_library_behind_the_tensorrt_provider_is_known(
+    number: int, told: str, tmp_path: Path
+) -> None:
+    name = f"libnvinfer.so.{number // 10000}"
+    code = f"int getInferLibVersion(void) {{ return {number}; }}"
+    subprocess.run(["gcc", "-shared", "-x", "c", "-o", tmp_path / name, "-"], input=code, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from reason_runtime.backends.nvinfer import nvinfer_version; print(nvinfer_version())"],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == told
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
