@@ -55,7 +55,7 @@ def largest_values(model: ModelProto, images: NDArray[np.uint8], *, tensors: Col
     largest = dict.fromkeys(tensors, 0.0)
     for image in images:
         for name, value in zip(tensors, session.run(list(tensors), {INPUT: image[None]}), strict=True):
-            largest[name] = max(largest[name], float(np.abs(value).max()))
+            largest[name] = float(np.maximum(largest[name], np.abs(value).max()))  # NaN, where there is one
     return largest
 
 

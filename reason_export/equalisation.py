@@ -12,11 +12,11 @@ Departure: The factors come from what activations hold on good images, not from 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from reason_export.activations import Activations
 from reason_export.graph_parts import CONVOLUTIONS, Wiring, along, convolutions, is_depthwise, output_axis, wiring
@@ -25,7 +25,6 @@ HEADROOM = 1.25
 """Times the largest value of a channel on good images that still fits the range: a defect may go beyond them."""
 LARGEST_FACTOR = 64.0
 """Of a channel that hardly ever does anything."""
-_RECTIFIERS = ("Relu", "Clip")
 
 
 def equalise(graph: GraphProto, *, seen: Activations, layers: Collection[str]) -> Activations:
@@ -51,7 +50,7 @@ def equalise(graph: GraphProto, *, seen: Activations, layers: Collection[str]) -
         node.input[index] = name
 
     for reader in convolutions(graph):
-        maker = _maker(reader, wires) if reader.name in layers else None
+        maker = _maker(reader, wires, weights) if reader.name in layers else None
         if maker is None:
             continue
         tensor = reader.input[0]
@@ -70,12 +69,20 @@ def equalise(graph: GraphProto, *, seen: Activations, layers: Collection[str]) -
     return changed
 
 
-def _maker(reader: NodeProto, wires: Wiring) -> NodeProto | None:
+def _maker(reader: NodeProto, wires: Wiring, weights: Mapping[str, TensorProto]) -> NodeProto | None:
     """The convolution before a rectifier that only `reader` reads; None where the graph is another."""
     rectifier = wires.producers.get(reader.input[0])
-    if rectifier is None or rectifier.op_type not in _RECTIFIERS or len(wires.after(rectifier)) != 1:
+    if rectifier is None or not _cuts_off_at_zero(rectifier, weights) or len(wires.after(rectifier)) != 1:
         return None
     maker = wires.producers.get(rectifier.input[0])
     if maker is None or maker.op_type not in CONVOLUTIONS or len(wires.after(maker)) != 1:
         return None
     return maker
+
+
+def _cuts_off_at_zero(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
+    """Whether a channel may be scaled before a node as well as after it."""
+    if node.op_type == "Clip":
+        lower = weights.get(node.input[1])
+        return lower is not None and bool(numpy_helper.to_array(lower) == 0)
+    return node.op_type == "Relu"
