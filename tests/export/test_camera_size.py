@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from reason_export.resize_graph import CameraModel, resize_matrix
+from reason_export.resize_graph import CameraModel, camera_model, resize_matrix
 from reason_runtime import load
 from reason_runtime.bundle import open_bundle
-from reason_runtime.errors import ImageError
+from reason_runtime.errors import ConfigurationError, ImageError
 from reason_runtime.image import resize_image, square_format
 from tests.commands import Done, call
 from tests.pictures import good_picture, save
@@ -48,10 +49,17 @@ def test_the_resize_is_pillows_to_one_grey_level(size: tuple[int, int], kind: st
     assert np.abs(resized(frame, to=64, cropped=64) - expected).max() <= 1
 
 
-def test_the_crop_is_the_runtimes() -> None:
+@pytest.mark.parametrize("cropped", [56, 57])  # 57: of seven pixels four come before it
+def test_the_crop_is_the_runtimes(cropped: int) -> None:
     frame = np.random.default_rng(2).integers(0, 256, (100, 100, 3), dtype=np.uint8)
-    expected = resize_image(frame, input_format=square_format(56, resize_px=64)).astype(int)
-    assert np.abs(resized(frame, to=64, cropped=56) - expected).max() <= 1
+    expected = resize_image(frame, input_format=square_format(cropped, resize_px=64)).astype(int)
+    assert np.abs(resized(frame, to=64, cropped=cropped) - expected).max() <= 1
+
+
+def test_columns_are_rounded_to_grey_levels_before_rows_are_resized() -> None:
+    frame = np.array([[0, 1], [0, 0]], np.uint8)  # its rows are halves, of which one is rounded up: 1 and 0
+    assert np.asarray(Image.fromarray(frame).resize((1, 1), Image.Resampling.BILINEAR)) == 1
+    assert resized(frame[:, :, None], to=1, cropped=1) == 1
 
 
 def test_a_matrix_computed_by_hand() -> None:
@@ -126,3 +134,20 @@ def test_frames_of_another_size_are_refused_by_name(camera: Path, tmp_path: Path
 def test_a_frame_smaller_than_the_model_is_refused(finished_run: Path, tmp_path: Path) -> None:
     told = call("reason-export", "onnx", finished_run, "--out", tmp_path / "b", "--input-size", 32, 200).error
     assert "--input-size 32 200 is smaller than the 64 x 64 pixels that the model looks at" in told
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fits"), [(64, 64, True), (63, 64, False), (64, 63, False), (200, 63, False), (64, 200, True)]
+)
+def test_a_frame_is_as_large_as_the_resize_at_least_on_either_side(height: int, width: int, fits: bool) -> None:
+    own = square_format(56, resize_px=64)
+    camera = dataclasses.replace(
+        own, height_px=height, width_px=width, resize_height_px=height, resize_width_px=width, resize_filter="in-graph"
+    )
+    if fits:
+        model = camera_model(Echo(), own=own, camera=camera)  # type: ignore[arg-type]
+        anomaly_map, _ = model(torch.zeros((1, height, width, 3), dtype=torch.uint8))
+        assert anomaly_map.shape == (1, 56, 56, 3)
+    else:
+        with pytest.raises(ConfigurationError, match=f"--input-size {height} {width} is smaller than the 64 x 64"):
+            camera_model(Echo(), own=own, camera=camera)  # type: ignore[arg-type]

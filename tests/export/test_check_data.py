@@ -143,6 +143,19 @@ def test_what_is_lost_is_printed_and_kept(bundle: Path, parts: Path) -> None:
     assert found["decisions_flipped"] == 0
 
 
+@pytest.mark.parametrize(("value", "good_rejected", "defective_passed"), [(1e-6, 3, 0), (1e6, 0, 4)])
+def test_images_on_the_wrong_side_of_the_threshold_are_counted(
+    value: float, good_rejected: int, defective_passed: int, bundle: Path, parts: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(parts, tmp_path / "parts"))
+    next((data / "test" / "good").iterdir()).unlink()  # three good ones and four with a defect
+    opened = open_bundle(bundle)
+    limit = dataclasses.replace(opened.manifest.thresholds["fp32"], value=value)
+    update_bundle(opened, manifest=dataclasses.replace(opened.manifest, thresholds={"fp32": limit}))
+    found = json.loads(call("reason-export", "check", bundle, "--data", data, "--json").output)["accuracy"]
+    assert (found["good_rejected"], found["defective_passed"]) == (good_rejected, defective_passed)
+
+
 def test_few_labelled_images_are_said_to_see_little(bundle: Path, parts: Path) -> None:
     printed = call("reason-export", "check", bundle, "--data", parts).output
     assert (

@@ -72,6 +72,8 @@ def test_ranges_and_means_are_of_all_images(order: int) -> None:
     assert found.channel_means.tolist() == [-2, 8 / 256 / 2, *[0] * (CHANNELS - 2)]
     assert found.largest == 8
     assert largest_values(model, images, tensors=["feature"]) == {"feature": 8}  # type: ignore[arg-type]
+    images[0, 2, 1, 1] = np.nan
+    assert np.isnan(largest_values(model, images, tensors=["feature"])["feature"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", BEHIND)
@@ -107,6 +109,19 @@ def test_a_depthwise_layers_channels_fill_the_range_up_to_the_headroom() -> None
     assert now.channel_largest.min() == pytest.approx(whole / HEADROOM, rel=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "brought_to"), [("depthwise", 0.8), ("dense", 0.4)])
+def test_a_channel_is_scaled_in_full_before_a_depthwise_layer_and_by_the_square_root_before_a_dense_one(
+    kind: str, brought_to: float
+) -> None:
+    model = network(BEHIND[kind], seed=1)
+    largest = np.ones(CHANNELS)
+    largest[1] = 0.2  # a quarter of the range with the headroom
+    seen = {"feature": Activation(channel_largest=largest, channel_means=largest / 2)}
+    told = equalise(model.graph, seen=seen, layers=["out"])["feature"]
+    np.testing.assert_allclose(told.channel_largest, np.where(largest < 1, brought_to, 1))
+    np.testing.assert_allclose(told.channel_means, np.where(largest < 1, brought_to / 2, 0.5))
+
+
 @pytest.mark.parametrize(("kind", "gain_db"), [("depthwise", 18), ("dense", 6)])
 def test_rounding_then_loses_less(kind: str, gain_db: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model = uneven(BEHIND[kind])
@@ -134,8 +149,10 @@ def test_rounding_then_loses_less(kind: str, gain_db: float, monkeypatch: pytest
             layer("out", "r"),
         ],
         [layer("a", "image"), layer("out", "a")],
+        [*FIRST, layer("out", "feature"), simple("Add", "sum", "a", "out")],
+        [layer("a", "image"), simple("Clip", "feature", "a", "highest", "highest"), layer("out", "feature")],
     ],
-    ids=["read twice", "a sum before the rectifier", "no rectifier"],
+    ids=["read twice", "a sum before the rectifier", "no rectifier", "read before the rectifier too", "cut off at 2"],
 )
 def test_what_others_read_or_cannot_be_scaled_is_left_alone(nodes: list[NodeProto]) -> None:
     model = network(nodes, seed=0)
@@ -143,6 +160,24 @@ def test_what_others_read_or_cannot_be_scaled_is_left_alone(nodes: list[NodeProt
     seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
     assert equalise(model.graph, seen=seen, layers=["a", "b", "out"]) == seen
     assert model.SerializeToString() == before
+
+
+def test_values_a_fifth_beyond_those_seen_are_not_cut_off() -> None:
+    nodes = [
+        without_bias("a", "image"),
+        simple("Clip", "feature", "a", "lowest", "highest"),
+        layer("out", "feature", size=3, group=CHANNELS),
+    ]
+    model = uneven(nodes)
+    seen = measure_activations(model, IMAGE, tensors=["feature"])
+    largest = seen["feature"].channel_largest
+    assert largest.max() == 2  # the upper end, which the other channels are brought near to
+    assert (largest < 1).sum() >= 4
+    brighter = np.float32(1.2) * IMAGE
+    expected = run_by_onnx_runtime(model, brighter, plain=True)
+    equalise(model.graph, seen=seen, layers=["out"])
+    found = run_by_onnx_runtime(model, brighter, plain=True)
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
 def test_a_silent_channel_is_not_blown_up() -> None:

@@ -61,6 +61,18 @@ def test_a_front_ends_with_the_rectifier_of_the_second_depthwise_convolution() -
     assert front(network(1, 1, 1)) == {"cast"}
 
 
+def test_a_sum_that_ends_the_network_is_none_of_the_heads() -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["pixels", "w"], ["a"], name="one student"),
+        helper.make_node("Conv", ["pixels", "v"], ["b"], name="the other"),
+        helper.make_node("Add", ["a", "b"], ["both"], name="students"),
+        helper.make_node("Sqrt", ["both"], ["root"], name="root"),
+        helper.make_node("Add", ["root", "one"], ["out"], name="sum of the head"),
+    ]
+    assert map_head(helper.make_graph(nodes, "g", [], [])) == {"root", "sum of the head"}
+
+
 def test_instance_norm_cosine_and_head_stay_in_float32(half: onnx.ModelProto) -> None:
     known, head = kinds(half), map_head(half.graph)
     norms = [node for node in half.graph.node if node.op_type == "InstanceNormalization"]
@@ -121,8 +133,51 @@ def test_values_beyond_half_precision_are_refused_where_no_check_on_a_cpu_sees_t
         require_room(network_of(300), images)
 
 
-def test_a_weight_beyond_half_precision_is_refused() -> None:
-    weight = numpy_helper.from_array(np.full((1, 1, 1, 1), 1e5, np.float32), "huge")
+@pytest.mark.parametrize("where", ["before the first convolution", "behind the last"])
+def test_what_the_network_takes_from_the_rest_and_gives_to_it_must_fit_too(where: str) -> None:
+    gains = [300.0, 1.0, 1 / 300] if where == "before the first convolution" else [1 / 300, 300.0 * 300, 1 / 300]
+    weights = [
+        numpy_helper.from_array(np.full((1, 1, 1, 1), gain, np.float32), f"gain {i}") for i, gain in enumerate(gains)
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "gain 0"], ["before"], name="front"),
+        helper.make_node("Conv", ["before", "gain 1"], ["after"], name="layer"),
+        helper.make_node("Mul", ["after", "gain 2"], ["out"], name="head"),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 4, 4])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 1, 4, 4])
+    graph = helper.make_graph(nodes, "g", [image], [out], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    require_room(model, np.full((2, 1, 4, 4), 100, np.uint8))  # 30000
+    tensor = "before" if where == "before the first convolution" else "after"
+    with pytest.raises(ParityError, match=f"{tensor}: reaches 6e\\+04 on these images"):
+        require_room(model, np.full((2, 1, 4, 4), 200, np.uint8))
+
+
+def test_integers_in_the_network_stay_what_they_are() -> None:
+    weights = [
+        numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w"),
+        numpy_helper.from_array(np.array([2, 3]), "sides"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["pixels", "w"], ["a"], name="first"),
+        helper.make_node("ReduceMean", ["a", "sides"], ["b"], name="mean"),
+        helper.make_node("Conv", ["b", "w"], ["c"], name="second"),
+        helper.make_node("Sqrt", ["c"], ["out"], name="head"),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 4, 4])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 1, 1, 1])
+    graph = helper.make_graph(nodes, "g", [image], [out], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    known = kinds(half_graph(model))
+    assert (known["sides"], known["b"]) == (TensorProto.INT64, TensorProto.FLOAT16)
+
+
+@pytest.mark.parametrize("value", [1e5, -1e5])
+def test_a_weight_beyond_half_precision_is_refused(value: float) -> None:
+    weight = numpy_helper.from_array(np.full((1, 1, 1, 1), value, np.float32), "huge")
     image, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4, 4]) for name in ("image", "out"))
     node = helper.make_node("Conv", ["image", "huge"], ["out"], name="convolution")
     model = helper.make_model(

@@ -158,6 +158,18 @@ def test_a_painted_score_is_compared_with_itself_and_not_with_the_largest(bundle
     assert (facts["passed"], facts["score_difference_max"] <= 1e-4) == (False, True)
 
 
+def test_a_painted_score_below_those_of_good_images_is_compared_with_their_largest(bundle: Bundle) -> None:
+    golden = bundle.golden()
+    assert golden.painted is not None
+    good, score = golden.score.copy(), golden.painted.score.copy()
+    good[0] = 10 * score.max()  # so that every painted score lies below it
+    score[0] += 0.02 * good[0]
+    other = dataclasses.replace(golden, score=good, painted=dataclasses.replace(golden.painted, score=score))
+    update_bundle(bundle, manifest=bundle.manifest, files={"golden.npz": golden_bytes(other)})
+    facts = json.loads(call("reason-export", "check", bundle.path, "--json").output)
+    assert facts["painted"]["score_difference_max"] == pytest.approx(0.02, rel=0.01)
+
+
 def test_a_bundle_of_an_earlier_version_has_none_and_passes(bundle: Bundle) -> None:
     before = golden_bytes(dataclasses.replace(bundle.golden(), painted=None))
     update_bundle(bundle, manifest=bundle.manifest, files={"golden.npz": before})

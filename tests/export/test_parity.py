@@ -68,6 +68,14 @@ def test_a_broken_gate_says_by_how_much() -> None:
     assert "the map's SQNR is 10.5 dB, at least 40 dB is needed" in broken(compared(noisy), TOLERANCES["fp16"])
 
 
+@pytest.mark.parametrize(("precision", "least_db"), [("fp16", 40), ("bf16", 20), ("int8", 15)])
+def test_noise_is_allowed_up_to_the_least_sqnr_and_no_further(precision: Precision, least_db: float) -> None:
+    for beside_db, holds in ((0.1, True), (-0.1, False)):
+        found = GOLDEN * (1 + 10 ** (-(least_db + beside_db) / 20))
+        assert compared(found).sqnr_db == pytest.approx(least_db + beside_db, abs=1e-3)
+        assert (broken(compared(found), TOLERANCES[precision]) == []) == holds
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_map_that_is_not_finite_breaks_every_gate(precision: Precision, value: float) -> None:
@@ -109,6 +117,20 @@ def test_one_map_for_all_images_is_noticed_whatever_its_sqnr() -> None:
             assert ["the map does not follow the image" in line for line in told] == [True]
             assert told_blind(unit * golden, unit * golden) == []
     assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []  # noisier than images differ
+
+
+def test_what_all_maps_have_in_common_hides_nothing_of_what_is_their_own() -> None:
+    rng = np.random.default_rng(1)
+    common = 100 + 10 * rng.normal(size=(64, 64))
+    golden = common + rng.normal(size=(4, 64, 64))
+    assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []
+
+
+def test_a_map_that_is_not_finite_is_not_said_to_be_blind() -> None:
+    for value in (np.nan, np.inf):
+        found = GOLDEN.copy()
+        found[0, 0, 0] = value
+        assert told_blind(GOLDEN, found) == []  # the gates say what is wrong with it
 
 
 def maps_as_of_parts(shape: tuple[int, int, int]) -> np.ndarray:
@@ -173,6 +195,11 @@ def test_flat_maps_and_maps_that_are_not_finite_have_no_place() -> None:
             score=scores,
         )
         assert parity.map_offset_px is None
+    last_bits = np.random.default_rng(4).integers(0, 2, golden.shape).astype(np.float32)
+    level = np.float32(0.1) * (1 + last_bits * np.finfo(np.float32).eps)
+    rolled = np.roll(level, 1, axis=2)
+    parity = compare(golden_map=level, golden_score=scores, anomaly_map=rolled, score=scores)
+    assert parity.map_offset_px is None  # rounding lies in no place
     golden[1] = 0.1  # one flat map of two hides the other's place in nothing
     moved = np.roll(golden, 2, axis=1).astype(np.float32)
     parity = compare(golden_map=golden.astype(np.float32), golden_score=scores, anomaly_map=moved, score=scores)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from reason_export.activations import Activation, Activations, measure_activations
-from reason_export.qdq import LEVELS, measured_tensors, quantised_graph, read_by_head_and_network
+from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.backends.openvino_int8 import use_unsigned
 
 CHANNELS = 8
@@ -98,6 +98,20 @@ def test_no_product_saturates_on_any_processor(seed: int) -> None:
         assert np.abs(found - exact).max() < 0.02 * np.abs(exact).max()  # a value may round to the next step
 
 
+def test_two_of_the_largest_products_fit_in_16_bits() -> None:
+    # whether this very processor saturates or not
+    model = small_network()
+    image = np.ones((1, 4, 8, 8), np.float32)
+    changed = quantised_graph(model, seen=seen(model, image), layers=["first", "second"])
+    largest = [
+        int(np.abs(numpy_helper.to_array(item).astype(int)).max())
+        for item in changed.graph.initializer
+        if item.name.endswith(".int8")
+    ]
+    assert len(largest) == 2
+    assert all(2 * 255 * weight <= 2**15 - 1 for weight in largest)
+
+
 def test_rounding_weights_does_not_shift_the_mean_output() -> None:
     # one depthwise layer with weights that all round the same way, on a bright image
     weight = np.full((2, 1, 1, 3), 0.4 / LEVELS, np.float32)
@@ -114,6 +128,24 @@ def test_rounding_weights_does_not_shift_the_mean_output() -> None:
     bias = next(item for item in changed.graph.initializer if item.name == "layer.weight.bias")
     # two of three weights became 0
     np.testing.assert_allclose(numpy_helper.to_array(bias), 1 + 2 * 0.4 / LEVELS * means, rtol=1e-6)
+
+
+def test_rounding_the_weights_of_a_dense_layer_does_not_shift_the_mean_output_either() -> None:
+    step = 1 / SUMMED_LEVELS
+    weight = np.array([[[[1, 0.4 * step]], [[0.4 * step, 0.4 * step]]]], np.float32)
+    stored = [numpy_helper.from_array(weight, "layer.weight"), numpy_helper.from_array(np.ones(1, np.float32), "b")]
+    node = helper.make_node("Conv", ["image", "layer.weight", "b"], ["out"], name="layer")
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", [1, 2, 8, 8]), ("out", [1, 1, 8, 7]))
+    ]
+    graph = helper.make_graph([node], "g", infos[:1], infos[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    activation = Activation(channel_largest=np.ones(2), channel_means=np.array([0.5, 1.0]))
+    changed = quantised_graph(model, seen={"image": activation}, layers=["layer"])
+    bias = next(item for item in changed.graph.initializer if item.name == "layer.weight.bias")
+    # one weight of the first channel became 0, and both of the second
+    np.testing.assert_allclose(numpy_helper.to_array(bias), 1 + 0.4 * step * (0.5 + 2 * 1.0), rtol=1e-6)
 
 
 def layer(name: str, source: str, *, kind: str = "Conv", size: int = 1, stride: int = 1, group: int = 1) -> NodeProto:
@@ -272,6 +304,35 @@ def test_a_bias_fits_beside_weights_that_are_next_to_nothing() -> None:
     assert sqnr_db(expected, run_by_onnx_runtime(changed, image, plain=False)) > 28
 
 
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_channel_of_zeros_has_a_scale_above_zero(unsigned: bool) -> None:
+    model = network([layer("out", "image")], seed=0)
+    for item in model.graph.initializer:
+        if item.name in ("out.weight", "out.bias"):
+            value = numpy_helper.to_array(item).copy()
+            value[2] = 0
+            item.CopyFrom(numpy_helper.from_array(value, item.name))
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    changed = quantised_graph(model, seen=seen, layers=["out"], unsigned=unsigned)
+    scales = [item for item in changed.graph.initializer if item.name.endswith(".scale")]
+    assert len(scales) == (3 if unsigned else 2)
+    assert all((numpy_helper.to_array(item) > 0).all() for item in scales)
+    assert not run_by_onnx_runtime(changed, image, plain=True)[:, 2].any()
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_a_tensor_that_is_silent_on_good_images_has_a_scale_above_zero(unsigned: bool) -> None:
+    model = network([*FIRST, layer("out", "feature")], seed=0)
+    zeros = np.zeros((1, CHANNELS, 16, 16), np.float32)
+    silent = Activation(channel_largest=np.zeros(CHANNELS), channel_means=np.zeros(CHANNELS))
+    changed = quantised_graph(model, seen={"image": silent, "feature": silent}, layers=["a", "out"], unsigned=unsigned)
+    scales = [numpy_helper.to_array(item) for item in changed.graph.initializer if item.name.endswith(".scale")]
+    assert all((scale > 0).all() for scale in scales)
+    for plain in (False, True):
+        assert np.isfinite(run_by_onnx_runtime(changed, zeros, plain=plain)).all()
+
+
 def optimised_by_onnx_runtime(graph: onnx.ModelProto, path: Path) -> list[str]:
     """The operators that it runs."""
     options = onnxruntime.SessionOptions()
@@ -302,6 +363,43 @@ def test_only_what_is_never_negative_has_its_zero_at_the_lowest_level() -> None:
         steps = [float(values[node.input[1]]) for node in pairs]
         largest = [seen[name].largest for name in ("image", "clipped")]
         assert steps == pytest.approx([largest[0] / 127, largest[1] / (127 if zeros[1] else 255)])
+
+
+def test_a_concatenation_of_which_one_side_is_rectified_keeps_the_sign_of_the_other() -> None:
+    nodes = [*FIRST, layer("b", "image"), simple("Concat", "both", "feature", "b", axis=1), layer("out", "both")]
+    model = network(nodes, seed=0)
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    changed = quantised_graph(model, seen=seen, layers=["a", "b", "out"], unsigned=True)
+    values = {item.name: numpy_helper.to_array(item) for item in changed.graph.initializer}
+    made = {node.output[0]: node for node in changed.graph.node}
+    joint = next(node for node in changed.graph.node if node.op_type == "Concat")
+    assert [int(values[made[name].input[2]]) for name in joint.input] == [128, 128]
+    assert [float(values[made[name].input[1]]) for name in joint.input] == pytest.approx(
+        [seen["both"].largest / 127] * 2
+    )
+    expected = run_by_onnx_runtime(model, image, plain=True)
+    assert sqnr_db(expected, run_by_onnx_runtime(changed, image, plain=True)) > 28
+
+
+def test_a_sum_behind_a_layer_left_in_float32_takes_its_shortcut_as_it_is() -> None:
+    model = network(PARTS["a residual sum"], seed=0)
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    for layers, shortcut in ((["a", "out"], "feature"), (["a", "b", "out"], "feature.dequantised")):
+        changed = quantised_graph(model, seen=seen, layers=layers)
+        total = next(node for node in changed.graph.node if node.op_type == "Add")
+        assert list(total.input) == ["b", shortcut]
+
+
+def test_a_sum_that_head_and_network_both_read_takes_its_shortcut_quantised() -> None:
+    model = network([*PARTS["a residual sum"][:-1], layer("c", "sum"), simple("Mul", "out", "sum", "c")], seed=0)
+    assert measured_tensors(model.graph) == ["image", "feature", "sum", "b"]
+    image = np.random.default_rng(0).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
+    seen: Activations = measure_activations(model, image, tensors=measured_tensors(model.graph))
+    changed = quantised_graph(model, seen=seen, layers=["a", "b", "c"])
+    total = next(node for node in changed.graph.node if node.op_type == "Add")
+    assert list(total.input) == ["b", "feature.dequantised"]
 
 
 def test_only_what_head_and_network_both_read_is_told() -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -26,7 +28,7 @@ from reason_runtime.image import load_image
 from reason_runtime.session import open_session
 from tests.commands import Done, call
 from tests.imports import loaded_packages
-from tests.pictures import save
+from tests.pictures import good_picture, save
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -234,6 +236,40 @@ def test_few_images_are_refused(exported_bundle: Path, good_pictures: Path, tmp_
     assert (exported_bundle / "manifest.json").read_bytes() == before
 
 
+def test_few_held_out_images_are_refused_however_many_calibrate(
+    exported_bundle: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    for number in range(7):
+        save(tmp_path / "few" / f"{number}.png", good_picture(4000 + number))
+    told = quantize(exported_bundle, good_pictures, "--held-out", tmp_path / "few").error
+    assert "20 good images to calibrate and 7 others, not trained on, to draw the threshold from; at least 8" in told
+
+
+@pytest.mark.parametrize("refused", ["calibration", "held_out"])
+def test_images_that_the_trained_model_rejects_neither_calibrate_nor_set_the_threshold(
+    refused: str, exported_bundle: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    bundle = open_bundle(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    session = open_session(bundle, precision="fp32")
+    scores = {
+        path: float(session.run(load_image(path, input_format=bundle.manifest.input)[None]).score[0])
+        for path in good_pictures.iterdir()
+    }
+    ranked = sorted(scores, key=lambda path: scores[path])
+    accepted = "held_out" if refused == "calibration" else "calibration"
+    for folder, paths in ((accepted, ranked[:10]), (refused, ranked[10:])):
+        (tmp_path / folder).mkdir()
+        for path in paths:
+            shutil.copy(path, tmp_path / folder)
+    strict = dataclasses.replace(
+        bundle.manifest.thresholds["fp32"], images=299, value=scores[ranked[10]], false_reject_upper_bound=0.01
+    )
+    manifest = dataclasses.replace(bundle.manifest, thresholds={"fp32": strict}, score_statistics=None)
+    update_bundle(bundle, manifest=manifest)
+    told = quantize(bundle.path, tmp_path / "calibration", "--held-out", tmp_path / "held_out").error
+    assert f"{tmp_path / refused}: the trained model rejects 10 of 10 images; expected good parts" in told
+
+
 def test_an_image_that_sets_the_threshold_does_not_calibrate(exported_bundle: Path, good_pictures: Path) -> None:
     told = quantize(exported_bundle, good_pictures, "--held-out", good_pictures).error
     assert "0 good images to calibrate and 20 others" in told
@@ -364,6 +400,124 @@ def test_a_network_that_int8_cannot_hold_is_refused(tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     with pytest.raises(ParityError, match="even with half of the layers in float32, at least 15 dB is needed"):
         quantise_model(tmp_path / "model.onnx", images)
+
+
+def chain(nodes: Sequence[onnx.NodeProto], weights: dict[str, NDArray[np.float64]]) -> onnx.ModelProto:
+    """Image, layers from `x` to `y`, and the length of each pixel's `y` as the map."""
+    make = helper.make_node
+    before = [
+        make("Cast", ["image"], ["pixels"], name="cast", to=TensorProto.FLOAT),
+        make("Div", ["pixels", "white"], ["grey"], name="div"),
+        make("Transpose", ["grey"], ["x"], name="transpose", perm=[0, 3, 1, 2]),
+    ]
+    behind = [
+        make("ReduceL2", ["y", "channels"], ["anomaly_map"], name="norm", keepdims=0),
+        make("ReduceMax", ["anomaly_map", "sides"], ["score"], name="max", keepdims=0),
+    ]
+    stored = [
+        numpy_helper.from_array(value.astype(np.float32), name)
+        for name, value in {"white": np.array(255.0), **weights}.items()
+    ]
+    stored += [numpy_helper.from_array(np.array(axes), name) for name, axes in (("channels", [1]), ("sides", [1, 2]))]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 8, 8, 3])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("anomaly_map", ["N", 8, 8]), ("score", ["N"]))
+    ]
+    graph = helper.make_graph([*before, *nodes, *behind], "g", [image], outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def convolution(name: str, source: str, *, biased: bool = False) -> onnx.NodeProto:
+    parts = [source, f"{name}.weight", *([f"{name}.bias"] if biased else [])]
+    return helper.make_node("Conv", parts, [name], name=name, pads=[1, 1, 1, 1])
+
+
+def random_weights(*names: str, inputs: int = 8) -> dict[str, NDArray[np.float64]]:
+    random = np.random.default_rng(0)
+    return {
+        f"{name}.weight": random.normal(0, 0.15, (8, 3 if i == 0 else inputs, 3, 3)) for i, name in enumerate(names)
+    }
+
+
+FEW_IMAGES = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+
+
+def test_only_the_noisiest_layer_stays_in_float32_where_that_is_enough(tmp_path: Path) -> None:
+    weights = random_weights("a", "b", "c", "out")
+    weights["b.weight"][0] *= 300  # what c reads: one channel so large that the others fall between two levels
+    weights["c.weight"][:, 0] /= 300
+    relu = helper.make_node("Relu", ["a"], ["positive"], name="relu")
+    last = helper.make_node("Relu", ["c"], ["end"], name="last relu")
+    nodes = [convolution("a", "x"), relu, convolution("b", "positive"), convolution("c", "b"), last]
+    model = chain([*nodes, helper.make_node("Conv", ["end", "out.weight"], ["y"], name="out", pads=[1] * 4)], weights)
+    onnx.save(model, tmp_path / "model.onnx")
+    found = quantise_model(tmp_path / "model.onnx", FEW_IMAGES)
+    assert (found.layers, list(found.kept)) == (3, ["c"])
+    assert found.kept["c"] < 20 <= found.sqnr_db
+    before, after = (
+        np.concatenate(
+            [
+                session.run(["anomaly_map"], {"image": image[None]})[0]
+                for session in [onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])]
+                for image in FEW_IMAGES
+            ]
+        ).astype(np.float64)
+        for graph in (model.SerializeToString(), found.graph)
+    )
+    noise = np.square(after - before).mean()
+    assert found.sqnr_db == pytest.approx(10 * np.log10(np.square(before).mean() / noise), abs=0.01)
+
+
+def test_more_layers_stay_in_float32_where_their_noise_adds_up_to_more_than_its_sum_promised(tmp_path: Path) -> None:
+    # three layers alike, which round alike: their errors add up, not the squares of these
+    alike = np.random.default_rng(0).normal(0, 0.15, (8, 3, 3, 3))
+    alike[:, 0] /= 60
+    weights = {f"{name}.weight": alike for name in "abc"}
+    weights["white"] = np.array([255.0 / 60, 255.0, 255.0])  # one channel of what they read is so much larger
+    make = helper.make_node
+    nodes = [
+        *(convolution(name, "x") for name in "abc"),
+        make("Add", ["a", "b"], ["two"], name="two"),
+        make("Add", ["two", "c"], ["y"], name="three"),
+    ]
+    onnx.save(chain(nodes, weights), tmp_path / "model.onnx")
+    found = quantise_model(tmp_path / "model.onnx", FEW_IMAGES)
+    (alone_db,) = found.kept.values()
+    assert found.layers == 2
+    assert alone_db - 10 * np.log10(3) > 20  # what the sum of the three promises
+    assert 15 < alone_db - 20 * np.log10(3) < 20  # what they give
+    assert found.sqnr_db == pytest.approx(alone_db - 20 * np.log10(2), abs=1)
+    assert found.sqnr_db > 20
+
+
+def test_what_the_map_head_reads_beside_the_network_stays_in_float32_however_quiet_it_is(tmp_path: Path) -> None:
+    weights = random_weights("a", "b", "c", "out")
+    nodes = [convolution("a", "x"), convolution("b", "a"), convolution("c", "b"), convolution("out", "c")]
+    model = chain([*nodes, helper.make_node("Mul", ["b", "out"], ["y"], name="head")], weights)
+    onnx.save(model, tmp_path / "model.onnx")
+    found = quantise_model(tmp_path / "model.onnx", FEW_IMAGES)
+    assert (found.layers, list(found.kept)) == (3, ["b"])
+
+
+def test_a_network_that_only_the_file_of_onnx_runtime_cannot_hold_is_refused(tmp_path: Path) -> None:
+    # there the sum's other side is rounded too: one channel of it is far below zero, which the rectifier cuts off
+    weights = random_weights("a", "b", "c", "out")
+    weights["b.bias"] = np.array([-1000.0, *[0.0] * 7])
+    make = helper.make_node
+    nodes = [
+        convolution("a", "x"),
+        make("Relu", ["a"], ["shortcut"], name="first relu"),
+        convolution("b", "shortcut", biased=True),
+        make("Add", ["b", "shortcut"], ["sum"], name="sum"),
+        make("Relu", ["sum"], ["positive"], name="second relu"),
+        convolution("c", "positive"),
+        make("Relu", ["c"], ["end"], name="third relu"),
+        make("Conv", ["end", "out.weight"], ["y"], name="out", pads=[1] * 4),
+    ]
+    onnx.save(chain(nodes, weights), tmp_path / "model.onnx")
+    with pytest.raises(ParityError, match="in int8 the map's SQNR in ONNX Runtime is -?[0-9.]+ dB; use fp16 or bf16"):
+        quantise_model(tmp_path / "model.onnx", FEW_IMAGES)
 
 
 def test_activations_are_measured_over_all_images() -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
 from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.checks import known_check
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import open_session
@@ -254,7 +255,8 @@ def test_auto_leaves_out_checks_of_another_processor_library_or_runtime(checked:
     environment = json.loads(path.read_text())["environment"]
     change_check(path, environment={**environment, "processor": "another"})
     assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
-    for changed in ({"openvino": "2020.1"}, {"float_layers": "fp64"}):
+    others = ({"openvino": "2020.1"}, {"float_layers": "fp64"}, {"device": "GPU"}, {"engine_sha256": "0" * 64})
+    for changed in others:
         change_check(path, environment={**environment, "session": {**environment["session"], **changed}})
         assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
     change_check(path, environment={**environment, "libraries": {**environment["libraries"], "reason-edge": "0.0.1"}})
@@ -319,6 +321,35 @@ def test_auto_prefers_what_has_a_threshold_of_its_own_where_the_bundle_has_none(
     assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
     (checked / "checks" / "onnxruntime_fp32.json").unlink()
     assert set(choose(open_bundle(checked)).median_ms) == {"openvino fp32", "openvino int8"}
+
+
+def test_auto_takes_nothing_without_a_threshold_where_the_bundle_has_one_for_another_precision(checked: Path) -> None:
+    bundle = open_bundle(checked)
+    only = {"fp32": bundle.manifest.thresholds["fp32"]}
+    update_bundle(bundle, manifest=dataclasses.replace(bundle.manifest, thresholds=only))
+    assert set(choose(open_bundle(checked)).median_ms) == {"onnxruntime fp32"}
+    (checked / "checks" / "onnxruntime_fp32.json").unlink()
+    with pytest.raises(ConfigurationError, match="no parity check passed on this machine with a threshold"):
+        choose(open_bundle(checked))
+
+
+def test_auto_hands_the_number_of_threads_on(checked: Path) -> None:
+    assert choose(open_bundle(checked), threads=1).session.libraries["threads"] == "1"
+
+
+def test_auto_leaves_out_a_check_of_another_golden_file_or_of_other_unsigned_values(checked: Path) -> None:
+    bundle = open_bundle(checked)
+    for name, left in (("model_int8_unsigned.onnx", {"onnxruntime fp32"}), ("golden.npz", set())):
+        files = bundle.manifest.files
+        assert known_check(bundle, backend="openvino", precision="int8") is not None
+        other = {**files, name: dataclasses.replace(files[name], sha256="0" * 64)}
+        changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, files=other))
+        known = {
+            f"{backend} {precision}"
+            for backend, precision in (("onnxruntime", "fp32"), ("openvino", "int8"))
+            if known_check(changed, backend=backend, precision=precision) is not None  # type: ignore[arg-type]
+        }
+        assert known == left
 
 
 def test_auto_without_any_check_says_how_to_make_one(checked: Path) -> None:

@@ -80,6 +80,18 @@ def test_values_of_both_signs_keep_theirs() -> None:
     assert kinds(model) == before
 
 
+def test_a_lower_end_below_zero_stays() -> None:
+    model = network(
+        [layer("a", "image"), simple("Clip", "feature", "a", "below", "highest"), layer("out", "feature")], seed=4
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(-1), "below"))
+    seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
+    graph = quantised_graph(model, seen=seen, layers=["out"])
+    assert use_unsigned(read(graph)) == 0
+    exact = run_by_onnx_runtime(graph, IMAGE, plain=True)
+    assert sqnr_db(exact, run_by_openvino(graph, IMAGE, unsigned=True)) > 26
+
+
 def test_an_upper_end_inside_the_range_stays() -> None:
     model, _ = quantised([*CLIPPED, layer("out", "feature")])
     seen = dict(measure_activations(model, 10 * IMAGE, tensors=measured_tensors(model.graph)))
