@@ -271,6 +271,18 @@ def as_image(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: Inp
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
 
 
+def reads_alike(one: InputFormat, other: InputFormat) -> bool:
+    """Whether `as_image` gives, and refuses, the same by both, whatever the array."""
+    return _reading(one) == _reading(other)
+
+
+def _reading(form: InputFormat) -> tuple[object, ...]:
+    """All that `as_image` takes from a format."""
+    takes_one_size = form.resize_filter == "in-graph" and form.crop_px is None
+    only = (form.height_px, form.width_px) if takes_one_size else None
+    return form.channels, form.black_level, form.white_level, only
+
+
 def part_of(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: InputFormat) -> NDArray[np.uint8]:
     """What `as_image` gives of the part of an array that is looked at.
 

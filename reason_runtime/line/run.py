@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from reason_runtime.detector import load
-from reason_runtime.errors import ReasonError
+from reason_runtime.errors import ConfigurationError, ReasonError
+from reason_runtime.image import reads_alike
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Event
@@ -30,7 +31,7 @@ from reason_runtime.line.pipeline import Outcome, Pipeline, PipelineSettings
 from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.sink import Sink
-from reason_runtime.line.sources.open import open_source
+from reason_runtime.line.sources.open import gives_files, open_source
 from reason_runtime.line.station import ModelPlan, Station
 from reason_runtime.session import Session
 
@@ -89,6 +90,7 @@ class LineRun:
             )
             for plan in station.cameras
         ]
+        self._gives_files = {plan.name for plan in station.cameras if gives_files(plan.source)}
         self._journal = None if station.journal is None else Journal(station.journal, sync=station.journal_sync)
         self.publisher = Publisher(metrics=self.metrics, journal=self._journal, tell=tell)
         self._pipeline = Pipeline(
@@ -200,10 +202,26 @@ class LineRun:
             self._asked.release()
             try:
                 models = self._load(like=self.models.now)
+                self._check(models)
             except ReasonError as error:
                 self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
                 return
             self._pipeline.swap(models)
+
+    def _check(self, models: Mapping[str, LineModel]) -> None:
+        """Refuse what would judge other than at a start.
+
+        Raises:
+            ConfigurationError: It would.
+        """
+        for plan in self._station.cameras:
+            new, old = models[plan.name], self.models.of(plan.name)
+            forms = [model.detector.bundle.manifest.input for model in (new, old)]
+            if plan.name in self._gives_files and not reads_alike(*forms):
+                raise ConfigurationError(
+                    f"{plan.source}: files are read as they come, by the channels, levels and size of bundle "
+                    f"{old.content}, and those of bundle {new.content} are others; start again with it"
+                )
 
     def _load(self, *, like: Mapping[str, LineModel] | None = None) -> dict[str, LineModel]:
         """The model of each camera; cameras whose plans are the same share one."""

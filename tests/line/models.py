@@ -140,9 +140,10 @@ def line_bundle(
     slow_trips: int | None = None,
     overwrite: bool = False,
     crop_px: Crop | None = None,
+    white_level: int = 65535,
 ) -> Bundle:
     size_px = tile_px or size_px
-    form = dataclasses.replace(square_format(size_px), crop_px=crop_px)
+    form = dataclasses.replace(square_format(size_px), crop_px=crop_px, white_level=white_level)
     manifest = make_manifest(threshold=threshold, input_format=form)
     training = manifest.training
     if tile_px is not None:

@@ -6,11 +6,16 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
+from reason_runtime import load
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer
 from reason_runtime.line.run import LineRun
@@ -19,6 +24,8 @@ from tests.line.models import line_bundle, part
 from tests.line.ports import free_port
 from tests.line.stations import ListSink, camera, running
 from tests.line.test_inspect_command import endless, results, wait_for
+from tests.line.test_post import listens, send
+from tests.runtime.bundles import SIZE_PX
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +111,75 @@ def test_a_plc_is_shown_no_result_of_the_process_before(model: ModelPlan, tmp_pa
     assert 0 < count < 300
     assert part_id.startswith(b"top-")
     assert {item["part_id"] for item in results(tmp_path / "r.jsonl")} >= {f"old-{number}" for number in range(300)}
+
+
+def test_files_are_judged_by_no_bundle_that_reads_them_otherwise_than_the_one_at_the_start(tmp_path: Path) -> None:
+    image = np.full((SIZE_PX, SIZE_PX), 32896, np.uint16)
+    content = cv2.imencode(".png", image)[1].tobytes()
+    first = line_bundle(tmp_path / "first")
+    line_bundle(tmp_path / "brighter", white_level=36_000)
+    larger = line_bundle(tmp_path / "larger", size_px=2 * SIZE_PX)
+    port = free_port()
+    with inspecting(tmp_path, source=f"post://127.0.0.1:{port}", bundle="first") as (line, told):
+        wait_until(lambda: listens(port))
+        put(tmp_path, "brighter")
+        line.swap()
+        wait_until(lambda: len(told) == 1)
+        assert send(port, content)[1]["score"] == load(first.path)(image).score
+        put(tmp_path, "larger")
+        line.swap()
+        wait_until(lambda: len(told) == 2)
+        assert send(port, content)[1]["bundle"] == larger.manifest.content_sha256[:12]
+    assert "the old one stays: post://127.0.0.1" in told[0]
+
+
+def test_pixels_of_a_camera_are_read_by_the_bundle_that_judges_them(tmp_path: Path) -> None:
+    image = np.full((SIZE_PX, SIZE_PX), 32896, np.uint16)
+    np.save(tmp_path / "web.npy", image)
+    line_bundle(tmp_path / "first")
+    brighter = line_bundle(tmp_path / "brighter", white_level=36_000)
+    source = f"linescan:{tmp_path / 'web.npy'}?lines_per_s=3200&block_lines={SIZE_PX}"
+    with inspecting(tmp_path, source=source, bundle="first") as (line, told):
+        put(tmp_path, "brighter")
+        line.swap()
+        wait_until(lambda: len(told) == 1)
+        wait_for(tmp_path / "r.jsonl", len(results(tmp_path / "r.jsonl")) + 10)
+    last = results(tmp_path / "r.jsonl")[-1]
+    assert (last["bundle"], last["score"]) == (
+        brighter.manifest.content_sha256[:12],
+        load(brighter.path)(image).score,
+    )
+
+
+def put(folder: Path, bundle: str) -> None:
+    """Let the link `current` name another bundle."""
+    (folder / "new").symlink_to(bundle)
+    os.replace(folder / "new", folder / "current")
+
+
+def wait_until(is_so: Callable[[], bool], *, seconds: float = 20) -> None:
+    until_s = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
+@contextmanager
+def inspecting(
+    folder: Path, *, source: str, bundle: str, threshold: float | None = None
+) -> Iterator[tuple[LineRun, list[str]]]:
+    """A line that judges by what the link `current` names, and what it says of its bundles."""
+    put(folder, bundle)
+    model = ModelPlan(bundle=folder / "current", threads=1, threshold=threshold)
+    station = Station(
+        cameras=(CameraPlan(name="top", source=source, model=model),), sinks=(f"jsonl:{folder / 'r.jsonl'}",)
+    )
+    told: list[str] = []
+    line = LineRun(station, tell=lambda event: told.append(event.text) if event.name == "bundle" else None)
+    runner = threading.Thread(target=line.run)
+    runner.start()
+    try:
+        yield line, told
+    finally:
+        line.stop()
+        runner.join(10)

@@ -20,6 +20,7 @@ from reason_runtime.image import (
     list_images,
     load_image,
     read_image,
+    reads_alike,
     resize_image,
     square_format,
 )
@@ -380,6 +381,28 @@ def test_arrays_follow_the_rules_of_files(shape: tuple[int, ...]) -> None:
     array = noise(shape).astype(np.uint8)
     expected = np.broadcast_to(array.reshape(20, 30, -1), (20, 30, 3))
     np.testing.assert_array_equal(as_image(array, input_format=RGB), expected)
+
+
+def test_formats_read_alike_exactly_where_they_give_the_same_of_every_array() -> None:
+    whole = dataclasses.replace(RGB, resize_filter="in-graph")
+    part = dataclasses.replace(whole, crop_px=(0, 0, 32, 32))
+    larger = dataclasses.replace(whole, height_px=40, resize_height_px=40)
+    levels = dataclasses.replace(RGB, black_level=9), dataclasses.replace(RGB, white_level=4095)
+    forms = [RGB, square_format(64), part, MONO, *levels, whole, larger]
+    arrays = [noise(shape, high=65536).astype(np.uint16) for shape in ((40, 32, 3), (32, 32), (50, 40))]
+
+    def given(form: InputFormat) -> list[bytes | str]:
+        found: list[bytes | str] = []
+        for array in arrays:
+            try:
+                found.append(as_image(array, input_format=form).tobytes())
+            except ImageError as error:
+                found.append(str(error))
+        return found
+
+    for one in forms:
+        for other in forms:
+            assert reads_alike(one, other) == (given(one) == given(other)), (one, other)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
     return WebSource(source, assembler=assembler, counts_per_line=counts_per_line)
 
 
+def gives_files(text: str) -> bool:
+    """Whether picture files come from an address, which are read by the input format that it was opened with."""
+    address = parse_address(text, kinds=_KINDS)
+    return address.kind == "post" or _is_folder(address)
+
+
+def _is_folder(address: Address) -> bool:
+    return address.kind == "folder" or (address.kind == "" and Path(address.place).is_dir())
+
+
 def _plain(address: Address, input_format: InputFormat | None, counts_per_line: int) -> Source:
     path = Path(address.place)
     if address.kind == "aravis":
@@ -90,7 +100,7 @@ def _plain(address: Address, input_format: InputFormat | None, counts_per_line: 
 
         host, port = host_and_port(address, port=8000)
         return PostSource(host, port, max_bytes=address.mebibytes("max_mib", 64), input_format=input_format)
-    if address.kind == "folder" or (address.kind == "" and path.is_dir()):
+    if _is_folder(address):
         from reason_runtime.line.sources.folder import FolderSource
 
         return FolderSource(path, input_format=input_format)
