@@ -222,6 +222,11 @@ class LineRun:
                     f"{plan.source}: files are read as they come, by the channels, levels and size of bundle "
                     f"{old.content}, and those of bundle {new.content} are others; start again with it"
                 )
+            if plan.model.threshold is not None and new.content != old.content:
+                raise ConfigurationError(
+                    f"{plan.model.bundle}: the threshold given by hand, {plan.model.threshold:g}, is of the scores of "
+                    f"bundle {old.content}, not of those of bundle {new.content}; start again with one for it"
+                )
 
     def _load(self, *, like: Mapping[str, LineModel] | None = None) -> dict[str, LineModel]:
         """The model of each camera; cameras whose plans are the same share one."""

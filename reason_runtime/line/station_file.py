@@ -92,7 +92,7 @@ def _camera(table: Table, station: ModelPlan, *, needs_bundle: bool) -> CameraPl
     own = table.text("bundle") if needs_bundle else table.optional_text("bundle")
     threshold = table.optional_number("threshold")
     model = replace(station, precision=table.optional_choice("precision", PRECISIONS) or station.precision)
-    if own is not None:  # the station's threshold is of another bundle's scores
+    if own is not None and Path(own) != station.bundle:  # the station's threshold is of another bundle's scores
         model = replace(model, bundle=Path(own), threshold=None)
     if threshold is not None:
         model = replace(model, threshold=threshold)

@@ -511,6 +511,7 @@ def test_a_camera_may_have_a_bundle_of_its_own(tmp_path: Path) -> None:
             { name = "own", source = "2", bundle = "c" },
             { name = "own too", source = "3", bundle = "c", threshold = 0.0, precision = "int8" },
             { name = "other limit", source = "4", threshold = 2 },
+            { name = "as all, too", source = "5", bundle = "./b" },
         ]
         """
     )
@@ -520,6 +521,7 @@ def test_a_camera_may_have_a_bundle_of_its_own(tmp_path: Path) -> None:
         "own": ModelPlan(bundle=Path("c"), precision="fp32"),  # a threshold is of one bundle's scores
         "own too": ModelPlan(bundle=Path("c"), precision="int8", threshold=0.0),
         "other limit": ModelPlan(bundle=Path("b"), precision="fp32", threshold=2.0),
+        "as all, too": ModelPlan(bundle=Path("b"), precision="fp32", threshold=3.0),
     }
     path.write_text('threshold = 3.0\ncamera = [{ name = "own", source = "2", bundle = "c" }]')
     with pytest.raises(ConfigurationError, match=r"station.toml: threshold: is of no bundle"):

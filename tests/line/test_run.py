@@ -151,6 +151,23 @@ def test_pixels_of_a_camera_are_read_by_the_bundle_that_judges_them(tmp_path: Pa
     )
 
 
+def test_a_threshold_given_by_hand_is_never_compared_with_another_bundles_scores(tmp_path: Path) -> None:
+    first = line_bundle(tmp_path / "first").manifest.content_sha256[:12]
+    line_bundle(tmp_path / "other", threshold=0.001)
+    with inspecting(tmp_path, source=endless(tmp_path), bundle="first", threshold=0.7) as (line, told):
+        line.swap()
+        wait_until(lambda: len(told) == 1)
+        put(tmp_path, "other")
+        line.swap()
+        wait_until(lambda: len(told) == 2)
+        wait_for(tmp_path / "r.jsonl", len(results(tmp_path / "r.jsonl")) + 10)
+    assert "from now on" in told[0]  # the same bundle, loaded again
+    assert "the old one stays" in told[1]
+    assert "given by hand, 0.7, is of the scores of bundle " + first in told[1]
+    judged = [item for item in results(tmp_path / "r.jsonl") if item["cause"] == "judged"]
+    assert {(item["bundle"], item["threshold"]) for item in judged} == {(first, 0.7)}
+
+
 def put(folder: Path, bundle: str) -> None:
     """Let the link `current` name another bundle."""
     (folder / "new").symlink_to(bundle)
