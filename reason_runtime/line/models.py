@@ -39,10 +39,11 @@ class Models:
     def swap(self, models: Mapping[str, LineModel]) -> None:
         """Put others, of the same cameras, in their place.
 
-        Those before stay at hand for `swap_back`, unless all are of the same bundles: then the ones at hand remain.
+        Those before stay at hand for `swap_back`, unless all are of the same bundles and have the same thresholds: then
+        the ones at hand remain.
         """
         with self._exchanging:
-            if _contents(models) != _contents(self.now):
+            if _judges(models) != _judges(self.now):
                 self._before = self.now
             self.now = models
 
@@ -55,5 +56,6 @@ class Models:
             return True
 
 
-def _contents(models: Mapping[str, LineModel]) -> dict[str, str]:
-    return {camera: model.content for camera, model in models.items()}
+def _judges(models: Mapping[str, LineModel]) -> dict[str, tuple[str, float | None]]:
+    """What decides: a check of this device may have drawn another threshold for the same bundle."""
+    return {camera: (model.content, model.detector.limit.value) for camera, model in models.items()}

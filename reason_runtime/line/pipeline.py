@@ -233,15 +233,13 @@ class Pipeline:
         self.models.swap(models)
         self._tell("judging with bundle {} from now on")
 
-    def swap_back(self) -> bool:
-        """Judge with the models before the last swap; False where there were none."""
-        if not self.models.swap_back():
-            return False
-        self._tell("back to bundle {}")
-        return True
+    def swap_back(self) -> None:
+        """Judge with the models before the last swap; those in use stay where there were none, and an event says so."""
+        swapped = self.models.swap_back()
+        self._tell("back to bundle {}" if swapped else "there is none to go back to; judging on with bundle {}")
 
     def _tell(self, text: str) -> None:
-        bundles = ", ".join(self.models.told(lambda model: [model.content]))
+        bundles = ", ".join(self.models.told(lambda model: [_named(model)]))
         remarks = self.models.told(lambda model: model.detector.remarks)
         self._desk.health.note("bundle", "; ".join([text.format(bundles), *remarks]))
 
@@ -345,6 +343,11 @@ class Pipeline:
 
     def _journal_failed(self, text: str) -> None:
         self._desk.health.fault("journal", text)
+
+
+def _named(model: LineModel) -> str:
+    limit = model.detector.limit.value
+    return f"{model.content} without a threshold" if limit is None else f"{model.content} at threshold {limit:.6g}"
 
 
 def _run(model: LineModel, works: list[Work]) -> None:

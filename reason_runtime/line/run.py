@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import sys
 import threading
 import time
@@ -78,8 +79,8 @@ class LineRun:
     def __init__(self, station: Station, *, tell: Callable[[Event], None] = lambda _: None) -> None:
         self._station = station
         self._stopping = threading.Event()
-        self._asked = threading.Lock()  # held while a change of bundle is asked for and has not begun
-        self._loading = threading.Lock()
+        self._changes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()  # None ends them
+        self._asked = False  # to load, as the latest of the changes that have not begun
         self.metrics = Metrics()
         models = self._load()
         self._cameras = [
@@ -130,10 +131,12 @@ class LineRun:
             for answer in self._journal.recovered():
                 self.publisher.hand_on(answer)
         self._pipeline.start()
+        threading.Thread(target=self._change, name="change", daemon=True).start()
         notify("READY=1")
         while not (self._stopping.is_set() or self._pipeline.wait(0.2)):
             notify("WATCHDOG=1")
         notify("STOPPING=1")
+        self._changes.put(None)
         try:
             outcome, failure = self._drained()
             if outcome == "ended":
@@ -190,22 +193,27 @@ class LineRun:
 
         Asked while they load, it loads once more afterwards: a path may name another by then.
         """
-        if self._asked.acquire(blocking=False):
-            threading.Thread(target=self._swap, name="swap", daemon=True).start()
+        if not self._asked:
+            self._asked = True
+            self._changes.put(self._swap)
 
     def swap_back(self) -> None:
-        """Judge with the bundles before."""
-        threading.Thread(target=self._pipeline.swap_back, name="swap back", daemon=True).start()
+        """Judge with the bundles before; what was asked for earlier is done first."""
+        self._asked = False
+        self._changes.put(self._pipeline.swap_back)
+
+    def _change(self) -> None:
+        while (change := self._changes.get()) is not None:
+            change()
 
     def _swap(self) -> None:
-        with self._loading:
-            self._asked.release()
-            try:
-                models = self._load(like=self.models.now)
-                self._check(models)
-            except ReasonError as error:
-                self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
-                return
+        self._asked = False
+        try:
+            models = self._load(like=self.models.now)
+            self._check(models)
+        except ReasonError as error:
+            self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
+        else:
             self._pipeline.swap(models)
 
     def _check(self, models: Mapping[str, LineModel]) -> None:

@@ -280,7 +280,7 @@ def test_another_bundle_is_swapped_in_and_back_without_losing_a_part(bundle: Pat
         line.pipeline.swap({"top": strict})
         line.pipeline.swap({"top": strict})  # asked twice: the way back still leads to the bundle before
         line.sink.wait(lambda: len(line.sink.answers) >= 30)
-        assert line.pipeline.swap_back()
+        line.pipeline.swap_back()
         line.finish()
     assert numbers(line) == list(range(60))
     decisions = "".join(decision[0] for decision in line.sink.decisions)
@@ -336,9 +336,32 @@ def test_the_bundles_of_all_cameras_are_swapped_at_once_and_back(
     decisions = "".join(item.decision[0] for item in line.sink.answers if item.camera == "top")
     assert re.fullmatch("O+N+O+", decisions)
     assert [event.text for event in line.sink.events] == [
-        f"judging with bundle {strict.content} (top), {wide.content} (side) from now on",
-        f"back to bundle {loose.content} (top), {wide.content} (side)",
+        f"judging with bundle {strict.content} at threshold 0.01 (top), {wide.content} at threshold 0.1 (side) "
+        "from now on",
+        f"back to bundle {loose.content} at threshold 0.5 (top), {wide.content} at threshold 0.1 (side)",
     ]
+
+
+def test_another_threshold_of_the_same_bundle_is_gone_back_from(bundle: Path) -> None:
+    strict = LineModel(load(bundle, threads=1, threshold=0.01))
+    with running(bundle, camera(*[item for _ in range(60) for item in (part(130), 0.01)], live=True)) as line:
+        line.pipeline.swap({"top": strict})
+        line.sink.wait(lambda: line.sink.decisions[-1:] == ["NG"])
+        line.pipeline.swap_back()
+        line.finish()
+    assert line.sink.decisions[-1] == "OK"
+    assert line.sink.answers[-1].threshold == 0.5
+    assert line.sink.events[-1].text == f"back to bundle {strict.content} at threshold 0.5"
+
+
+def test_where_there_is_no_bundle_to_go_back_to_an_event_says_so(tmp_path: Path) -> None:
+    untaught = line_bundle(tmp_path / "b", threshold=None)
+    with running(untaught.path, camera(part(130))) as line:
+        line.pipeline.swap_back()
+        line.finish()
+    content = untaught.manifest.content_sha256[:12]
+    expected = f"there is none to go back to; judging on with bundle {content} without a threshold"
+    assert line.sink.events[0].text.startswith(expected)
 
 
 def test_stopping_waits_for_what_is_in_flight_where_there_is_time(bundle: Path) -> None:

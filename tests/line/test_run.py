@@ -20,7 +20,7 @@ from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer
 from reason_runtime.line.run import LineRun
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
-from tests.line.models import line_bundle, part
+from tests.line.models import line_bundle, part, trips_of
 from tests.line.ports import free_port
 from tests.line.stations import ListSink, camera, running
 from tests.line.test_inspect_command import endless, results, wait_for
@@ -166,6 +166,19 @@ def test_a_threshold_given_by_hand_is_never_compared_with_another_bundles_scores
     assert "given by hand, 0.7, is of the scores of bundle " + first in told[1]
     judged = [item for item in results(tmp_path / "r.jsonl") if item["cause"] == "judged"]
     assert {(item["bundle"], item["threshold"]) for item in judged} == {(first, 0.7)}
+
+
+def test_going_back_while_a_bundle_loads_ends_on_the_one_before_it(tmp_path: Path) -> None:
+    first = line_bundle(tmp_path / "first").manifest.content_sha256[:12]
+    slow = line_bundle(tmp_path / "slow", trips=trips_of(0.6)).manifest.content_sha256[:12]  # to warm up
+    with inspecting(tmp_path, source=endless(tmp_path, lines_per_s=64), bundle="first") as (line, told):
+        put(tmp_path, "slow")
+        line.swap()
+        line.swap_back()
+        wait_until(lambda: len(told) == 2)
+        assert line.models.of("top").content == first
+    assert told[0] == f"judging with bundle {slow} at threshold 0.5 from now on"
+    assert told[1] == f"back to bundle {first} at threshold 0.5"
 
 
 def put(folder: Path, bundle: str) -> None:
