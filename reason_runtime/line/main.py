@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import typer
@@ -48,22 +51,38 @@ def inspect_station(station: Station) -> None:
 
 
 def _run(station: Station, log: Log) -> Summary:
-    line = LineRun(station, tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"))
-    for remark in line.models.told(lambda model: model.detector.remarks):
-        log.say(remark)
-    if line.is_live and station.journal is None:
-        log.say("without --journal, parts in flight at a power cut or a kill get no answer")
-    if station.drift_parts:
-        for why in line.models.told(lambda model: filter(None, [why_unchecked(model)])):
-            log.say(f"no check of drift: {why}")
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: line.stop()),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: line.stop()),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: line.swap()),
-        signal.SIGUSR1: signal.signal(signal.SIGUSR1, lambda *_: line.swap_back()),
-    }
+    early: list[signal.Signals] = []  # done once the first bundles are loaded: a link may be moved after it was read
+    with _hearing({number: partial(early.append, number) for number in (signal.SIGHUP, signal.SIGUSR1)}):
+        line = LineRun(station, tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"))
+        for remark in line.models.told(lambda model: model.detector.remarks):
+            log.say(remark)
+        if line.is_live and station.journal is None:
+            log.say("without --journal, parts in flight at a power cut or a kill get no answer")
+        if station.drift_parts:
+            for why in line.models.told(lambda model: filter(None, [why_unchecked(model)])):
+                log.say(f"no check of drift: {why}")
+        actions = {
+            signal.SIGTERM: line.stop,
+            signal.SIGINT: line.stop,
+            signal.SIGHUP: line.swap,
+            signal.SIGUSR1: line.swap_back,
+        }
+        with _hearing(actions):
+            for number in early:
+                actions[number]()
+            return line.run()
+
+
+@contextmanager
+def _hearing(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Do these at signals, and what was done before once the block is left."""
+
+    def act(number: int, _: object) -> None:
+        actions[signal.Signals(number)]()
+
+    before = {number: signal.signal(number, act) for number in actions}
     try:
-        return line.run()
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -211,8 +211,9 @@ class LineRun:
         try:
             models = self._load(like=self.models.now)
             self._check(models)
-        except ReasonError as error:
-            self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {error}")
+        except Exception as error:  # the boundary of a thread: whatever a load runs into, the old bundle judges on
+            text = str(error) if isinstance(error, ReasonError) else repr(error)
+            self.publisher.health.note("bundle", f"the new bundle is refused, the old one stays: {text}")
         else:
             self._pipeline.swap(models)
 

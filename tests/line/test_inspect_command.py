@@ -348,6 +348,28 @@ def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Pat
         runner.join()
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(signal.SIGHUP, "judging with bundle LAST at threshold 0.2"), (signal.SIGUSR1, "there is none to go back to")],
+)
+def test_a_signal_that_comes_while_the_first_bundle_loads_is_heard(tmp_path: Path, number: int, text: str) -> None:
+    line_bundle(tmp_path / "slow", trips=trips_of(2))  # to warm up
+    last = line_bundle(tmp_path / "last", threshold=0.2)
+    link, out = tmp_path / "current", tmp_path / "r.jsonl"
+    link.symlink_to("slow")
+    process = start(link, "--source", endless(tmp_path, lines_per_s=64), "--sink", f"jsonl:{out}", "--threads", 1)
+    wait_for_text(Path(f"/proc/{process.pid}/maps"), "onnxruntime")
+    time.sleep(0.5)  # the link has been read
+    (tmp_path / "new").symlink_to("last")
+    os.replace(tmp_path / "new", link)
+    process.send_signal(number)
+    wait_for(out, 1)
+    wait_for_text(out, text.replace("LAST", last.manifest.content_sha256[:12]))
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=10)
+    assert process.returncode == 0, log
+
+
 def test_frames_for_the_next_training_are_kept_while_the_line_runs(bundle: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

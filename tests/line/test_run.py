@@ -181,6 +181,23 @@ def test_going_back_while_a_bundle_loads_ends_on_the_one_before_it(tmp_path: Pat
     assert told[1] == f"back to bundle {first} at threshold 0.5"
 
 
+def test_a_bundle_that_takes_more_memory_than_there_is_leaves_the_old_one(tmp_path: Path) -> None:
+    first = line_bundle(tmp_path / "first").manifest.content_sha256[:12]
+    other = line_bundle(tmp_path / "other", threshold=0.2)
+    os.truncate(other.path / "manifest.json", 2**43)  # takes no room on the disk
+    with inspecting(tmp_path, source=endless(tmp_path), bundle="first") as (line, told):
+        put(tmp_path, "other")
+        line.swap()
+        wait_until(lambda: len(told) == 1)
+        put(tmp_path, "first")
+        line.swap()
+        wait_until(lambda: len(told) == 2)
+    assert told == [
+        "the new bundle is refused, the old one stays: MemoryError()",
+        f"judging with bundle {first} at threshold 0.5 from now on",
+    ]
+
+
 def put(folder: Path, bundle: str) -> None:
     """Let the link `current` name another bundle."""
     (folder / "new").symlink_to(bundle)
