@@ -208,6 +208,9 @@ class Pipeline:
         """
         until_s = time.monotonic() + seconds
         ended = self._done.is_set()
+        if not ended:  # no part may come from here on
+            self._desk.health.fault("line", "is stopping")
+            self._publisher.publish(self._desk.health.beat(busy=len(self._desk.ledger) > 0))
         for grabber in self._grabbers:
             grabber.stop()
         _join([grabber.thread for grabber in self._grabbers], min(_LAST_READ_S, seconds))

@@ -12,6 +12,7 @@ from reason_runtime import load
 from reason_runtime.blind import limits_from
 from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.grabber import Camera
+from reason_runtime.line.messages import Beat
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
 from tests.line.models import NAN, SLOW, line_bundle, part, trips_of
@@ -369,6 +370,36 @@ def test_stopping_waits_for_what_is_in_flight_where_there_is_time(bundle: Path) 
         time.sleep(0.2)
         assert line.close(drain_s=30) == "stopped"
     assert line.sink.causes == ["judged"] * 2
+
+
+def test_the_heartbeat_stands_still_from_the_moment_of_a_stop(bundle: Path) -> None:
+    settings = PipelineSettings(heartbeat_s=0.02)
+    with running(bundle, camera(part(130, code=SLOW), 0.5, live=True), settings=settings) as line:
+        time.sleep(0.2)
+        started_s = time.monotonic()
+        assert line.close(drain_s=30) == "stopped"
+    assert line.sink.causes == ["judged"]
+    told = zip(line.sink.messages, line.sink.times_s, strict=True)
+    later = [item for item, at_s in told if isinstance(item, Beat) and at_s > started_s + 0.1]
+    assert len(later) > 2
+    assert not any(beat.healthy for beat in later)
+    assert len({beat.count for beat in later}) == 1
+    assert later[-1].faults == {"line": "is stopping"}
+
+
+def test_a_stop_is_told_without_waiting_for_the_next_heartbeat(bundle: Path) -> None:
+    settings = PipelineSettings(heartbeat_s=600)
+    with running(bundle, camera(part(130, code=SLOW), 0.5, live=True), settings=settings) as line:
+        time.sleep(0.2)
+        line.close(drain_s=30)
+    assert [beat.healthy for beat in line.sink.beats] == [True, False]
+
+
+def test_the_end_of_files_is_no_fault(bundle: Path) -> None:
+    with running(bundle, camera(part(130))) as line:
+        assert line.finish() == "ended"
+    assert line.sink.events == []
+    assert all(beat.healthy for beat in line.sink.beats)
 
 
 def test_stopping_finishes_what_is_in_flight_and_answers_the_rest(bundle: Path) -> None:
