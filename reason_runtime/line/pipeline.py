@@ -184,8 +184,17 @@ class Pipeline:
                 ended=self._to_judge.close,
                 most=settings.batch,
                 wait_s=settings.batch_wait_s,
+                apart=lambda works: self._by_model("infer", works),
             ),
-            Stage("judge", desk=desk, queue=self._to_judge, handle=self._judge, onward=None, ended=self._finished),
+            Stage(
+                "judge",
+                desk=desk,
+                queue=self._to_judge,
+                handle=self._judge,
+                onward=None,
+                ended=self._finished,
+                apart=lambda works: self._by_model("judge", works),
+            ),
         ]
 
     def start(self) -> None:
@@ -279,6 +288,16 @@ class Pipeline:
             return False
         self._desk.health.clear(f"sight {work.frame.camera}")
         return True
+
+    def _by_model(self, stage: str, works: list[Work]) -> dict[str, list[Work]]:
+        """Frames that one model judges, by the stage and, where not all cameras have that model, those that do."""
+        now = self.models.now
+        apart: dict[str, list[Work]] = {}
+        for work in works:
+            sharing = [camera for camera, model in now.items() if model is now[work.frame.camera]]
+            about = stage if len(sharing) == len(now) else f"{stage} {', '.join(sharing)}"
+            apart.setdefault(about, []).append(work)
+        return apart
 
     def _infer(self, works: list[Work]) -> list[Work]:
         # swapped since a frame was prepared: another bundle may resize and see otherwise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from reason_runtime.line.health import Health
@@ -37,6 +37,8 @@ class Stage:
         ended: Called once when the queue is closed and empty.
         most: Frames handed over at once.
         wait_s: How long to wait for further frames once there is one.
+        apart: By what a failure is called, the frames that go through together: one of others rejects none of these,
+            and what goes well with others does not clear it. None: all of them, by the stage's name.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Stage:
         ended: Callable[[], None],
         most: int = 1,
         wait_s: float = 0.0,
+        apart: Callable[[list[Work]], Mapping[str, list[Work]]] | None = None,
     ) -> None:
         self._name = name
         self._desk = desk
@@ -59,6 +62,7 @@ class Stage:
         self._ended = ended
         self._most = most
         self._wait_s = wait_s
+        self._apart = apart or (lambda works: {name: works})
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
@@ -71,13 +75,14 @@ class Stage:
             for work in works:
                 self._desk.metrics.stage(f"wait for {stage}", (started_ns - work.waits_since_ns) / 1e9)
             done: list[Work] = []
-            try:
-                with self._desk.watch.busy(self._name):
-                    done = self._handle(works)
-            except Exception as error:  # the fail-safe boundary: no error, of whatever kind, may let a part pass
-                self._fail(works, error)
-            else:
-                self._desk.health.clear(self._name)
+            for about, own in self._apart(works).items():
+                try:
+                    with self._desk.watch.busy(self._name):
+                        done += self._handle(own)
+                except Exception as error:  # the fail-safe boundary: no error, of whatever kind, may let a part pass
+                    self._fail(about, own, error)
+                else:
+                    self._desk.health.clear(about)
             self._desk.metrics.stage(stage, (time.monotonic_ns() - started_ns) / 1e9)
             self._hand_on(done)
         self._ended()
@@ -88,8 +93,8 @@ class Stage:
             if self._onward is not None and self._onward.put(work) is not None:
                 self._desk.ledger.refuse(work.frame, "stopped", "the line is stopping")
 
-    def _fail(self, works: list[Work], error: Exception) -> None:
-        text = f"{self._name} failed ({type(error).__name__}: {error})"
-        self._desk.health.fault(self._name, text)
+    def _fail(self, about: str, works: list[Work], error: Exception) -> None:
+        text = f"{about} failed ({type(error).__name__}: {error})"
+        self._desk.health.fault(about, text)
         for work in works:
             self._desk.ledger.refuse(work.frame, "error", text)

@@ -20,6 +20,7 @@ from tests.runtime.bundles import SIZE_PX, golden_bytes, make_manifest
 SLOW = 77  # about `_SLOW_S` in one call
 NAN = 78
 HANG = 79  # a native call that never returns
+FAIL = 80  # the library refuses the call
 _SLOW_S, _MEASURED_TRIPS = 0.6, 1_000
 _HANG_TRIPS = 10**15
 
@@ -58,11 +59,14 @@ def line_model(*, size_px: int = SIZE_PX, trips: int = 0, slow_trips: int | None
     table[SLOW], table[HANG] = trips_of(_SLOW_S) if slow_trips is None else slow_trips, _HANG_TRIPS
     broken = np.zeros(256, np.float32)
     broken[NAN] = np.nan
+    place = np.arange(256)
+    place[FAIL] = 256  # there is none
     ignore = np.ones((size_px, size_px), np.float32)
     ignore[0, 0] = 0
     constants = {
         "table": table,
         "broken": broken,
+        "place": place,
         "keep": ignore,
         "grey": np.float32(128),
         "scale": np.float32(1 / 128),
@@ -102,7 +106,8 @@ def line_model(*, size_px: int = SIZE_PX, trips: int = 0, slow_trips: int | None
         make("Loop", ["turns", "yes", "turn"], ["turned"], body=body),
         make("ReduceMax", ["turned"], ["turned_to"], keepdims=0),
         make("Mul", ["turned_to", "zero"], ["nothing"]),
-        make("Gather", ["broken", "codes"], ["breaks_flat"]),
+        make("Gather", ["place", "codes"], ["places"]),
+        make("Gather", ["broken", "places"], ["breaks_flat"]),
         make("Unsqueeze", ["breaks_flat", "column"], ["breaks"]),
         make("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
         make("ReduceMean", ["pixels", "last_axis"], ["mean"], keepdims=0),

@@ -15,7 +15,7 @@ from reason_runtime.line.grabber import Camera
 from reason_runtime.line.messages import Beat
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
-from tests.line.models import NAN, SLOW, line_bundle, part, trips_of
+from tests.line.models import FAIL, NAN, SLOW, line_bundle, part, trips_of
 from tests.line.stations import Line, ListSink, ListSource, camera, running
 from tests.runtime.bundles import SIZE_PX
 
@@ -313,6 +313,28 @@ def test_each_camera_is_judged_by_its_own_bundle(bundle: Path, wide_bundle: Path
         assert [answer.score for answer in answers] == [judge(item).score for item in parts]
         assert [answer.decision for answer in answers] == [judge(item).decision for item in parts]
         assert {answer.bundle for answer in answers} == {judge.bundle.manifest.content_sha256[:12]}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_model_that_fails_rejects_its_own_cameras_parts_and_its_fault_stays(
+    bundle: Path, wide_bundle: Path, batch: int
+) -> None:
+    wide = LineModel(load(wide_bundle, threads=1))
+    settings = PipelineSettings(heartbeat_s=0.02, batch=batch, batch_wait_s=0.05 if batch > 1 else 0)
+    top = camera(*[item for _ in range(20) for item in (part(130), 0.02)], live=True)
+    bad = part(130, code=FAIL, size_px=2 * SIZE_PX)
+    side = camera(*[item for _ in range(10) for item in (bad, 0.02)], 0.3, bad[1:], name="side", live=True)
+    with running(bundle, top, side, models={"side": wide}, settings=settings) as line:
+        line.finish()
+    causes = {name: [item.cause for item in line.sink.answers if item.camera == name] for name in ("top", "side")}
+    assert causes == {"top": ["judged"] * 20, "side": ["error"] * 10 + ["judged"]}
+    (reason,) = {item.reason for item in line.sink.answers if item.cause == "error"}
+    assert reason is not None
+    assert reason.startswith("infer side failed (BackendError: ")
+    assert [(event.name, event.level) for event in line.sink.events] == [
+        ("infer side", "fault"),
+        ("infer side", "info"),
+    ]
 
 
 def test_the_bundles_of_all_cameras_are_swapped_at_once_and_back(
