@@ -283,4 +283,4 @@ def test_each_frame_that_the_host_lost_is_incomplete_and_unknown(network_camera:
     assert [answer.number for answer in lost] == list(range(lost[0].number, lost[0].number + len(lost)))
     seconds = [datetime.fromisoformat(answer.grabbed).timestamp() for answer in line.sink.answers]
     assert len(seconds) == pytest.approx(50 * (seconds[-1] - seconds[0]), abs=6)
-    assert line.sink.events == []
+    assert [event.name for event in line.sink.events] == ["line"]  # the stop
