@@ -111,6 +111,9 @@ def latency(
     print(f"{found.overhead_p50_ms:.3f} ms of it outside the backend; power {_power(found.power_w)}")
     for name, value in facts.items():
         print(f"{name.replace('_', ' ')}: {_in_words(value)}")
+    share = facts.get("roofline_share")
+    if isinstance(share, float) and share > 1:
+        print("above 1: the library's product is slower there than its convolutions, and no limit for them")
     _print_machine(found)
 
 
@@ -334,7 +337,7 @@ def _print_times(found: Latency | Pipeline) -> None:
         f"{pause}"
     )
     print(f"p50 of a tenth of the run {found.p50_low_ms:.2f} to {found.p50_high_ms:.2f} ms", end="")
-    print("" if found.count >= _LEAST_FOR_P99 else f"; p99 of {found.count} calls is hardly more than their slowest")
+    print("" if found.count >= _LEAST_FOR_P99 else f"; p99 of {found.count} calls is about their slowest")
 
 
 def _print_machine(found: Latency | Pipeline | Throughput) -> None:
@@ -349,7 +352,7 @@ def _session(found: Latency | Pipeline) -> str:
 def _in_words(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_in_words(inner)}" for name, inner in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "not measured" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _power(watts: float | str) -> str:
