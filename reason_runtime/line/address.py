@@ -85,10 +85,12 @@ def parse_address(text: str, *, kinds: tuple[str, ...]) -> Address:
         return Address(text, "", text)
     place, _, query = rest.partition("?")
     try:
-        pairs = parse_qsl(query, strict_parsing=True) if query else []
+        pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
     except ValueError as error:
         raise ConfigurationError(f"{text}: options are written name=value, with & between them ({error})") from error
     options = dict(pairs)
+    if "" in options.values():
+        raise ConfigurationError(f"{text}: an option has no value; options are written name=value")
     if len(options) != len(pairs):
         raise ConfigurationError(f"{text}: an option occurs twice")
     return Address(text, kind, place, options)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from reason_runtime.errors import SinkError
@@ -55,6 +55,11 @@ class Ledger:
         self._places: dict[str, _Place] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._sleeps_until_ns: int | None = None  # the timekeeper
+
+    def remember(self, part_ids: Iterable[str]) -> None:
+        """Parts that the process before took: one of the same id is `repeated`, as if it had come twice to this one."""
+        with self._changed:
+            self._seen.update(dict.fromkeys(part_ids))
 
     def take(self, frame: Frame) -> bool:
         """Enter a part.

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from reason_runtime.errors import SinkError
+from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.health import Health
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Event, Message
@@ -43,8 +43,12 @@ class Publisher:
         """Open the sinks.
 
         Raises:
-            ConfigurationError: An address is wrong or an extra is missing.
+            ConfigurationError: An address is wrong or there twice, or an extra is missing.
         """
+        names = [sink.name for sink in sinks]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:  # the second of two servers on a port does not start, and the first stands for it
+            raise ConfigurationError(f"sink {twice}: is there twice; each needs an address of its own")
         for sink in sinks:
             runner = SinkRunner(
                 sink,

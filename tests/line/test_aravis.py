@@ -17,7 +17,7 @@ from reason_runtime.line.frame import Grab
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.pipeline import PipelineSettings
 from reason_runtime.line.sources import aravis
-from reason_runtime.line.sources.aravis import AravisSettings, AravisSource, decode_pixels, lost_between
+from reason_runtime.line.sources.aravis import AravisSettings, AravisSource, age_of, decode_pixels, lost_between
 from tests.line.models import line_bundle
 from tests.line.stations import running
 
@@ -69,6 +69,29 @@ def test_the_camera_within_the_process_gives_its_formats(pixel_format: str, kind
         assert item.image.dtype == kind
         assert item.image.shape == ((512, 512) if channels == 1 else (512, 512, 3))
         assert int(item.image.max()) > int(item.image.min())
+
+
+@needs_aravis
+def test_a_frame_that_lay_in_the_stream_is_as_old_as_it_is() -> None:
+    source = AravisSource("Fake_1", settings=AravisSettings(fake=True, pixel_format="Mono8", frame_rate=20))
+    source.open()
+    time.sleep(1.0)  # as if the line stood still; the stream keeps frames meanwhile
+    found = frames(source, 1)[0]
+    age_s = (time.monotonic_ns() - found.grabbed_ns) / 1e9
+    assert 0.3 < age_s < 3
+    times = [item.grabbed_ns for item in (found, *frames(source, 20))]
+    assert times == sorted(times)
+    assert time.monotonic_ns() - times[-1] < 0.3e9
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("stamped", "age"),
+    [(900, 100), (1000, 0), (1500, 0), (0, 0)],
+    ids=["waited", "just came", "the clock was stepped back since", "not stamped"],
+)
+def test_the_age_of_a_frame_by_its_stamp(stamped: int, age: int) -> None:
+    assert age_of(stamped, now_ns=1000) == age
 
 
 @needs_aravis

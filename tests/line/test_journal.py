@@ -290,6 +290,14 @@ def test_a_part_of_an_id_that_came_before_is_answered_at_once_and_the_first_one_
     ]
 
 
+def test_a_part_that_the_process_before_took_is_a_repeated_one() -> None:
+    book = Book()
+    book.ledger.remember(["top-0", "top-7"])
+    assert not book.ledger.take(frame(0))
+    assert book.ledger.take(frame(1))
+    assert [(answer.part_id, answer.cause) for answer in book.published] == [("top-0#top-0", "repeated")]
+
+
 @pytest.mark.parametrize("deadline_s", [None, 60.0, 0.05])
 def test_the_clock_sleeps_as_long_as_it_was_told_or_until_the_first_deadline(deadline_s: float | None) -> None:
     ledger = Book().ledger

@@ -105,6 +105,48 @@ def test_each_sender_gets_the_decision_of_its_own_part(bundle: Path, tmp_path: P
     assert {reply["decision"] for _, (_, reply) in replies.values()} == {"OK", "NG"}
 
 
+def test_a_part_sent_again_after_a_kill_keeps_its_first_answer(bundle: Path, tmp_path: Path) -> None:
+    out, journal = tmp_path / "r.jsonl", tmp_path / "journal"
+    options = ("--sink", f"jsonl:{out}", "--journal", journal)
+
+    def send_slow(port: int) -> None:
+        with pytest.raises((OSError, http.client.HTTPException)):
+            send(port, png(part(120, code=SLOW)), to="/judge?part_id=B1")
+
+    with line(bundle, *options) as (process, port):
+        thread = threading.Thread(target=send_slow, args=(port,))
+        thread.start()
+        until_s = time.monotonic() + 10
+        while not journal.exists() or '"B1"' not in journal.read_text():
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        process.kill()
+        thread.join()
+        process.wait()
+        process.returncode = 0  # as it is meant here
+    with line(bundle, *options) as (_, port):
+        status, reply = send(port, png(part(130)), to="/judge?part_id=B1")
+    assert (status, reply["decision"], reply["cause"]) == (200, "UNKNOWN", "repeated")
+    assert [found["cause"] for found in results(out) if found["part_id"] == "B1"] == ["restart"]
+
+
+def test_more_pictures_at_once_than_there_is_memory_for_are_refused(bundle: Path) -> None:
+    content = png(part(130))
+    head = f"POST /judge HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    with line(bundle) as (_, port):
+        waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(16)]
+        for sender in waiting:
+            sender.sendall(head + content[:-1])
+        time.sleep(0.5)
+        status, reply = send(port, content)
+        assert (status, reply) == (503, {"error": "16 pictures are being taken already; this part has no answer"})
+        for sender in waiting:
+            sender.sendall(content[-1:])
+            assert sender.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            sender.close()
+        assert send(port, content)[0] == 200
+
+
 def test_what_is_no_whole_picture_is_a_part_and_unknown(bundle: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "r.jsonl", png(part(130))
     with line(bundle, "--sink", f"jsonl:{out}") as (_, port):

@@ -113,6 +113,45 @@ def test_a_line_that_a_kill_cut_off_does_not_spoil_the_next(tmp_path: Path) -> N
     assert json.loads(path.read_text().splitlines()[1])["part_id"] == "part-0003"
 
 
+def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    sink = JsonlSink(path, max_bytes=10**6, keep=2, fsync="never")
+    sink.open()
+    for number in range(4):
+        sink.deliver([answer(number)])
+        if number == 1:
+            path.unlink()
+    sink.close()
+    assert part_ids(path) == ["part-0002", "part-0003"]
+
+
+class ClosesBadly(ListSink):
+    """Fails once, and to close as well."""
+
+    failures = 1
+
+    def deliver(self, messages: Sequence[Message]) -> None:
+        self.failures -= 1
+        if self.failures == 0:
+            raise SinkError("gone")
+        super().deliver(messages)
+
+    def close(self) -> None:
+        raise OSError("no space left to close")
+
+
+def test_a_sink_that_cannot_even_be_closed_is_told_and_tried_again() -> None:
+    sink, events = ClosesBadly("a"), list[Event]()
+    publisher = Publisher(metrics=Metrics(), journal=None, tell=events.append)
+    publisher.start([sink])
+    publisher.publish(answer(0))
+    wait_until(lambda: [event.text for event in events][:1] == ["gone"])
+    publisher.publish(answer(1))
+    wait_until(lambda: bool(sink.answers) and sink.answers[-1].part_id == "part-0001")
+    wait_until(lambda: not publisher.health.faults)
+    publisher.finish(1)
+
+
 @NEEDS_MOUNT
 def test_a_full_disk_loses_no_line_and_leaves_no_half_one(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size="64k") as disk:
@@ -630,6 +669,42 @@ def test_a_modbus_client_reads_each_result_in_one_request_and_cannot_write(model
         client.close()
 
 
+def test_a_server_that_was_opened_again_shows_no_result_before_the_next(model: LineModel) -> None:
+    from pymodbus.client import ModbusTcpClient
+
+    port = free_port()
+    sink = open_sink(f"modbus://127.0.0.1:{port}", models=Models({"top": model}), metrics=Metrics())
+
+    def seen() -> tuple[list[bool], int, int]:
+        client = ModbusTcpClient("127.0.0.1", port=port)
+        assert client.connect()
+        flags = client.read_discrete_inputs(0, count=5).bits[:5]
+        _, code, count = struct.unpack(">HHI", struct.pack(">4H", *client.read_input_registers(0, count=4).registers))
+        client.close()
+        return flags, code, count
+
+    sink.open()
+    sink.deliver([answer(1), beat(1)])
+    assert seen() == ([True, False, True, True, False], 1, 1)
+    sink.close()
+    sink.open()
+    sink.deliver([beat(2)])
+    assert seen() == ([True, False, False, False, False], 0, 1)
+    sink.deliver([answer(2)])
+    assert seen() == ([True, False, True, True, False], 1, 2)
+    sink.close()
+
+
+def test_two_sinks_of_one_address_are_refused(tmp_path: Path, model: LineModel) -> None:
+    port = free_port()
+    models = Models({"top": model, "side": model})
+    sinks = [
+        open_sink(f"modbus://127.0.0.1:{port}?camera={name}", models=models, metrics=Metrics()) for name in models.now
+    ]
+    with pytest.raises(ConfigurationError, match=rf"sink modbus 127\.0\.0\.1:{port}: is there twice"):
+        Publisher(metrics=Metrics(), journal=None).start(sinks)
+
+
 def test_a_plc_may_be_told_of_one_camera_alone(model: LineModel) -> None:
     import asyncio
 
@@ -806,6 +881,8 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("mqtt://h:99999/x", "Port out of range"),
         ("mqtt://h/x?user=me&password_file=/nowhere", "/nowhere: cannot be read"),
         ("modbus://h:1?unit=-1", "0 or more"),
+        ("modbus://h:1?unit=248", "unit=248, expected 0 to 247"),
+        ("modbus://h:1?camera=", "an option has no value"),
         ("opcua://h:1?camera=side", "camera=side, expected one of top"),
     ],
 )

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +61,9 @@ class JsonlSink:
         if not content:
             return
         try:
+            if not os.fstat(self._file).st_nlink:  # somebody removed it: nobody would read what goes there
+                self.close()
+                self.open()
             size = os.fstat(self._file).st_size
             if size and size + len(content) > self._max_bytes:
                 self._rotate()
@@ -75,9 +79,10 @@ class JsonlSink:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # of a disk that is full: what it did not take was an error when it was written
+                os.close(file)
 
     def _rotate(self) -> None:
         for number in range(self._keep, 0, -1):

@@ -86,6 +86,7 @@ class ModbusSink:
         """See `Sink.close`."""
         loop, self._loop = self._loop, None
         server, self._server = self._server, None
+        self._state.stopped()  # opened again, it must not show the last result as one that came since
         if loop is None:
             return
         try:

@@ -83,11 +83,11 @@ class OpcUaSink:
         """See `Sink.close`."""
         loop, self._loop = self._loop, None
         server, self._server = self._server, None
+        self._state.stopped()  # opened again, it must not show the last result as one that came since
         if loop is None:
             return
         try:
             if server is not None:
-                self._state.stopped()
                 if self._nodes:
                     loop.call(self._write(is_result=False), timeout_s=_WRITE_S)
                 loop.call(server.stop(), timeout_s=_WRITE_S)

@@ -22,6 +22,7 @@ from reason_runtime.line.models import Models
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.sink import Sink
 
+_LAST_UNIT = 247  # Modbus Messaging on TCP/IP, 4.4.2.2
 _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus")
 
 
@@ -70,7 +71,7 @@ def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
         from reason_runtime.line.sinks.modbus import ModbusSink
 
         host, port = host_and_port(address, port=502)
-        return ModbusSink(host, port, unit=address.count("unit", 1), camera=_camera(address, models))
+        return ModbusSink(host, port, unit=_unit(address), camera=_camera(address, models))
     from reason_runtime.line.sinks.prometheus import PrometheusSink
 
     host, port = host_and_port(address, port=9100)
@@ -83,6 +84,13 @@ def _camera(address: Address, models: Models) -> str | None:
     if name and name not in (cameras := models.now):
         raise ConfigurationError(f"{address.text}: camera={name}, expected one of {', '.join(cameras)}")
     return name or None
+
+
+def _unit(address: Address) -> int:
+    unit = address.count("unit", 1)
+    if unit > _LAST_UNIT:
+        raise ConfigurationError(f"{address.text}: unit={unit}, expected 0 to {_LAST_UNIT}")
+    return unit
 
 
 def _share(address: Address, name: str, default: float) -> float:

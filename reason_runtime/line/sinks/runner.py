@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.health import Health
@@ -126,8 +127,8 @@ class SinkRunner:
                     self.sink.deliver(batch)
             except Exception as error:  # the fail-safe boundary: a broken sink must not take its thread along
                 self._open = False
-                self.sink.close()
                 self._down(error)
+                self._close()
                 self._after_failure(batch)
                 self._sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -135,7 +136,11 @@ class SinkRunner:
             pause_s = _FIRST_PAUSE_S
             self._health.clear(f"sink {self.sink.name}")
             self._settle(batch)
-        self.sink.close()
+        self._close()
+
+    def _close(self) -> None:
+        with suppress(Exception):  # as for what it delivers: a broken sink must not take its thread along
+            self.sink.close()
 
     def _next(self) -> list[Message] | None:
         """What to deliver, which is nothing where a closed sink is to be opened; None at the end."""

@@ -109,6 +109,7 @@ class AravisSource:
         self._format = ""
         self._last_id: int | None = None  # of the frame before
         self._ready: deque[Grab] = deque()
+        self._last_arrived_ns = 0
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -146,7 +147,7 @@ class AravisSource:
         buffer = self._stream.timeout_pop_buffer(_WAIT_US)
         if buffer is None:
             return "idle"
-        grabbed_ns = time.monotonic_ns()
+        grabbed_ns = self._arrived_ns(buffer)
         try:
             status = buffer.get_status()
             if status != aravis.BufferStatus.SUCCESS:
@@ -175,6 +176,12 @@ class AravisSource:
     @property
     def _label(self) -> str:
         return f"aravis:{self._name}"
+
+    def _arrived_ns(self, buffer: Aravis.Buffer) -> int:
+        """When a frame came, on the clock that is never stepped; one that lay in the stream meanwhile is old."""
+        age_ns = age_of(buffer.get_system_timestamp(), now_ns=time.time_ns())
+        self._last_arrived_ns = max(self._last_arrived_ns, time.monotonic_ns() - age_ns)
+        return self._last_arrived_ns
 
     def _lost_before(self, frame_id: int) -> int:
         last, self._last_id = self._last_id, frame_id
@@ -211,6 +218,11 @@ class AravisSource:
             else:
                 camera.gv_auto_packet_size()
         camera.set_acquisition_mode(aravis.AcquisitionMode.CONTINUOUS)
+
+
+def age_of(stamped_ns: int, *, now_ns: int) -> int:
+    """How long ago the host stamped a frame by its system clock, ns; 0 where it did not, or was stepped back since."""
+    return max(0, now_ns - stamped_ns) if stamped_ns else 0
 
 
 def lost_between(before: int, after: int) -> int:

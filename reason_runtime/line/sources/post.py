@@ -32,6 +32,7 @@ from reason_runtime.line.sources.source import Nothing
 from reason_runtime.strict_json import Json
 
 _PATH = "/judge"
+_AT_ONCE = 16  # pictures that are read or wait for their answers: each may have max_mib
 _LONGEST_ID = 128
 _IDLE_S = 0.4  # of a read
 _QUIET_S = 10.0  # of a connection on which nothing comes or goes
@@ -59,6 +60,7 @@ class PostSource:
         self._form = input_format
         self._grabs: queue.SimpleQueue[Grab] = queue.SimpleQueue()
         self._changed = threading.Condition()
+        self.places = threading.BoundedSemaphore(_AT_ONCE)
         self._server: LineServer | None = None
         self._owed = 0
 
@@ -151,6 +153,14 @@ class _Handler(LineHandler):
             return self._refuse(411, "expected a Content-Length")
         if (length := int(stated)) > self._source.max_bytes:
             return self._refuse(413, f"{length} bytes; expected {self._source.max_bytes} or less (max_mib)")
+        if not self._source.places.acquire(blocking=False):
+            return self._refuse(503, f"{_AT_ONCE} pictures are being taken already; this part has no answer")
+        try:
+            self._judge(length)
+        finally:
+            self._source.places.release()
+
+    def _judge(self, length: int) -> None:
         content = self._body(length)
         try:
             address = parse_address(f"post:{self.path}", kinds=("post",))
