@@ -201,7 +201,7 @@ def check_bundle(
     if drawn.threshold is None:
         shift = threshold_shift(golden, outputs.score, manifest=bundle.manifest, precision=precision)
     failures = [*broken(parity, tolerance), *blind(**given), *shifted(shift)]
-    painted = painted_defects(session, golden, limits=limits)
+    painted = painted_defects(session, golden, outputs.score, limits=limits)
     for part in (painted, batched, accuracy):
         if part is not None:
             failures += part.broken(tolerance)

@@ -31,8 +31,9 @@ class PaintedDefects:
     found_by_trained: int | None
     """Those that the trained model rejects at its own."""
     lost: int | None
-    """Those that the trained model rejects and the artefact does not, too close to call left out as in
-    `decisions_flipped`; None where a threshold is missing, or is this device's own: others may find others."""
+    """Those that the trained model rejects and the artefact does not, but for those whose score lies less far above the
+    threshold than twice what scores of good images differ by; None where a threshold is missing, or is this device's
+    own: others may find others."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
         """Gates that do not hold, in words."""
@@ -57,8 +58,10 @@ class Batched:
         return [f"with {self.images_in_a_run} images in a run: {line}" for line in broken(self.parity, tolerance)]
 
 
-def painted_defects(session: Session, golden: Golden, *, limits: Limits) -> PaintedDefects | None:
-    """None where the bundle has none."""
+def painted_defects(
+    session: Session, golden: Golden, score: NDArray[np.float32], *, limits: Limits
+) -> PaintedDefects | None:
+    """None where the bundle has none; `score` (N,) is what the artefact gives for the golden images without defects."""
     painted = golden.painted
     if painted is None:
         return None
@@ -73,7 +76,9 @@ def painted_defects(session: Session, golden: Golden, *, limits: Limits) -> Pain
         ),
         found=_rejected(outputs.score, limits.found),
         found_by_trained=_rejected(painted.score, limits.reference),
-        lost=_now_passed(painted.score, outputs.score, limits=limits) if limits.are_of_bundle else None,
+        lost=_now_passed(
+            painted.score, outputs.score, limits=limits, close=2 * float(np.abs(score - golden.score).max())
+        ),
     )
 
 
@@ -140,19 +145,17 @@ def decisions_flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *
     """
     if limits.reference is None or limits.found is None:
         return None
-    flipped = (golden >= limits.reference) != (score >= limits.found)
-    return int(np.count_nonzero(flipped & _is_clear(golden, limits.reference)))
+    clear = np.abs(golden.astype(np.float64) - limits.reference) > _rounding(golden)
+    return int(np.count_nonzero(clear & ((golden >= limits.reference) != (score >= limits.found))))
 
 
-def _now_passed(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:
-    """As `decisions_flipped`, but for those alone that the trained model rejects."""
-    if limits.reference is None or limits.found is None:
+def _now_passed(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits, close: float) -> int | None:
+    """Scores (N,) that are rejected by the trained model, clearly, and not by the artefact."""
+    if limits.reference is None or limits.found is None or not limits.are_of_bundle:
         return None
-    passed = (golden >= limits.reference) & (score < limits.found)
-    return int(np.count_nonzero(passed & _is_clear(golden, limits.reference)))
+    clear = golden.astype(np.float64) - limits.reference > max(close, _rounding(golden))
+    return int(np.count_nonzero(clear & (score < limits.found)))
 
 
-def _is_clear(golden: NDArray[np.float32], limit: float) -> NDArray[np.bool_]:
-    close = (TOLERANCES["fp32"].score_difference or 0.0) * float(np.abs(golden).max())
-    clear: NDArray[np.bool_] = np.abs(golden.astype(np.float64) - limit) > close
-    return clear
+def _rounding(golden: NDArray[np.float32]) -> float:
+    return (TOLERANCES["fp32"].score_difference or 0.0) * float(np.abs(golden).max())

@@ -34,7 +34,7 @@ class Tolerance:
     """Most decisions on labelled images by the bundle's thresholds that are wrong where those of fp32 in ONNX Runtime
     are right, less the other way round, of good and of defective images alone: a share, one image at least."""
     painted_lost: int
-    """Most painted defects that pass and that the trained model rejects."""
+    """Most painted defects that pass and that the trained model clearly rejects."""
     reason: str
 
 

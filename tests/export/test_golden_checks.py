@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reason_export.golden_checks import PaintedDefects, decisions_flipped, threshold_shift
+from reason_export.golden_checks import PaintedDefects, _now_passed, decisions_flipped, threshold_shift
 from reason_export.labelled import Limits
 from reason_export.parity import TOLERANCES, compare
 from reason_runtime.golden import Golden
@@ -94,3 +94,20 @@ def test_painted_defects_that_the_trained_model_finds_must_be_found(precision: s
     ):
         found = PaintedDefects(parity=same, found=9 - count, found_by_trained=9, lost=count)
         assert found.broken(TOLERANCES[precision]) == [f"on painted defects: {line} may" for line in told]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("score", "close", "lost"),
+    [
+        ([0.9, 0.9, 0.9, 0.9], 0.0, 3),  # the first is no reject of the trained model's
+        ([0.9, 0.9, 0.9, 0.9], 0.25, 2),  # the second lies closer to the threshold than that
+        ([0.9, 0.9, 1.0, 5.0], 0.0, 1),  # at the threshold is a reject
+        ([2.0, 0.9, 0.9, 1.1], 0.6, 0),
+    ],
+)
+def test_painted_defects_that_are_lost_by_hand(score: list[float], close: float, lost: int) -> None:
+    trained, found = np.array([0.9, 1.2, 1.5, 2.0], np.float32), np.array(score, np.float32)
+    limits = Limits(reference=1.0, found=1.0)
+    assert _now_passed(trained, found, limits=limits, close=close) == lost
+    assert _now_passed(trained, found, limits=replace(limits, are_of_bundle=False), close=close) is None
+    assert _now_passed(trained, found, limits=replace(limits, found=None), close=close) is None
