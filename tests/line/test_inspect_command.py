@@ -74,7 +74,8 @@ def endless(folder: Path, *, lines_per_s: int = 3200, faults: str = "") -> str:
     """A simulated camera whose blocks of 32 lines are parts: two good ones, then a bad one."""
     path = folder / "web.npy"
     np.save(path, np.concatenate([part(130), part(120), part(250)]))
-    return f"linescan:{path}?lines_per_s={lines_per_s}&block_lines=32&faults={faults}"
+    options = f"lines_per_s={lines_per_s}&block_lines=32"
+    return f"linescan:{path}?{options}&faults={faults}" if faults else f"linescan:{path}?{options}"
 
 
 def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: Path) -> None:
