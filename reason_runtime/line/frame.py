@@ -38,7 +38,7 @@ class Grab:
     """What a source gives.
 
     Attributes:
-        grabbed_ns: `time.monotonic_ns` when the last pixel was there; a stepped clock does not move it.
+        grabbed_ns: `time.monotonic_ns` when the last pixel was there, of an Aravis camera when the first packet came.
         image: (H, W), (H, W, 1) or (H, W, 3) RGB; None where nothing may be judged.
         failure: Why there is no image (incomplete, unreadable, lines lost); None where there is one.
         part_id: From a trigger or a reader; None lets the pipeline number the frame.

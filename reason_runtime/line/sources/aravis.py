@@ -221,7 +221,10 @@ class AravisSource:
 
 
 def age_of(stamped_ns: int, *, now_ns: int) -> int:
-    """How long ago the host stamped a frame by its system clock, ns; 0 where it did not, or was stepped back since."""
+    """How long ago the host stamped a frame by its system clock, when its first packet came, ns.
+
+    0 where it did not, or the clock was stepped back since.
+    """
     return max(0, now_ns - stamped_ns) if stamped_ns else 0
 
 
