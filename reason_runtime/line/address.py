@@ -88,9 +88,10 @@ def parse_address(text: str, *, kinds: tuple[str, ...]) -> Address:
         pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
     except ValueError as error:
         raise ConfigurationError(f"{text}: options are written name=value, with & between them ({error})") from error
+    for name, value in pairs:
+        if not value:
+            raise ConfigurationError(f"{text}: {name} has no value")
     options = dict(pairs)
-    if "" in options.values():
-        raise ConfigurationError(f"{text}: an option has no value; options are written name=value")
     if len(options) != len(pairs):
         raise ConfigurationError(f"{text}: an option occurs twice")
     return Address(text, kind, place, options)

@@ -143,7 +143,7 @@ class Grabber:
             part_id=grab.part_id or f"{self._run_name}-{self._number:08}",
             grab=grab,
             deadline_ns=None if self._deadline_ns is None else grab.grabbed_ns + self._deadline_ns,
-            grabbed_at=time.time(),
+            grabbed_at=time.time() - (time.monotonic_ns() - grab.grabbed_ns) / 1e9,
             checks_freezing=self._camera.source.checks_freezing,
         )
         self._number += 1

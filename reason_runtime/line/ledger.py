@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from reason_runtime.errors import SinkError
@@ -53,13 +53,9 @@ class Ledger:
         self._changed = threading.Condition()
         self._waiting: dict[str, deque[_Place]] = {}
         self._places: dict[str, _Place] = {}
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        recovered = [] if journal is None else journal.recovered()  # answered by, or on behalf of, the process before
+        self._seen: OrderedDict[str, None] = OrderedDict.fromkeys(answer.part_id for answer in recovered)
         self._sleeps_until_ns: int | None = None  # the timekeeper
-
-    def remember(self, part_ids: Iterable[str]) -> None:
-        """Parts that the process before took: one of the same id is `repeated`, as if it had come twice to this one."""
-        with self._changed:
-            self._seen.update(dict.fromkeys(part_ids))
 
     def take(self, frame: Frame) -> bool:
         """Enter a part.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -196,10 +196,6 @@ class Pipeline:
                 apart=lambda works: self._by_model("judge", works),
             ),
         ]
-
-    def remember(self, part_ids: Iterable[str]) -> None:
-        """See `Ledger.remember`; before the start."""
-        self._desk.ledger.remember(part_ids)
 
     def start(self) -> None:
         """Start every thread."""

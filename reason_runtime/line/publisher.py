@@ -43,12 +43,13 @@ class Publisher:
         """Open the sinks.
 
         Raises:
-            ConfigurationError: An address is wrong or there twice, or an extra is missing.
+            ConfigurationError: An address is wrong or given twice, or an extra is missing.
         """
-        names = [sink.name for sink in sinks]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:  # the second of two servers on a port does not start, and the first stands for it
-            raise ConfigurationError(f"sink {twice}: is there twice; each needs an address of its own")
+        names = [runner.sink.name for runner in self._runners]
+        for sink in sinks:
+            if sink.name in names:  # its faults would be one, and the PLC of one could read the results of the other
+                raise ConfigurationError(f"{sink.name}: two sinks have this address; give each its own")
+            names.append(sink.name)
         for sink in sinks:
             runner = SinkRunner(
                 sink,

@@ -128,9 +128,7 @@ class LineRun:
         self.publisher.start(sinks)
         self._tell_of_shared_results(sinks)
         if self._journal is not None:
-            recovered = self._journal.recovered()
-            self._pipeline.remember(answer.part_id for answer in recovered)
-            for answer in recovered:
+            for answer in self._journal.recovered():
                 self.publisher.hand_on(answer)
         self._pipeline.start()
         threading.Thread(target=self._change, name="change", daemon=True).start()

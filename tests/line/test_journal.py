@@ -290,12 +290,33 @@ def test_a_part_of_an_id_that_came_before_is_answered_at_once_and_the_first_one_
     ]
 
 
-def test_a_part_that_the_process_before_took_is_a_repeated_one() -> None:
-    book = Book()
-    book.ledger.remember(["top-0", "top-7"])
-    assert not book.ledger.take(frame(0))
-    assert book.ledger.take(frame(1))
-    assert [(answer.part_id, answer.cause) for answer in book.published] == [("top-0#top-0", "repeated")]
+def test_a_part_that_was_answered_after_a_kill_keeps_that_answer_when_it_comes_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    killed = Book(journal)
+    in_flight, judged, delivered = (frame(number) for number in range(3))
+    for item in (in_flight, judged, delivered):
+        assert killed.ledger.take(item)
+    journal.answered(passed(judged))
+    journal.delivered(delivered.part_id)
+    journal.close()
+    again = Journal(tmp_path / "journal")
+    book = Book(again)
+    told = {item.part_id: item.decision for item in again.recovered()}
+    for item in (in_flight, judged):
+        assert not book.ledger.take(dataclasses.replace(item, number=7))
+    again.close()
+    assert [(answer.part_id, answer.cause) for answer in book.published] == [
+        ("top-0#top-7", "repeated"),
+        ("top-1#top-7", "repeated"),
+    ]
+    found = Journal(tmp_path / "journal")
+    assert told == {"top-0": "UNKNOWN", "top-1": "OK"}
+    assert {item.part_id: item.decision for item in found.recovered()} == {
+        **told,
+        "top-0#top-7": "UNKNOWN",
+        "top-1#top-7": "UNKNOWN",
+    }
+    found.close()
 
 
 @pytest.mark.parametrize("deadline_s", [None, 60.0, 0.05])

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,7 @@ from reason_runtime.image import square_format
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.http_server import LineHandler, LineServer
 from reason_runtime.line.sources.open import open_source
+from reason_runtime.line.sources.post import AT_ONCE
 from tests.line import test_record
 from tests.line.models import SLOW, line_bundle, part
 from tests.line.ports import free_port
@@ -130,23 +131,6 @@ def test_a_part_sent_again_after_a_kill_keeps_its_first_answer(bundle: Path, tmp
     assert [found["cause"] for found in results(out) if found["part_id"] == "B1"] == ["restart"]
 
 
-def test_more_pictures_at_once_than_there_is_memory_for_are_refused(bundle: Path) -> None:
-    content = png(part(130))
-    head = f"POST /judge HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-    with line(bundle) as (_, port):
-        waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(16)]
-        for sender in waiting:
-            sender.sendall(head + content[:-1])
-        time.sleep(0.5)
-        status, reply = send(port, content)
-        assert (status, reply) == (503, {"error": "16 pictures are being taken already; this part has no answer"})
-        for sender in waiting:
-            sender.sendall(content[-1:])
-            assert sender.recv(1 << 16).startswith(b"HTTP/1.1 200")
-            sender.close()
-        assert send(port, content)[0] == 200
-
-
 def test_what_is_no_whole_picture_is_a_part_and_unknown(bundle: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "r.jsonl", png(part(130))
     with line(bundle, "--sink", f"jsonl:{out}") as (_, port):
@@ -175,6 +159,56 @@ def test_a_part_whose_sender_has_gone_is_judged_and_one_that_comes_twice_is_not(
     assert (again["decision"], again["cause"]) == ("UNKNOWN", "repeated")
     assert [each["decision"] for each in unnamed] == ["OK", "OK"]
     assert len({str(each["part_id"]) for each in unnamed}) == 2
+
+
+def test_more_senders_at_once_than_there_is_memory_for_are_refused_at_once(bundle: Path, tmp_path: Path) -> None:
+    out, content = tmp_path / "r.jsonl", png(part(120))
+    with line(bundle, "--sink", f"jsonl:{out}") as (_, port):
+        half = [socket.create_connection(("127.0.0.1", port)) for _ in range(AT_ONCE)]
+        for number, client in enumerate(half):
+            client.sendall(f"POST /judge?part_id={number} HTTP/1.1\r\nContent-Length: 9999\r\n\r\n".encode())
+        while (refused := send(port, bytes(2**23)))[0] != 503:  # the last of them may not yet be heard
+            assert len(results(out)) < 50
+        assert refused[1] == {"error": "16 pictures are sent at once already; this part has no answer"}
+        before = len(results(out))
+        replies: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: replies.append(send(port, bytes(2**23))[0])) for _ in range(2 * AT_ONCE)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert replies == [503] * (2 * AT_ONCE)
+        for client in half:
+            client.close()
+        wait_for(out, before + AT_ONCE)
+        assert {str(each["reason"]) for each in results(out)[before:]} == {"the picture was cut off"}
+        assert send(port, content)[1]["decision"] == "OK"
+
+
+def test_connections_beyond_what_a_process_can_hold_are_closed_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reason_runtime.line.http_server._MOST", 3)
+    source = open_source(f"post://127.0.0.1:{(port := free_port())}", input_format=None)
+    source.open()
+    try:
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3)]
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            assert client.recv(1) == b""
+        idle.pop().close()
+        until_s = time.monotonic() + 5
+        heard = b""
+        while not heard:
+            assert time.monotonic() < until_s
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                with suppress(ConnectionError):
+                    client.sendall(b"POST /judge HTTP/1.1\r\n\r\n")
+                    heard = client.recv(12)
+        assert heard == b"HTTP/1.1 411"
+        for client in idle:
+            client.close()
+    finally:
+        source.close()
 
 
 def test_the_reply_comes_at_the_deadline(bundle: Path) -> None:
@@ -276,7 +310,7 @@ def test_requests_that_are_none_say_what_is_expected(bundle: Path, tmp_path: Pat
     out, content = tmp_path / "r.jsonl", png(part(130))
     with line(bundle, "--sink", f"jsonl:{out}") as (process, port):
         assert send(port, content, to="/elsewhere") == (404, {"error": "/elsewhere: expected POST /judge"})
-        for query in ("part=3", "part_id", "part_id=a&part_id=b", "part_id=a%0Ab", f"part_id={'x' * 129}"):
+        for query in ("part=3", "part_id", "part_id=", "part_id=a&part_id=b", "part_id=a%0Ab", f"part_id={'x' * 129}"):
             status, reply = send(port, content, to=f"/judge?{query}")
             assert status == 400
             assert re.search("part_id|twice", str(reply["error"]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -113,43 +114,25 @@ def test_a_line_that_a_kill_cut_off_does_not_spoil_the_next(tmp_path: Path) -> N
     assert json.loads(path.read_text().splitlines()[1])["part_id"] == "part-0003"
 
 
-def test_a_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
-    path = tmp_path / "r.jsonl"
+@pytest.mark.parametrize("away", ["removed", "moved", "replaced", "folder removed"])
+def test_lines_are_where_the_path_says_though_somebody_took_the_file_away(tmp_path: Path, away: str) -> None:
+    path = tmp_path / "a" / "r.jsonl"
     sink = JsonlSink(path, max_bytes=10**6, keep=2, fsync="never")
     sink.open()
-    for number in range(4):
-        sink.deliver([answer(number)])
-        if number == 1:
-            path.unlink()
+    sink.deliver([answer(1)])
+    if away == "removed":
+        path.unlink()
+    elif away == "moved":
+        path.rename(tmp_path / "old.jsonl")
+    elif away == "replaced":
+        (tmp_path / "other").write_text("")
+        (tmp_path / "other").replace(path)
+    else:
+        shutil.rmtree(path.parent)
+    sink.deliver([answer(2)])
+    sink.deliver([answer(3)])
     sink.close()
     assert part_ids(path) == ["part-0002", "part-0003"]
-
-
-class ClosesBadly(ListSink):
-    """Fails once, and to close as well."""
-
-    failures = 1
-
-    def deliver(self, messages: Sequence[Message]) -> None:
-        self.failures -= 1
-        if self.failures == 0:
-            raise SinkError("gone")
-        super().deliver(messages)
-
-    def close(self) -> None:
-        raise OSError("no space left to close")
-
-
-def test_a_sink_that_cannot_even_be_closed_is_told_and_tried_again() -> None:
-    sink, events = ClosesBadly("a"), list[Event]()
-    publisher = Publisher(metrics=Metrics(), journal=None, tell=events.append)
-    publisher.start([sink])
-    publisher.publish(answer(0))
-    wait_until(lambda: [event.text for event in events][:1] == ["gone"])
-    publisher.publish(answer(1))
-    wait_until(lambda: bool(sink.answers) and sink.answers[-1].part_id == "part-0001")
-    wait_until(lambda: not publisher.health.faults)
-    publisher.finish(1)
 
 
 @NEEDS_MOUNT
@@ -219,6 +202,54 @@ class HungSink(ListSink):
         self.entered.set()
         self.gate.wait(10)
         super().deliver(messages)
+
+
+class NeverCloses(ListSink):
+    """A medium that refuses even to be closed, as a disk does whose quota is used up."""
+
+    def close(self) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+def test_a_sink_that_cannot_be_closed_is_a_fault_and_tried_again() -> None:
+    told: list[Event] = []
+    publisher = Publisher(metrics=Metrics(), journal=None, tell=told.append)
+    plc = NeverCloses(keeps=False, drives_line=True)
+    publisher.start([plc])
+    plc.down = True
+    publisher.publish(answer(1))
+    wait_until(lambda: not publisher.health.beat(busy=False).healthy)
+    plc.down = False
+    wait_until(lambda: publisher.health.beat(busy=False).healthy)
+    publisher.publish(answer(2))
+    assert publisher.finish(5) == 0
+    assert [item.number for item in plc.answers] == [2]
+    assert [(item.level, item.text) for item in told] == [
+        ("fault", "the list is away"),
+        ("info", "well again; was: the list is away"),
+    ]
+
+
+def test_lines_that_wait_outlive_a_file_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, system_close = tmp_path / "r.jsonl", os.close
+
+    def refuse(file: int) -> None:
+        system_close(file)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    publisher = Publisher(metrics=Metrics(), journal=None)
+    publisher.start([JsonlSink(path, max_bytes=10**6, keep=1, fsync="never")])
+    publisher.publish(answer(1))
+    wait_until(lambda: part_ids(path) == ["part-0001"])
+    with monkeypatch.context() as disk:
+        disk.setattr("os.close", refuse)
+        path.unlink()
+        publisher.publish(answer(2))
+        wait_until(lambda: bool(publisher.health.faults))
+    publisher.publish(answer(3))
+    assert publisher.finish(5) == 0
+    assert [name for name in part_ids(path) if name] == ["part-0002", "part-0003"]
+    assert publisher.health.faults == {}
 
 
 def test_a_sink_that_is_down_is_opened_again_though_no_message_comes() -> None:
@@ -608,7 +639,7 @@ def test_a_broker_that_restarts_gets_what_it_missed(model: LineModel, tmp_path: 
         assert heard >= {f"part-{number:04}" for number in range(1, 6)}
         assert publisher.finish(5) == 0
         listener.close()
-    assert metrics.snapshot().missed.get(f"mqtt 127.0.0.1:{port}", 0) == 0
+    assert metrics.snapshot().missed[f"mqtt 127.0.0.1:{port}/plant/line1"] == 0
 
 
 def test_an_opc_ua_client_sees_each_result_and_cannot_write(model: LineModel) -> None:
@@ -656,53 +687,18 @@ def test_a_modbus_client_reads_each_result_in_one_request_and_cannot_write(model
             *numbers, part_id = struct.unpack(">HHIIf64s", struct.pack(">40H", *words))
             return (*numbers, part_id.rstrip(b"\0").decode())  # type: ignore[return-value]
 
-        assert registers() == (0, 0, 0, 0, 0.0, "")
+        assert registers()[:4] == (0, 0, 0, 0)
+        assert np.isnan(registers()[4])
         sink.deliver([beat(70_000), answer(2)])
-        assert registers() == (0b01101, 1, 1, 70_000, 0.25, "part-0002")
+        assert registers() == (0b01101, 1, 3, 70_000, 0.25, "part-0002")
         assert client.read_discrete_inputs(0, count=5).bits[:5] == [True, False, True, True, False]
         sink.deliver([answer(3, "NG"), beat(70_000, healthy=False)])
-        assert registers() == (0b10100, 2, 2, 70_000, 0.375, "part-0003")
+        assert registers() == (0b10100, 2, 4, 70_000, 0.375, "part-0003")
         sink.deliver([answer(4, "UNKNOWN")])
         assert registers()[1] == 3
         assert np.isnan(registers()[4])
         assert client.write_coil(3, True).isError() or client.read_discrete_inputs(3, count=1).bits[0] is False
         client.close()
-
-
-def test_a_server_that_was_opened_again_shows_no_result_before_the_next(model: LineModel) -> None:
-    from pymodbus.client import ModbusTcpClient
-
-    port = free_port()
-    sink = open_sink(f"modbus://127.0.0.1:{port}", models=Models({"top": model}), metrics=Metrics())
-
-    def seen() -> tuple[list[bool], int, int]:
-        client = ModbusTcpClient("127.0.0.1", port=port)
-        assert client.connect()
-        flags = client.read_discrete_inputs(0, count=5).bits[:5]
-        _, code, count = struct.unpack(">HHI", struct.pack(">4H", *client.read_input_registers(0, count=4).registers))
-        client.close()
-        return flags, code, count
-
-    sink.open()
-    sink.deliver([answer(1), beat(1)])
-    assert seen() == ([True, False, True, True, False], 1, 1)
-    sink.close()
-    sink.open()
-    sink.deliver([beat(2)])
-    assert seen() == ([True, False, False, False, False], 0, 1)
-    sink.deliver([answer(2)])
-    assert seen() == ([True, False, True, True, False], 1, 2)
-    sink.close()
-
-
-def test_two_sinks_of_one_address_are_refused(tmp_path: Path, model: LineModel) -> None:
-    port = free_port()
-    models = Models({"top": model, "side": model})
-    sinks = [
-        open_sink(f"modbus://127.0.0.1:{port}?camera={name}", models=models, metrics=Metrics()) for name in models.now
-    ]
-    with pytest.raises(ConfigurationError, match=rf"sink modbus 127\.0\.0\.1:{port}: is there twice"):
-        Publisher(metrics=Metrics(), journal=None).start(sinks)
 
 
 def test_a_plc_may_be_told_of_one_camera_alone(model: LineModel) -> None:
@@ -722,7 +718,7 @@ def test_a_plc_may_be_told_of_one_camera_alone(model: LineModel) -> None:
     )
     for number in range(7):
         publisher.publish(answer(number))
-    publisher.publish(dataclasses.replace(answer(7, "NG"), camera="far side"))
+    publisher.publish(dataclasses.replace(answer(7, "NG"), camera="far side", number=0))
     publisher.publish(beat(12))
 
     async def seen() -> list[object]:
@@ -743,6 +739,72 @@ def test_a_plc_may_be_told_of_one_camera_alone(model: LineModel) -> None:
     assert not publisher.wants_picture(answer(3))
     assert publisher.finish(5) == 0
     assert not any(metrics.snapshot().missed.values())
+
+
+def shown_to_a_plc(kind: str, port: int) -> tuple[bool, bool, int, int]:
+    """ResultValid, Pass, ResultCode and ResultCount, as a client reads them."""
+    import asyncio
+
+    from asyncua import Client
+    from pymodbus.client import ModbusTcpClient
+
+    async def values() -> list[object]:
+        async with Client(f"opc.tcp://127.0.0.1:{port}/") as client:
+            space = await client.get_namespace_index("urn:reason-edge:inspection")
+            names = ("ResultValid", "Pass", "ResultCode", "ResultCount")
+            return [await client.get_node(f"ns={space};s=Inspection.{name}").read_value() for name in names]
+
+    if kind == "opcua":
+        return tuple(asyncio.run(values()))  # type: ignore[return-value]
+    with ModbusTcpClient("127.0.0.1", port=port) as client:
+        bits = client.read_discrete_inputs(0, count=5).bits
+        words = client.read_input_registers(0, count=4).registers
+    flags, code, count = struct.unpack(">HHI", struct.pack(">4H", *words))
+    assert [bool(flags >> place & 1) for place in range(5)] == bits[:5]
+    return bits[2], bits[3], code, count
+
+
+@pytest.mark.parametrize("kind", ["modbus", "opcua"])
+def test_a_plc_server_that_is_opened_again_shows_no_old_result_and_counts_what_it_missed(
+    model: LineModel, kind: str
+) -> None:
+    port = free_port()
+    with opened(f"{kind}://127.0.0.1:{port}", model) as sink:
+        sink.deliver([beat(1), answer(0)])
+        assert shown_to_a_plc(kind, port) == (True, True, 1, 1)
+        sink.close()
+        sink.open()  # the results of parts 1 to 4 came while it was closed
+        assert shown_to_a_plc(kind, port) == (False, False, 0, 1)
+        sink.deliver([beat(2)])
+        assert shown_to_a_plc(kind, port) == (False, False, 0, 1)
+        sink.deliver([answer(5)])
+        assert shown_to_a_plc(kind, port) == (True, True, 1, 6)
+        sink.deliver([answer(6, "NG"), dataclasses.replace(answer(2), camera="side")])
+        assert shown_to_a_plc(kind, port) == (True, True, 1, 10)
+        sink.deliver([dataclasses.replace(answer(0, "UNKNOWN"), cause="restart")])
+        assert shown_to_a_plc(kind, port) == (True, False, 3, 11)
+
+
+@pytest.mark.parametrize("kind", ["modbus", "opcua"])
+def test_two_plc_servers_at_one_address_are_refused_before_any_listens(model: LineModel, kind: str) -> None:
+    import socket
+
+    metrics, models, port = Metrics(), Models({"top": model, "side": model}), free_port()
+    publisher = Publisher(metrics=metrics, journal=None)
+    texts = [f"{kind}://127.0.0.1:{port}?camera={name}" for name in models.now]
+    with pytest.raises(ConfigurationError, match=rf"{kind} 127\.0\.0\.1:{port}: two sinks have this address"):
+        publisher.start([open_sink(text, models=models, metrics=metrics) for text in texts])
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_two_topics_of_one_broker_are_two_sinks(model: LineModel) -> None:
+    models, metrics = Models({"top": model}), Metrics()
+    publisher = Publisher(metrics=metrics, journal=None)
+    port = free_port()
+    publisher.start([open_sink(f"mqtt://127.0.0.1:{port}/{topic}", models=models, metrics=metrics) for topic in "ab"])
+    assert set(publisher.health.faults) == {f"sink mqtt 127.0.0.1:{port}/{topic}" for topic in "ab"}
+    publisher.finish(1)
 
 
 def test_prometheus_scrapes_every_metric(model: LineModel) -> None:
@@ -881,9 +943,9 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("mqtt://h:99999/x", "Port out of range"),
         ("mqtt://h/x?user=me&password_file=/nowhere", "/nowhere: cannot be read"),
         ("modbus://h:1?unit=-1", "0 or more"),
-        ("modbus://h:1?unit=248", "unit=248, expected 0 to 247"),
-        ("modbus://h:1?camera=", "an option has no value"),
+        ("modbus://h:1?unit=300", r"unit=300, expected 0, which answers to all, to 247"),
         ("opcua://h:1?camera=side", "camera=side, expected one of top"),
+        ("modbus://h:1?camera=", r"modbus://h:1\?camera=: camera has no value"),
     ],
 )
 def test_wrong_addresses_are_refused_with_what_was_expected(model: LineModel, text: str, message: str) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +60,7 @@ class JsonlSink:
         if not content:
             return
         try:
-            if not os.fstat(self._file).st_nlink:  # somebody removed it: nobody would read what goes there
+            if not self._is_in_place(self._file):
                 self.close()
                 self.open()
             size = os.fstat(self._file).st_size
@@ -81,8 +80,14 @@ class JsonlSink:
         """See `Sink.close`."""
         file, self._file = self._file, None
         if file is not None:
-            with suppress(OSError):  # of a disk that is full: what it did not take was an error when it was written
-                os.close(file)
+            os.close(file)
+
+    def _is_in_place(self, file: int) -> bool:
+        """False where somebody removed, moved or replaced the file: what is written into it then, nobody finds."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def _rotate(self) -> None:
         for number in range(self._keep, 0, -1):

@@ -8,7 +8,7 @@ Input registers (function 4), big-endian words; read them in one request, which 
 |---|---|
 | 0 | the five bits above: bit 0 Ready ... bit 4 Fault |
 | 1 | ResultCode: 0 none, 1 OK, 2 NG, 3 UNKNOWN |
-| 2, 3 | ResultCount, high word first: a new result is one that changes it |
+| 2, 3 | ResultCount, high word first: a new result is one that changes it; a jump says how many parts were missed |
 | 4, 5 | Heartbeat, high word first: stands still when anything is wrong |
 | 6, 7 | Score, IEEE float32, high word first; NaN where there is none |
 | 8 - 39 | PartId, ASCII, two characters a register, the end of an id longer than 64 |
@@ -86,9 +86,9 @@ class ModbusSink:
         """See `Sink.close`."""
         loop, self._loop = self._loop, None
         server, self._server = self._server, None
-        self._state.stopped()  # opened again, it must not show the last result as one that came since
         if loop is None:
             return
+        self._state.stopped()
         try:
             if server is not None:
                 loop.call(_shut_down(server), timeout_s=_WRITE_S)
@@ -101,12 +101,12 @@ class ModbusSink:
         from pymodbus.server import ModbusTcpServer
         from pymodbus.simulator import DataType, SimData, SimDevice
 
-        def bits() -> list[SimData]:
-            return [SimData(0, values=[False] * BITS, datatype=DataType.BITS)]
+        def bits(values: list[bool]) -> list[SimData]:
+            return [SimData(0, values=values + [False] * (BITS - len(values)), datatype=DataType.BITS)]
 
-        registers = [SimData(0, values=[0] * REGISTERS, datatype=DataType.REGISTERS)]
+        registers = [SimData(0, values=plc_registers(self._state), datatype=DataType.REGISTERS)]
         holding = [SimData(0, values=[0], datatype=DataType.REGISTERS)]
-        device = SimDevice(self._unit, simdata=(bits(), bits(), holding, registers))
+        device = SimDevice(self._unit, simdata=(bits([]), bits(plc_bits(self._state)), holding, registers))
         server = ModbusTcpServer(device, address=self._address)
         await server.serve_forever(background=True)
         return server

@@ -50,7 +50,7 @@ class MqttSink:
     def __init__(
         self, host: str, port: int, *, topic: str, client_id: str, login: tuple[str, str | None] | None, tls: bool
     ) -> None:
-        self.name = f"mqtt {host}:{port}"
+        self.name = f"mqtt {host}:{port}/{topic}"
         self._host = host
         self._port = port
         self._topic = topic

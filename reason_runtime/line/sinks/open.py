@@ -22,8 +22,8 @@ from reason_runtime.line.models import Models
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.sink import Sink
 
-_LAST_UNIT = 247  # Modbus Messaging on TCP/IP, 4.4.2.2
 _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus")
+_LAST_UNIT = 247  # of Modbus
 
 
 def open_sink(text: str, *, models: Models, metrics: Metrics) -> Sink:
@@ -89,7 +89,7 @@ def _camera(address: Address, models: Models) -> str | None:
 def _unit(address: Address) -> int:
     unit = address.count("unit", 1)
     if unit > _LAST_UNIT:
-        raise ConfigurationError(f"{address.text}: unit={unit}, expected 0 to {_LAST_UNIT}")
+        raise ConfigurationError(f"{address.text}: unit={unit}, expected 0, which answers to all, to {_LAST_UNIT}")
     return unit
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 
@@ -22,10 +22,10 @@ class PlcState:
     Attributes:
         ready: No fault, so that parts may come.
         busy: A part waits for its answer.
-        result_valid: A result has been given since the start.
+        result_valid: A result has been given since the server opened.
         passed: The latest result is OK.
         result_code: 0 none, 1 OK, 2 NG, 3 UNKNOWN.
-        result_count: Goes up by one with every result.
+        result_count: Of all parts up to the latest result, also those whose results came while the server was down.
         part_id: Of the latest result.
         score: Of the latest result; NaN where it has none.
         heartbeat: Goes up while healthy; a PLC takes it for a fault when it stands still.
@@ -44,6 +44,7 @@ class PlcState:
     heartbeat: int = 0
     fault: bool = False
     faults: str = ""
+    _numbers: dict[str, int] = field(default_factory=dict)  # of the latest frame, by camera
 
     def take(self, message: Message) -> bool:
         """Bring the picture up to date; False where the message changes nothing."""
@@ -63,7 +64,11 @@ class PlcState:
         self.result_valid = True
         self.passed = answer.decision == "OK"
         self.result_code = RESULT_CODES[answer.decision]
-        self.result_count += 1
+        if answer.cause == "restart":  # numbered by the process before
+            self.result_count += 1
+        else:
+            self.result_count += answer.number - self._numbers.get(answer.camera, -1)
+            self._numbers[answer.camera] = answer.number
         self.part_id = answer.part_id
         self.score = float("nan") if answer.score is None else answer.score
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.health import Health
@@ -139,8 +139,10 @@ class SinkRunner:
         self._close()
 
     def _close(self) -> None:
-        with suppress(Exception):  # as for what it delivers: a broken sink must not take its thread along
+        try:
             self.sink.close()
+        except Exception as error:  # the same boundary: a disk whose quota is used up refuses even that
+            logging.getLogger(__name__).warning("%s: did not close cleanly (%s)", self.sink.name, error)
 
     def _next(self) -> list[Message] | None:
         """What to deliver, which is nothing where a closed sink is to be opened; None at the end."""

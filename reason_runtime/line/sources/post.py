@@ -32,12 +32,12 @@ from reason_runtime.line.sources.source import Nothing
 from reason_runtime.strict_json import Json
 
 _PATH = "/judge"
-_AT_ONCE = 16  # pictures that are read or wait for their answers: each may have max_mib
 _LONGEST_ID = 128
 _IDLE_S = 0.4  # of a read
 _QUIET_S = 10.0  # of a connection on which nothing comes or goes
 _LAST_REPLIES_S = 0.5
-_PIECE = 2**20
+_PIECE = 2**16
+AT_ONCE = 16  # pictures in memory: each takes its file and its pixels
 _NAME = "the picture"
 
 
@@ -60,9 +60,9 @@ class PostSource:
         self._form = input_format
         self._grabs: queue.SimpleQueue[Grab] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self.places = threading.BoundedSemaphore(_AT_ONCE)
         self._server: LineServer | None = None
         self._owed = 0
+        self.places = threading.BoundedSemaphore(AT_ONCE)
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -154,14 +154,13 @@ class _Handler(LineHandler):
         if (length := int(stated)) > self._source.max_bytes:
             return self._refuse(413, f"{length} bytes; expected {self._source.max_bytes} or less (max_mib)")
         if not self._source.places.acquire(blocking=False):
-            return self._refuse(503, f"{_AT_ONCE} pictures are being taken already; this part has no answer")
+            return self._refuse(503, f"{AT_ONCE} pictures are sent at once already; this part has no answer")
         try:
-            self._judge(length)
+            self._judge(self._body(length))
         finally:
             self._source.places.release()
 
-    def _judge(self, length: int) -> None:
-        content = self._body(length)
+    def _judge(self, content: bytes | None) -> None:
         try:
             address = parse_address(f"post:{self.path}", kinds=("post",))
             part_id = _part_id(address)
