@@ -943,7 +943,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("mqtt://h:99999/x", "Port out of range"),
         ("mqtt://h/x?user=me&password_file=/nowhere", "/nowhere: cannot be read"),
         ("modbus://h:1?unit=-1", "0 or more"),
-        ("modbus://h:1?unit=300", r"unit=300, expected 0, which answers to all, to 247"),
+        ("modbus://h:1?unit=300", r"unit=300, expected 0, which answers to all, to 255"),
         ("opcua://h:1?camera=side", "camera=side, expected one of top"),
         ("modbus://h:1?camera=", r"modbus://h:1\?camera=: camera has no value"),
     ],

@@ -23,7 +23,7 @@ from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.sink import Sink
 
 _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus")
-_LAST_UNIT = 247  # of Modbus
+_LAST_UNIT = 255  # one byte; Modbus on TCP/IP has 255 for a device that is spoken to directly
 
 
 def open_sink(text: str, *, models: Models, metrics: Metrics) -> Sink:

@@ -147,12 +147,13 @@ class AravisSource:
         buffer = self._stream.timeout_pop_buffer(_WAIT_US)
         if buffer is None:
             return "idle"
-        grabbed_ns = self._arrived_ns(buffer)
         try:
             status = buffer.get_status()
             if status != aravis.BufferStatus.SUCCESS:
                 self._last_id = None if self._last_id is None else self._last_id + 1  # its own need not have arrived
-                return Grab(grabbed_ns=grabbed_ns, failure=f"the frame arrived incomplete ({status.value_nick})")
+                failure = f"the frame arrived incomplete ({status.value_nick})"
+                return Grab(grabbed_ns=time.monotonic_ns(), failure=failure)  # its stamp may be of the frame before
+            grabbed_ns = self._arrived_ns(buffer)
             shape = (buffer.get_image_height(), buffer.get_image_width())
             image = decode_pixels(bytes(buffer.get_data()), self._format, shape=shape)
             lost = self._lost_before(buffer.get_frame_id())
