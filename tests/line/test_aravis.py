@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -288,12 +287,15 @@ def test_each_frame_that_the_host_lost_is_incomplete_and_unknown(network_camera:
 
     class Halting(AravisSource):
         halts = 0
+        first_id: int | None = None
 
         def read(self):  # type: ignore[no-untyped-def]
             self.halts += 1
             if self.halts == 10:
                 time.sleep(1.0)  # a process that stands still: 50 frames, and room for 8
-            return super().read()
+            found = super().read()
+            self.first_id = self._last_id if self.first_id is None else self.first_id
+            return found
 
     source = Halting(THEIRS, settings=AravisSettings(pixel_format="Mono8", frame_rate=50))
     source.checks_freezing = False
@@ -301,9 +303,11 @@ def test_each_frame_that_the_host_lost_is_incomplete_and_unknown(network_camera:
         line.sink.wait(lambda: len(line.sink.answers) >= 80, 10)
         line.close()
     lost = [answer for answer in line.sink.answers if answer.reason == "lost between camera and host"]
-    assert 35 <= len(lost) <= 45
+    assert 20 <= len(lost) <= 50
     assert {(answer.decision, answer.cause) for answer in lost} == {("UNKNOWN", "incomplete")}
     assert [answer.number for answer in lost] == list(range(lost[0].number, lost[0].number + len(lost)))
-    seconds = [datetime.fromisoformat(answer.grabbed).timestamp() for answer in line.sink.answers]
-    assert len(seconds) == pytest.approx(50 * (seconds[-1] - seconds[0]), abs=6)
+    assert source.first_id is not None
+    assert source._last_id is not None
+    sent = source._last_id - source.first_id + 1 - len(source._ready)
+    assert sent - len(line.sink.answers) in (0, 1)  # one may have come with the stop
     assert [event.name for event in line.sink.events] == ["line"]  # the stop
