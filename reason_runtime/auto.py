@@ -75,7 +75,6 @@ def choose(
     sessions: dict[str, Session] = {}
     passed, left_out = _passed(bundle, precision, device)
     for check in sorted(passed, key=lambda check: not check.is_of(like)):
-        name = run_name(check.backend, check.provider, check.precision)
         try:
             session = open_session(
                 bundle,
@@ -85,14 +84,14 @@ def choose(
                 provider=check.provider,
             )
         except BackendError as error:
-            left_out[name] = str(error)
+            left_out[check.name] = str(error)
             continue
         if not check.holds_for(session):
-            left_out[name] = "checked with another version or device"
+            left_out[check.name] = "checked with another version or device"
             continue
         if check.is_of(like):
             return AutoChoice(session=session, median_ms={}, left_out=left_out)
-        sessions[name] = session
+        sessions[check.name] = session
     if not sessions:
         raise ConfigurationError(
             f"{bundle.path}: for {precision or 'any precision'}{f' on {device}' if device else ''} no parity check "
@@ -136,10 +135,7 @@ def _passed(
     able = [check for check in found if check.threshold is not None or check.precision in thresholds]
     if not (able or thresholds):
         return found, left_out
-    unable = [check for check in found if check not in able]
-    return able, left_out | {
-        run_name(each.backend, each.provider, each.precision): "has no threshold" for each in unable
-    }
+    return able, left_out | {check.name: "has no threshold" for check in found if check not in able}
 
 
 def _median_ms(bundle: Bundle, sessions: dict[str, Session]) -> dict[str, float]:

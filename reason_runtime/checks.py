@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle
-from reason_runtime.choices import Backend, Precision, Provider, runner_name
+from reason_runtime.choices import Backend, Precision, Provider, run_name, runner_name
 from reason_runtime.environment import RUNTIME, processor, runtime_version
 from reason_runtime.errors import BundleError
 from reason_runtime.manifest import ScoreStatistics, Threshold, read_statistics, read_threshold
@@ -47,6 +47,11 @@ class KnownCheck:
     libraries: dict[str, Json]
     runtime: Json
     facts: dict[str, Json]
+
+    @property
+    def name(self) -> str:
+        """What ran, such as `onnxruntime-cuda fp16`."""
+        return run_name(self.backend, self.provider, self.precision)
 
     def is_of(self, session: Session | None) -> bool:
         """Whether a session is of this backend, provider and precision."""

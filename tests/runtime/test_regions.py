@@ -40,7 +40,7 @@ def test_the_peak_is_of_the_region_and_not_of_what_its_box_holds_besides() -> No
     assert [region.peak for region in find_regions(values, pixel_threshold=0.5)] == [0.5, 9.0]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 1.0, 2.0]))
 def test_regions_are_the_connected_components(seed: int, height: int, width: int, blur: float) -> None:
     random = np.random.default_rng(seed)
