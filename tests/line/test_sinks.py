@@ -659,11 +659,13 @@ def test_an_opc_ua_client_sees_each_result_and_cannot_write(model: LineModel) ->
             names = ("Ready", "Busy", "ResultValid", "Pass", "ResultCode", "PartId", "Heartbeat", "Fault")
             before = [await value(name) for name in names]
             assert before == [False, False, False, False, 0, "", 0, False]
-            sink.deliver([beat(3), answer(2)])
+            sink.deliver([beat(3), dataclasses.replace(answer(2), bundle="0123456789ab")])
             assert [await value(name) for name in names] == [True, False, True, True, 1, "part-0002", 3, False]
-            assert await value("Score") == 0.25
+            assert [await value(name) for name in ("Score", "Threshold", "Bundle")] == [0.25, 0.5, "0123456789ab"]
             assert await value("Faults") == ""
-            sink.deliver([answer(3, "UNKNOWN"), beat(3, healthy=False)])
+            sink.deliver([dataclasses.replace(answer(3, "UNKNOWN"), threshold=None), beat(3, healthy=False)])
+            assert await value("Bundle") == ""
+            assert np.isnan(await value("Threshold"))  # type: ignore[call-overload]
             assert await value("Faults") == "camera top: lost"
             assert [await value(name) for name in names] == [False, False, True, False, 3, "part-0003", 3, True]
             assert np.isnan(await value("Score"))  # type: ignore[call-overload]
@@ -682,18 +684,19 @@ def test_a_modbus_client_reads_each_result_in_one_request_and_cannot_write(model
         client = ModbusTcpClient("127.0.0.1", port=port)
         assert client.connect()
 
-        def registers() -> tuple[int, int, int, int, float, str]:
-            words = client.read_input_registers(0, count=40).registers
-            *numbers, part_id = struct.unpack(">HHIIf64s", struct.pack(">40H", *words))
-            return (*numbers, part_id.rstrip(b"\0").decode())  # type: ignore[return-value]
+        def registers() -> tuple[int, int, int, int, float, str, float, str]:
+            words = client.read_input_registers(0, count=48).registers
+            *numbers, part_id, threshold, bundle = struct.unpack(">HHIIf64sf12s", struct.pack(">48H", *words))
+            return (*numbers, part_id.rstrip(b"\0").decode(), threshold, bundle.rstrip(b"\0").decode())  # type: ignore[return-value]
 
         assert registers()[:4] == (0, 0, 0, 0)
         assert np.isnan(registers()[4])
-        sink.deliver([beat(70_000), answer(2)])
-        assert registers() == (0b01101, 1, 3, 70_000, 0.25, "part-0002")
+        assert np.isnan(registers()[6])
+        sink.deliver([beat(70_000), dataclasses.replace(answer(2), bundle="0123456789ab")])
+        assert registers() == (0b01101, 1, 3, 70_000, 0.25, "part-0002", 0.5, "0123456789ab")
         assert client.read_discrete_inputs(0, count=5).bits[:5] == [True, False, True, True, False]
         sink.deliver([answer(3, "NG"), beat(70_000, healthy=False)])
-        assert registers() == (0b10100, 2, 4, 70_000, 0.375, "part-0003")
+        assert registers() == (0b10100, 2, 4, 70_000, 0.375, "part-0003", 0.5, "")
         sink.deliver([answer(4, "UNKNOWN")])
         assert registers()[1] == 3
         assert np.isnan(registers()[4])

@@ -12,6 +12,8 @@ Input registers (function 4), big-endian words; read them in one request, which 
 | 4, 5 | Heartbeat, high word first: stands still when anything is wrong |
 | 6, 7 | Score, IEEE float32, high word first; NaN where there is none |
 | 8 - 39 | PartId, ASCII, two characters a register, the end of an id longer than 64 |
+| 40, 41 | Threshold that the score was compared with, as Score |
+| 42 - 47 | Bundle that judged, the first 12 digits of its content hash, as PartId; empty where none did |
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ from reason_runtime.line.sinks.plc import PlcState, of_camera
 if TYPE_CHECKING:
     from pymodbus.server import ModbusTcpServer
 
-REGISTERS = 40
+REGISTERS = 48
 BITS = 16
 _PART_ID_BYTES = 64
+_BUNDLE_BYTES = 12
 _START_S = 10.0
 _WRITE_S = 5.0
 
@@ -129,14 +132,15 @@ def plc_bits(state: PlcState) -> list[bool]:
 def plc_registers(state: PlcState) -> list[int]:
     """The input registers, from 0."""
     flags = sum(bit << place for place, bit in enumerate(plc_bits(state)))
-    part_id = state.part_id.encode("ascii", "replace")[-_PART_ID_BYTES:].ljust(_PART_ID_BYTES, b"\0")
     packed = struct.pack(
-        ">HHIIf64s",
+        f">HHIIf{_PART_ID_BYTES}sf{_BUNDLE_BYTES}s",
         flags,
         state.result_code,
         state.result_count & 0xFFFFFFFF,
         state.heartbeat & 0xFFFFFFFF,
         state.score,
-        part_id,
+        state.part_id.encode("ascii", "replace")[-_PART_ID_BYTES:],
+        state.threshold,
+        state.bundle.encode("ascii", "replace")[:_BUNDLE_BYTES],
     )
     return list(struct.unpack(f">{REGISTERS}H", packed))

@@ -4,8 +4,8 @@
 |---|---|
 | Ready, Busy, ResultValid, Pass, Fault | Boolean |
 | ResultCode (0 none, 1 OK, 2 NG, 3 UNKNOWN), ResultCount, Heartbeat | UInt32 |
-| PartId, Faults | String |
-| Score (NaN where there is none) | Double |
+| PartId, Bundle (first 12 digits of the content hash), Faults | String |
+| Score, Threshold (NaN where there is none) | Double |
 
 With each result `ResultValid` goes false, then the values change, `Pass` and `ResultCode` last, then `ResultValid` goes
 true. Clients cannot write. There is no encryption: for a machine network of its own.
@@ -141,4 +141,6 @@ class OpcUaSink:
             "PartId": (state.part_id, kinds.String),
             "Faults": (state.faults, kinds.String),
             "Score": (state.score, kinds.Double),
+            "Threshold": (state.threshold, kinds.Double),
+            "Bundle": (state.bundle, kinds.String),
         }

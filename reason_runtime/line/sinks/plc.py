@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 
 RESULT_CODES = {"OK": 1, "NG": 2, "UNKNOWN": 3}
+_NONE = float("nan")
 
 
 def of_camera(name: str | None) -> Callable[[Answer], bool] | None:
@@ -28,6 +29,8 @@ class PlcState:
         result_count: Of all parts up to the latest result, also those whose results came while the server was down.
         part_id: Of the latest result.
         score: Of the latest result; NaN where it has none.
+        threshold: That it was compared with; NaN where there was none.
+        bundle: First 12 digits of the content hash of the bundle that judged it; empty where none did.
         heartbeat: Goes up while healthy; a PLC takes it for a fault when it stands still.
         fault: Something is wrong that decisions depend on.
         faults: All that is wrong, in words; also what stops no heartbeat.
@@ -40,7 +43,9 @@ class PlcState:
     result_code: int = 0
     result_count: int = 0
     part_id: str = ""
-    score: float = float("nan")
+    score: float = _NONE
+    threshold: float = _NONE
+    bundle: str = ""
     heartbeat: int = 0
     fault: bool = False
     faults: str = ""
@@ -70,7 +75,9 @@ class PlcState:
             self.result_count += answer.number - self._numbers.get(answer.camera, -1)
             self._numbers[answer.camera] = answer.number
         self.part_id = answer.part_id
-        self.score = float("nan") if answer.score is None else answer.score
+        self.score = _NONE if answer.score is None else answer.score
+        self.threshold = _NONE if answer.threshold is None else answer.threshold
+        self.bundle = answer.bundle or ""
 
     def stopped(self) -> None:
         """Nothing may pass any more."""
