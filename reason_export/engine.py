@@ -71,7 +71,7 @@ def build_engine(bundle: Bundle, *, choices: EngineChoices) -> BuiltEngine:
     started = time.monotonic()
     with stdout_to_stderr():
         builder = messages.made(trt.Builder)
-        parsed = parse_network(trt, builder, messages, model=model, manifest=bundle.manifest)
+        parsed = parse_network(trt, builder, messages, model=model, bundle=bundle)
         config = _configure(trt, builder, choices, form=bundle.manifest.input, messages=messages)
         cache = _timing_cache(trt, config, choices, gpu=gpu)
         plan = _build(trt, builder, parsed, config, messages=messages, model=model)

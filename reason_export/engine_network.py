@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from reason_runtime.backends.signature import INPUT, check_signature
 from reason_runtime.backends.tensorrt_library import Messages
+from reason_runtime.bundle import Bundle
 from reason_runtime.errors import BackendError, BundleError
 from reason_runtime.manifest import Manifest
 
@@ -41,7 +42,7 @@ class ParsedNetwork:
 
 
 def parse_network(
-    trt: ModuleType, builder: tensorrt.Builder, messages: Messages, *, model: Path, manifest: Manifest
+    trt: ModuleType, builder: tensorrt.Builder, messages: Messages, *, model: Path, bundle: Bundle
 ) -> ParsedNetwork:
     """Parse strongly typed: every layer computes in the type that the ONNX file says.
 
@@ -52,23 +53,24 @@ def parse_network(
         builder: Of the library.
         messages: The library's.
         model: The ONNX file.
-        manifest: Of the model's bundle.
+        bundle: That has it.
 
     Raises:
         BackendError: The parser refuses the file; names every node it stumbled over.
-        BundleError: The network is not what the manifest says, or its batch is fixed.
+        BundleError: The file was changed since the bundle was opened, the network is not what the manifest says, or its
+            batch is fixed.
     """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     if network is None:
         raise BackendError(f"{trt.__name__} {trt.__version__} made no network ({messages.why()})")
     parser = messages.made(trt.OnnxParser, network)
-    if not parser.parse_from_file(str(model)) or parser.num_errors:
+    if not parser.parse(bundle.content(model.name)) or parser.num_errors:
         found = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
         said = "; ".join(found) or messages.why()
         raise BackendError(f"{model}: the parser of {trt.__name__} {trt.__version__} refuses {said}")
     inputs = [_tensor(network.get_input(index)) for index in range(network.num_inputs)]
     outputs = [_tensor(network.get_output(index)) for index in range(network.num_outputs)]
-    _check(model, manifest, inputs=inputs, outputs=outputs)
+    _check(model, bundle.manifest, inputs=inputs, outputs=outputs)
     return ParsedNetwork(network=network, parser=parser, tensors=(*inputs, *outputs))
 
 

@@ -156,8 +156,7 @@ def _files(found: Quantised) -> dict[str, bytes]:
 def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
     """The bundle with its int8 files, elsewhere: what is wrong with it shows before the bundle is touched."""
     files: dict[str, Path | bytes] = {
-        MODELS["fp32"]: bundle.model_path("fp32"),
-        GOLDEN: bundle.path / GOLDEN,
+        **{name: bundle.content(name) for name in (MODELS["fp32"], GOLDEN)},
         **_files(found),
     }
     return write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)

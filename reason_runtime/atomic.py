@@ -28,10 +28,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     beside = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield beside
-        _flush(beside)
+        flush(beside)
         os.replace(beside, target)
         with suppress(OSError):  # not every file system can flush a folder; the file is in place
-            _flush(target.parent)
+            flush(target.parent)
     except OSError as error:
         raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error
     finally:
@@ -86,8 +86,12 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def _flush(path: Path) -> None:
-    """Make the system put a file, or the names in a folder, on the disk, so that a power cut cannot undo the rename."""
+def flush(path: Path) -> None:
+    """Make the system put a file, or the names in a folder, on the disk, so that a power cut cannot undo the rename.
+
+    Raises:
+        OSError: It cannot.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -81,7 +81,9 @@ def latency(
     found = measure_latency(detector, plan=plan)
     opened, session = detector.bundle, detector.session
     facts: dict[str, Json] = {
-        "model_size_bytes": opened.model_path(session.precision, provider=session.provider).stat().st_size,
+        "model_size_bytes": opened.manifest.files[
+            opened.model_path(session.precision, provider=session.provider).name
+        ].size_bytes,
         "input_from": opened.manifest.input.resize_filter,
     }
     if whole:

@@ -9,16 +9,18 @@ file or folder is refused; hidden ones (file managers leave them) are ignored. N
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reason_runtime.atomic import reason, replacing, write_text
+from reason_runtime.atomic import flush, reason, replacing, write_text
 from reason_runtime.choices import Precision, Provider
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import BundleError, ReasonError
@@ -50,10 +52,10 @@ _HOW_TO_MAKE: dict[Precision, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose every portable byte was checked when it was opened.
+    """A bundle whose every portable byte was checked when it was opened, and is again when it is used.
 
     Attributes:
-        path: The folder.
+        path: The folder, links followed: it is this one also when a link to it is moved.
         manifest: What it says about itself.
     """
 
@@ -77,19 +79,32 @@ class Bundle:
             raise BundleError(f"{self.path}: has no {name} for {precision}; {_HOW_TO_MAKE[precision]}")
         return self.path / name
 
+    def content(self, name: str) -> bytes:
+        """A portable file of the manifest, as it was when the bundle was opened: what is used is what was verified.
+
+        Raises:
+            BundleError: The file is missing, cannot be read, or was changed since.
+        """
+        path = self.path / name
+        content = _read_bytes(path, missing=f"{path}: is missing; copy the bundle again")
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
+            raise BundleError(f"{path}: was changed since the bundle was opened; open it again")
+        return content
+
     def golden(self) -> Golden:
         """The inputs and outputs that every backend is compared with.
 
         Raises:
-            BundleError: Arrays are missing, or their shapes or types do not fit the manifest.
+            BundleError: The file was changed since, arrays are missing, or their shapes or types do not fit the
+                manifest.
         """
-        return read_golden(self.path / GOLDEN, self.manifest)
+        return read_golden(io.BytesIO(self.content(GOLDEN)), self.manifest, where=str(self.path / GOLDEN))
 
     def trained_on(self) -> frozenset[str]:
         """SHA-256 of the image files that were trained on; empty where the bundle does not say.
 
         Raises:
-            BundleError: The file cannot be read.
+            BundleError: The file cannot be read, or was changed since.
         """
         return self._read_list(TRAINED_ON)
 
@@ -97,15 +112,12 @@ class Bundle:
         """SHA-256 of the image files that drew a threshold of the manifest; empty where the bundle does not say.
 
         Raises:
-            BundleError: The file cannot be read.
+            BundleError: The file cannot be read, or was changed since.
         """
         return self._read_list(THRESHOLD_FROM)
 
     def _read_list(self, name: str) -> frozenset[str]:
-        if name not in self.manifest.files:
-            return frozenset()
-        path = self.path / name
-        return frozenset(_read_bytes(path, missing=f"{path}: is missing; copy the bundle again").decode().split())
+        return frozenset(self.content(name).decode().split() if name in self.manifest.files else ())
 
 
 def listed(sha256: Iterable[str]) -> bytes:
@@ -120,7 +132,7 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: Not a bundle, of another format version, with a manifest that is not exactly as specified, or a
             file that is missing, changed or unknown; the message names the file.
     """
-    folder = Path(path)
+    folder = Path(path).resolve()
     manifest = read_manifest(folder)
     _check_names(folder, manifest)
     for name, entry in manifest.files.items():
@@ -303,6 +315,7 @@ def _place(content: Path | bytes, path: Path) -> None:
         path.write_bytes(content)
     else:
         shutil.copyfile(content, path)
+    flush(path)
 
 
 def _write_manifest(folder: Path, manifest: Manifest, *, names: Mapping[str, object]) -> None:
@@ -326,4 +339,6 @@ def _swap(beside: Path, target: Path) -> None:
     except OSError:
         os.replace(aside, target)
         raise
+    with suppress(OSError):  # not every file system can flush a folder
+        flush(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

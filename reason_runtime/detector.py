@@ -96,7 +96,7 @@ class Verdict(NamedTuple):
 
 
 class Detector:
-    """Judges images with one loaded model. Not safe for use by several threads at once: load one for each.
+    """Judges images with one loaded model, on any number of threads (see `reason_runtime.session.Session`).
 
     Args:
         bundle: The model came from.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,24 +46,24 @@ class Golden(Answers):
     painted: Answers | None = None
 
 
-def read_golden(path: Path, manifest: Manifest) -> Golden:
-    """Read `golden.npz` and check it against the manifest's sizes.
+def read_golden(source: IO[bytes], manifest: Manifest, *, where: str) -> Golden:
+    """Read `golden.npz` and check it against the manifest's sizes; `where` names it in messages.
 
     Raises:
         BundleError: Not a NumPy archive, or an array is missing or of another shape or type.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(source, allow_pickle=False) as arrays:
             found = {name: np.asarray(arrays[name]) for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path}: is not a NumPy archive ({error}); export again") from error
+        raise BundleError(f"{where}: is not a NumPy archive ({error}); export again") from error
 
     def taken(kinds: Kinds, *, prefix: str = "") -> dict[str, NDArray[Any]]:
         for name, kind in kinds.items():
             array = found.get(prefix + name)
             if array is None or (array.dtype, array.shape) != kind:
                 what = "nothing" if array is None else f"{array.dtype} {array.shape}"
-                raise BundleError(f"{path}: {prefix}{name} is {what}, expected {kind[0]} {kind[1]}; export again")
+                raise BundleError(f"{where}: {prefix}{name} is {what}, expected {kind[0]} {kind[1]}; export again")
         return {name: found[prefix + name] for name in kinds}
 
     images, painted = len(found.get("images", ())), None

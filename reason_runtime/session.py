@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 
 
 class Session(Protocol):
-    """A loaded model. Not safe for use by several threads at once: give each its own."""
+    """A loaded model. Several threads may use it at once; they wait for each other where the library makes them."""
 
     @property
     def backend(self) -> Backend:

@@ -109,9 +109,10 @@ def open_session(
         )
     gpu = Cuda().gpu.name if device == "cuda" else ""
     failures = _failures()
+    content = bundle.content(model.name)
     try:
         session = ort.InferenceSession(
-            str(model),
+            content,
             _session_options(ort, device=device, threads=threads),
             providers=_with_options(bundle, provider=provider, precision=precision, gpu=gpu),
             enable_fallback=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class BoundRuns:
         device: Where the memory is.
         map_size_px: Side of the map.
         bindings: By batch size: the binding, its input, its two outputs.
+        turn: Threads wait here for each other: this memory is shared.
     """
 
     library: ModuleType
@@ -34,15 +36,17 @@ class BoundRuns:
     device: Device
     map_size_px: int
     bindings: dict[int, tuple[ort.IOBinding, ort.OrtValue, list[ort.OrtValue]]] = field(default_factory=dict)
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Maps and scores of (N, H, W, C) images."""
-        if len(images) not in self.bindings:
-            self.bindings[len(images)] = self._bind(images.shape)
-        binding, image, outputs = self.bindings[len(images)]
-        image.update_inplace(np.ascontiguousarray(images))
-        self.session.run_with_iobinding(binding)
-        anomaly_map, score = (np.array(output.numpy()) for output in outputs)  # the memory is written again
+        with self.turn:
+            if len(images) not in self.bindings:
+                self.bindings[len(images)] = self._bind(images.shape)
+            binding, image, outputs = self.bindings[len(images)]
+            image.update_inplace(np.ascontiguousarray(images))
+            self.session.run_with_iobinding(binding)
+            anomaly_map, score = (np.array(output.numpy()) for output in outputs)  # the memory is written again
         return Outputs(anomaly_map=anomaly_map, score=score)
 
     def _bind(self, shape: tuple[int, ...]) -> tuple[ort.IOBinding, ort.OrtValue, list[ort.OrtValue]]:

@@ -12,6 +12,7 @@ each, several at a time, in throughput mode.
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from reason_runtime.backends.openvino_int8 import use_unsigned
 from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Device, Precision
-from reason_runtime.errors import BackendError
+from reason_runtime.errors import BackendError, BundleError
 from reason_runtime.manifest import Manifest
 from reason_runtime.session import Outputs
 from reason_runtime.telemetry import switch_off_telemetry
@@ -69,6 +70,7 @@ class OpenVinoSession:
     Attributes:
         models: That for a single image is there from the start.
         requests: With streams, what images run on, several at a time.
+        turn: Threads wait here for each other: requests and their memory are shared.
     """
 
     backend: Literal["openvino"] = "openvino"
@@ -80,21 +82,24 @@ class OpenVinoSession:
     model: Path
     models: Models
     requests: tuple[ov.InferRequest, ...]
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """See `Session.run`; with streams, each image is a request of its own."""
         check_batch(images, self.manifest)
         try:
-            if self.requests:
-                return self._stream(images)
-            request = self.models.taking(len(images))
-            pixels = request.get_tensor(INPUT)
-            pixels.shape = images.shape
-            pixels.data[:] = images
-            request.infer(share_outputs=True)  # copies none of them
-            found = [request.get_tensor(name).data.copy() for name in OUTPUTS]
-        except RuntimeError as error:
+            with self.turn:
+                return self._stream(images) if self.requests else self._one_run(images)
+        except (RuntimeError, BundleError) as error:  # the bundle's, where this is the first batch of its size
             raise BackendError(f"{self.model}: OpenVINO failed on a batch of {len(images)} ({error})") from error
+
+    def _one_run(self, images: NDArray[np.uint8]) -> Outputs:
+        request = self.models.taking(len(images))
+        pixels = request.get_tensor(INPUT)
+        pixels.shape = images.shape
+        pixels.data[:] = images
+        request.infer(share_outputs=True)  # copies none of them
+        found = [request.get_tensor(name).data.copy() for name in OUTPUTS]
         return Outputs(anomaly_map=found[0], score=found[1])
 
     def _stream(self, images: NDArray[np.uint8]) -> Outputs:
@@ -181,12 +186,12 @@ def compile_model(
         settings: More of OpenVINO's.
 
     Raises:
-        BundleError: The model is not what the manifest says.
+        BundleError: The model is not what the manifest says, or was changed since the bundle was opened.
         BackendError: A temporary copy cannot be written.
         RuntimeError: OpenVINO refuses the model.
     """
     model = bundle.model_path(precision)
-    source = core.read_model(str(model))
+    source = core.read_model(bundle.content(model.name))
     _check(source, model, bundle.manifest)
     if precision == "int8" and platform.machine() in _X86:
         use_unsigned(source)

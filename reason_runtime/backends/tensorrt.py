@@ -43,7 +43,7 @@ BF16 = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRtSession:
-    """See `reason_runtime.session.Session`. Unlike others it may be used by several threads at once.
+    """See `reason_runtime.session.Session`. Threads run at the same time, each on memory of its own.
 
     Attributes:
         engine: The file.

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle, write_bundle
-from reason_runtime.errors import BundleError, ParityError
-from tests.runtime.bundles import expected_map, golden_bytes, grey_model, make_bundle, make_manifest
+from reason_runtime.choices import Backend
+from reason_runtime.detector import DecisionLimit, Detector, load
+from reason_runtime.errors import BackendError, BundleError, ParityError
+from reason_runtime.image import square_format
+from reason_runtime.session import open_session
+from tests.runtime.bundles import SIZE_PX, expected_map, golden_bytes, grey_model, make_bundle, make_manifest
 from tests.runtime.test_atomic import refused_for_lack_of_room
 
 
@@ -126,6 +133,95 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "real"]
     assert open_bundle(tmp_path / "current").manifest == open_bundle(tmp_path / "real").manifest
     assert (tmp_path / "current").is_symlink()
+
+
+BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
+
+
+def picture_of(value: int) -> NDArray[np.uint8]:
+    return np.full((SIZE_PX, SIZE_PX, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bundle_whose_link_is_moved_judges_on_as_it_was(tmp_path: Path, backend: Backend) -> None:
+    make_bundle(tmp_path / "first")
+    make_bundle(tmp_path / "second", scale=1 / 1024)
+    (tmp_path / "current").symlink_to("first")
+    opened = open_bundle(tmp_path / "current")
+    (tmp_path / "moved").symlink_to("second")
+    (tmp_path / "moved").replace(tmp_path / "current")
+    detector = Detector(bundle=opened, session=open_session(opened, backend=backend), limit=DecisionLimit())
+    for count in (1, 2, 3, 4, 5):  # the first sizes have a compiled model each
+        assert [result.score for result in detector.batch([picture_of(128 + 64)] * count)] == [0.5] * count
+    assert load(tmp_path / "current", backend=backend)(picture_of(128 + 64)).score == 64 / 1024
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_that_was_replaced_since_the_bundle_was_opened_is_refused(tmp_path: Path, backend: Backend) -> None:
+    opened = make_bundle(tmp_path / "bundle")
+    loaded = load(opened.path, backend=backend)
+    files = {"model.onnx": grey_model(scale=1 / 1024), "golden.npz": golden_bytes(square_format(SIZE_PX))}
+    make_bundle(tmp_path / "other", scale=1 / 1024)
+    write_bundle(opened.path, manifest=make_manifest(), files=files, overwrite=True)
+    with pytest.raises(BundleError, match=r"model\.onnx: was changed since the bundle was opened"):
+        open_session(opened, backend=backend)
+    assert loaded(picture_of(128 + 64)).score == 0.5
+    if backend == "openvino":  # a model for a batch of two does not exist yet
+        with pytest.raises(BackendError, match=r"batch of 2 .*was changed since the bundle was opened"):
+            loaded.batch([picture_of(0)] * 2)
+
+
+@pytest.mark.parametrize("name", ["golden.npz", "trained_on.txt", "threshold_from.txt"])
+def test_a_file_that_was_changed_since_the_bundle_was_opened_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    lists = {"trained_on.txt": b"ab\n", "threshold_from.txt": b"cd\n"}
+    bundle = update_bundle(bundle, manifest=bundle.manifest, files=lists)
+    read = {
+        "golden.npz": bundle.golden,
+        "trained_on.txt": bundle.trained_on,
+        "threshold_from.txt": bundle.threshold_from,
+    }
+    before = read[name]()
+    assert name == "golden.npz" or before == {lists[name].decode().strip()}
+    (bundle.path / name).write_bytes((bundle.path / name).read_bytes()[::-1])
+    with pytest.raises(BundleError, match=f"{name}: was changed since the bundle was opened"):
+        read[name]()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_that_share_a_detector_each_get_their_own_results(tmp_path: Path, backend: Backend) -> None:
+    detector = load(make_bundle(tmp_path / "bundle").path, backend=backend, threads=1)
+    levels = range(128, 128 + 64)
+
+    def scores(thread: int) -> list[float]:
+        detector.batch([picture_of(128)] * (1 + thread))
+        return [detector(picture_of(level)).score for level in levels]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(scores, range(4))) == [[(level - 128) / 128 for level in levels]] * 4
+
+
+def test_a_new_bundle_is_on_the_disk_before_the_old_one_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_bundle(tmp_path / "bundle")
+    files = {name: (first.path / name).read_bytes() for name in first.manifest.files}
+    happened: list[str] = []
+    fsync, rmtree = os.fsync, shutil.rmtree
+
+    def flushed(descriptor: int) -> None:
+        happened.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def removed(path: Path, *, ignore_errors: bool) -> None:
+        happened.append(f"remove {path.name}" if path.exists() else "")
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    write_bundle(first.path, manifest=first.manifest, files=files, overwrite=True)
+    (at,) = (i for i, what in enumerate(happened) if what.startswith("remove .bundle"))
+    assert {"model.onnx", "golden.npz", tmp_path.name} <= set(happened[:at])
 
 
 @pytest.mark.parametrize("place", [".", "..", "real/.."])
