@@ -20,6 +20,7 @@ from reason_runtime.strict_json import Json
 
 _SEED = 20250101  # the pattern does not matter to a network's speed; it is fixed so that runs are alike
 _PARTS = 10
+_LONGEST_PAUSE_MS = 3_600_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,8 @@ class LatencyPlan:
             raise ConfigurationError(
                 "a measurement needs 0 or more warm-up calls, 1 or more counted calls, 0 s or more"
             )
-        if not 0 <= self.pause_ms < float("inf"):
-            raise ConfigurationError(f"a pause of {self.pause_ms} ms is no time to wait")
+        if not 0 <= self.pause_ms <= _LONGEST_PAUSE_MS:
+            raise ConfigurationError(f"a pause of {self.pause_ms} ms; expected 0 to {_LONGEST_PAUSE_MS:.0f}, an hour")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,8 @@ _CONVERTED_MODES = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX":
 _ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
 # TIFF tags, and the values that OpenCV reads as Pillow does
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA_SAMPLES = 258, 262, 277, 284, 338
-_WHITE_IS_ZERO, _RGB, _INTERLEAVED, _PLAIN_ALPHA = 0, 2, 1, 2
+_SAMPLE_FORMAT, _IMAGE_DEPTH = 339, 32997
+_WHITE_IS_ZERO, _RGB, _INTERLEAVED, _PLAIN_ALPHA, _SIGNED = 0, 2, 1, 2, 2
 _WARNINGS_LOCK = threading.Lock()  # the list of warning filters belongs to the whole process
 
 
@@ -72,7 +73,8 @@ def decode_stream(stream: BinaryIO, *, name: str, check_size: SizeCheck) -> Deco
         image = _open(stream)
         check_size(width_px=image.width, height_px=image.height)
         _refuse_several_frames(image)
-        _refuse_white_is_zero(image)
+        _refuse_odd_tiff(image)
+        _refuse_transparent_grey(image)
         if _needs_opencv(image):
             return _decode_16_bit(stream, image)
         return _pixels(ImageOps.exif_transpose(image))
@@ -104,11 +106,29 @@ def _refuse_several_frames(image: Image.Image) -> None:
         raise ImageError(f"holds {frames} pages or frames; expected one image a file")
 
 
-def _refuse_white_is_zero(image: Image.Image) -> None:
-    """Pillow turns such a file round where it has 8 bits, and not where it has 16."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I;16"):
-        if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            raise ImageError("is a 16-bit TIFF whose highest value is black; save it as a mono PNG")
+def _refuse_odd_tiff(image: Image.Image) -> None:
+    """What Pillow reads otherwise than it is meant."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    tags = image.tag_v2
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # turned round in 8 bits only
+        raise ImageError("is a 16-bit TIFF whose highest value is black; save it as a mono PNG")
+    # 8 bits with a sign are read as if they had none; more have a mode of their own
+    if not image.mode.startswith("I") and _SIGNED in _as_tuple(tags.get(_SAMPLE_FORMAT)):
+        raise ImageError("is a TIFF whose pixels have a sign; expected 8 or 16 bits a channel without sign")
+    if max(_as_tuple(tags.get(_IMAGE_DEPTH)), default=1) > 1:  # its first slice would be read
+        raise ImageError("is a TIFF of a volume; expected one image a file")
+
+
+def _as_tuple(value: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def _refuse_transparent_grey(image: Image.Image) -> None:
+    """One grey value that is transparent: neither library finds it in 2, 4 and 16 bits."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and "transparency" in image.info:
+        if any(str(tile[3]) in ("L;2", "L;4", "I;16B") for tile in image.tile):
+            raise ImageError("is a mono PNG with a transparent grey value that is not of 8 bits; save it with an alpha")
 
 
 def _needs_opencv(image: Image.Image) -> bool:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -379,7 +380,7 @@ def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Every image below a folder by suffix (png jpg jpeg bmp tif tiff webp), sorted; hidden ones are skipped.
+    """Every image below a folder by suffix (png jpg jpeg bmp tif tiff webp), sorted; hidden ones and pipes are skipped.
 
     Links to folders are followed; a folder that is reached in two ways is listed once.
 
@@ -403,7 +404,8 @@ def list_images(folder: str | Path) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = (name for name in names if not name.startswith("."))
-        found_images += [Path(parent, name) for name in visible if Path(name).suffix.lower() in SUFFIXES]
+        named = (Path(parent, name) for name in visible if Path(name).suffix.lower() in SUFFIXES)
+        found_images += [path for path in named if not _is_special(path)]
     return sorted(found_images)
 
 
@@ -431,6 +433,14 @@ def check_size(*, width_px: int, height_px: int) -> None:
         raise ImageError(
             f"{width_px} x {height_px} pixels; the largest image allowed has {LARGEST_PIXELS // 1_000_000} megapixels"
         )
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe, socket or device: one may wait for it without end. What cannot be looked at is not, and is said later."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _refuse_folder(error: OSError) -> None:

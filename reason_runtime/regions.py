@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,21 +75,23 @@ def regions_of_picture(
         shape: Rows and columns of the picture.
     """
     rows, columns = covered(shape, input_format=input_format)
-    down, right = (
-        (part.stop - part.start) / side for part, side in zip((rows, columns), anomaly_map.shape, strict=True)
-    )
+    height, width = anomaly_map.shape
     found = []
     for region in find_regions(anomaly_map, pixel_threshold=pixel_threshold):
-        left, top = math.floor(region.x_px * right), math.floor(region.y_px * down)
-        width = math.ceil((region.x_px + region.width_px) * right) - left
-        height = math.ceil((region.y_px + region.height_px) * down) - top
+        left, right = _scaled(region.x_px, region.width_px, of=width, to=columns.stop - columns.start)
+        top, bottom = _scaled(region.y_px, region.height_px, of=height, to=rows.stop - rows.start)
         found.append(
             Region(
                 x_px=columns.start + left,
                 y_px=rows.start + top,
-                width_px=width,
-                height_px=height,
+                width_px=right - left,
+                height_px=bottom - top,
                 peak=region.peak,
             )
         )
     return tuple(found)
+
+
+def _scaled(start: int, length: int, *, of: int, to: int) -> tuple[int, int]:
+    """First pixel and the one behind the last that so many map pixels cover; in whole numbers, which do not round."""
+    return start * to // of, -(-(start + length) * to // of)

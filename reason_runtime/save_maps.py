@@ -23,22 +23,24 @@ class MapWriter:
         scale: See `reason_runtime.overlay.map_scale`.
 
     Raises:
-        ConfigurationError: No scale for the colours is known; or the folder is, or lies in, one of `sources`, where
-            its pictures would be judged, or trained on, the next time.
+        ConfigurationError: No scale for the colours is known; or the folder is, or lies in, one of `sources`, or
+            pictures would lie beside one, where they would be judged, or trained on, the next time.
     """
 
     def __init__(self, detector: Detector, *, folder: Path, sources: Sequence[Path], scale: float | None) -> None:
         self._scale = map_scale(detector, asked=scale)
         self._detector = detector
         self._folder = folder
-        for source in sources:
-            if source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
-                raise ConfigurationError(
-                    f"{folder}: is or lies in {source}, and pictures of maps there would be taken for images the next "
-                    "time; give a folder elsewhere"
-                )
         parents = [path if path.is_dir() else path.parent for path in map(_absolute, sources)]
         self._shared = Path(os.path.commonpath(parents))
+        beside = {os.path.realpath(path.parent) for path in sources if not path.is_dir()}
+        for source, parent in zip(sources, parents, strict=True):
+            inside = source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source))
+            if inside or os.path.realpath(folder / parent.relative_to(self._shared)) in beside:
+                raise ConfigurationError(
+                    f"{folder}: is or lies in {source if inside else parent}, and pictures of maps there would be "
+                    "taken for images the next time; give a folder elsewhere"
+                )
 
     def write(self, judgement: Judgement) -> None:
         """Write the picture of one judged file; one without an image or a finite map has none.

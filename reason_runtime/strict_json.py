@@ -94,11 +94,21 @@ def parse(text: str, *, where: str) -> Json:
     """The value that `text` holds.
 
     Raises:
-        BundleError: Not JSON as RFC 8259 has it (NaN and Infinity are not), or a key that occurs twice.
+        BundleError: Not JSON as RFC 8259 has it (NaN and Infinity are not), a number beyond what a float64 holds, or a
+            key that occurs twice.
     """
 
     def refuse_constant(name: str) -> None:
         raise BundleError(f"{where}: holds {name}, which is not JSON")
+
+    def finite(digits: str) -> float:
+        if math.isinf(number := float(digits)):
+            raise BundleError(f"{where}: holds {digits[:20]}..., which is too large for a number")
+        return number
+
+    def whole(digits: str) -> int:
+        finite(digits)
+        return int(digits)
 
     def unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         found = dict(pairs)
@@ -107,7 +117,13 @@ def parse(text: str, *, where: str) -> Json:
         return found
 
     try:
-        value: Json = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+        value: Json = json.loads(
+            text,
+            parse_constant=refuse_constant,
+            parse_float=finite,
+            parse_int=whole,
+            object_pairs_hook=unique,
+        )
     except (json.JSONDecodeError, RecursionError) as error:
         raise BundleError(f"{where}: is not JSON ({error})") from error
     return value

@@ -143,6 +143,31 @@ def test_maps_are_not_saved_among_the_images(place: Path, tmp_path: Path, maps: 
 
 
 @pytest.mark.parametrize(
+    ("files", "maps"),
+    [
+        (["a/a.png"], "a"),
+        (["link/a.png"], "a"),
+        (["a/a.png", "b/b.jpg"], "."),
+        (["b/a/c.png", "b/b.jpg"], "b/a"),
+    ],
+)
+def test_maps_are_not_saved_beside_the_files_that_are_judged(
+    place: Path, tmp_path: Path, files: list[str], maps: str
+) -> None:
+    for name in ("a/a.png", "b/b.jpg", "b/a/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(place / "good" / ("b.jpg" if name.endswith("jpg") else "a.png"), tmp_path / name)
+    (tmp_path / "link").symlink_to("a")
+    before = sorted(tmp_path.rglob("*"))
+    done = call(
+        "reason-run", "predict", place / "bundle", *(tmp_path / name for name in files), "--save-maps", tmp_path / maps
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pictures of maps there would be taken for images the next time" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("bundle", "images", "message"),
     [
         ("nowhere", "good", "nowhere: is not a bundle (no manifest.json in it)"),

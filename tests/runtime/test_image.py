@@ -3,7 +3,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,50 @@ def test_float_and_32_bit_tiffs_are_refused(tmp_path: Path, pixels: NDArray[np.g
         read_image(tmp_path / "deep.tif", input_format=RGB)
 
 
+def test_pixels_with_a_sign_and_volumes_are_refused(tmp_path: Path) -> None:
+    deep_tiff(tmp_path / "signed.tif", np.full((20, 20), -3, np.int8))
+    with pytest.raises(ImageError, match="signed.tif: is a TIFF whose pixels have a sign"):
+        read_image(tmp_path / "signed.tif", input_format=MONO)
+    deep_tiff(tmp_path / "volume.tif", np.zeros((5, 32, 32), np.uint8), volumetric=True, tile=(5, 32, 32))
+    with pytest.raises(ImageError, match="volume.tif: is a TIFF of a volume"):
+        read_image(tmp_path / "volume.tif", input_format=MONO)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_value_is_black_or_refused(tmp_path: Path, bits: int) -> None:
+    """Upper half grey value 1 of so many bits, which is transparent; lower half 0, or 1 and more besides."""
+    rows = np.zeros((20, 32), np.uint16)
+    rows[:10] = 1
+    if bits == 16:
+        packed = rows.astype(">u2").view(np.uint8)
+    else:
+        each = np.repeat(rows.astype(np.uint8)[:, :, None], 1, axis=2)
+        shifts = np.arange(8 // bits)[::-1] * bits
+        packed = (each.reshape(20, -1, 8 // bits) << shifts).sum(axis=2).astype(np.uint8)
+    png_of(tmp_path / "grey.png", packed, width=32, bits=bits, transparent=1)
+    if bits in (1, 8):
+        assert (read_image(tmp_path / "grey.png", input_format=MONO) == 0).all()
+    else:
+        with pytest.raises(ImageError, match=r"grey\.png: is a mono PNG with a transparent grey value"):
+            read_image(tmp_path / "grey.png", input_format=MONO)
+
+
+def png_of(path: Path, rows: NDArray[np.uint8], *, width: int, bits: int, transparent: int) -> None:
+    """A mono PNG, chunk by chunk."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, 0, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">H", transparent))
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+        + chunk(b"IEND", b"")
+    )
+
+
 def test_several_pages_are_refused_rather_than_one_of_them_judged(tmp_path: Path) -> None:
     pages = [Image.new("L", (20, 20), value) for value in (1, 2, 3)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
@@ -291,7 +337,7 @@ def test_damaged_facts_about_a_picture_give_an_image_or_an_image_error_and_nothi
             read_image(path, input_format=RGB)
 
 
-def deep_tiff(path: Path, pixels: NDArray[np.uint16], **facts: Any) -> Path:
+def deep_tiff(path: Path, pixels: NDArray[np.generic], **facts: Any) -> Path:
     tifffile.imwrite(path, pixels, **facts)
     return path
 
@@ -426,6 +472,13 @@ def test_images_are_listed_sorted_without_hidden_and_other_files(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "sub/c.tiff"]
+
+
+def test_pipes_and_sockets_are_no_images_of_a_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "dangling.png").symlink_to("nowhere")  # said when it is read
+    (tmp_path / "a.png").touch()
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "dangling.png"]
 
 
 def test_linked_folders_are_listed_once_and_never_for_ever(tmp_path: Path) -> None:

@@ -178,7 +178,13 @@ def test_a_value_of_another_kind_is_refused(section: str, key: str, value: Json,
         from_json(spelled(values), where="manifest.json")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[1]", "null", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000),
+        *('{"a": 1e999}', '{"a": ' + "9" * 5000 + "}", '{"a": -1' + "0" * 400 + "}"),
+    ],
+)
 def test_what_is_not_a_json_object_is_refused(text: str) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json: "):
         from_json(text, where="manifest.json")

@@ -65,6 +65,15 @@ def test_a_map_that_is_high_everywhere_in_places_lists_a_hundred() -> None:
     assert len(find_regions(values, pixel_threshold=1.0)) == 100
 
 
+@pytest.mark.parametrize(("side", "picture"), [(224, 29), (224, 58), (224, 225), (100, 116), (70, 123), (448, 225)])
+def test_boxes_end_with_the_picture_whatever_its_size(side: int, picture: int) -> None:
+    values = np.ones((side, side), np.float32)
+    (region,) = regions_of_picture(
+        values, pixel_threshold=1.0, input_format=square_format(side), shape=(picture, picture)
+    )
+    assert (region.x_px, region.y_px, region.width_px, region.height_px) == (0, 0, picture, picture)
+
+
 @given(st.integers(0, 31), st.integers(0, 31), st.integers(20, 300), st.integers(20, 300), st.sampled_from([32, 48]))
 def test_a_box_covers_what_its_map_pixel_covers_and_little_more(
     row: int, column: int, height: int, width: int, resize: int
