@@ -24,7 +24,7 @@ from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import ranked_aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
 from reason_train.metrics import auroc, ranked_auroc, wrong_decisions
-from reason_train.ranking import rank
+from reason_train.ranking import rank_pixels
 
 MOST_OF_A_PAIR = 0.05
 """Of image AUROC, what one swapped pair of a good and a defective image may be worth to be allowed: 20 pairs."""
@@ -193,6 +193,18 @@ class LabelledSet:
         )
 
     @cached_property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """(S, S), True where defects count, of which the figures of pixels are; None: everywhere.
+
+        The map is 0 in every image where they do not, and nowhere else.
+        """
+        settings = self._bundle.manifest.method.settings
+        if settings.get("roi") is None and settings.get("ignore_mask_sha256") is None:
+            return None
+        counted: NDArray[np.bool_] = (self.reference.anomaly_map != 0).any(axis=0)
+        return counted
+
+    @cached_property
     def anomalous(self) -> NDArray[np.bool_]:
         """(N,) which of them are defective."""
         return np.array([sample.anomalous for sample in self.samples])
@@ -212,9 +224,10 @@ class LabelledSet:
         image_auroc = auroc(outputs.score, self.anomalous)
         if self.masks is None:
             return DetectionFigures(image_auroc=image_auroc, pixel_auroc=None, aupro=None)
-        ranking = rank(outputs.anomaly_map, self.masks)
+        masks = self.masks if self.counted is None else self.masks & self.counted
+        ranking = rank_pixels(outputs.anomaly_map, masks, counted=self.counted)
         return DetectionFigures(
-            image_auroc=image_auroc, pixel_auroc=ranked_auroc(ranking), aupro=ranked_aupro(ranking, self.masks)
+            image_auroc=image_auroc, pixel_auroc=ranked_auroc(ranking), aupro=ranked_aupro(ranking, masks)
         )
 
     def run(self, session: Session) -> Outputs:

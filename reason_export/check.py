@@ -20,7 +20,7 @@ from reason_export.golden_checks import (
     shifted,
     threshold_shift,
 )
-from reason_export.good_images import different_images, require_good, require_unseen, unseen
+from reason_export.good_images import different_images, require_good, require_unseen, training_known, unseen
 from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, Limits, wanted_rate
 from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_and_peak_each
@@ -290,7 +290,7 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
         )
     require_good(bundle, scores, where=held_out.folder)
     require_unseen(bundle, scores, where=held_out.folder)
-    what = described_images(len(scores), pictures=len(paths), tile_px=tile_px)
+    what = described_images(len(scores), pictures=len(paths), tile_px=tile_px, training_known=training_known(bundle))
     source = f"{what}, {session.backend} {session.precision} on this device"
     threshold, statistics = drawn_from(
         scores,

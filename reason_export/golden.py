@@ -46,8 +46,7 @@ def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, 
     """
     painted = images[:0]
     if not synthetic and isinstance(model, ReasonModel):
-        head = model.head
-        painted = painted_golden(images, counts=head.get_buffer("region").numpy() > 0 if head.has_region else None)
+        painted = painted_golden(images, counts=model.head.counts)
     return Golden(
         **_answers(model, images),
         synthetic=np.full(len(images), synthetic),

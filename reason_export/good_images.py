@@ -34,6 +34,12 @@ def different_images(folder: Path) -> dict[str, Path]:
     return found
 
 
+def training_known(bundle: Bundle) -> bool:
+    """Whether it is known what the model was trained on: not of a checkpoint that was imported without its images."""
+    training = bundle.manifest.training
+    return "imported_from" not in training.configuration or training.images > 0
+
+
 def unseen(bundle: Bundle, images: Mapping[str, Path]) -> dict[str, Path]:
     """Those of `different_images` that the bundle was not trained on, as far as it says what it was trained on."""
     trained = bundle.trained_on()

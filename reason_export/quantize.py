@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
-from reason_export.good_images import different_images, require_good, require_unseen, unseen
+from reason_export.good_images import different_images, require_good, require_unseen, training_known, unseen
 from reason_export.held_out_scores import drawn_from
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
@@ -136,7 +136,9 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
         held_out=judged,
         names=names,
         held_out_sha256=frozenset(kept_out),
-        source=described_images(len(judged), pictures=len(held_out), tile_px=tile_px),
+        source=described_images(
+            len(judged), pictures=len(held_out), tile_px=tile_px, training_known=training_known(bundle)
+        ),
     )
 
 

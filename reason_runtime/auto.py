@@ -11,7 +11,7 @@ import numpy as np
 from reason_runtime.bundle import Bundle
 from reason_runtime.checks import KnownCheck, check_path, known_check
 from reason_runtime.choices import PRECISIONS, RUNNERS, Device, Precision, run_name, runner_device
-from reason_runtime.errors import BackendError, ConfigurationError
+from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import Session, open_session
 
 WARM_UP, ROUNDS = 3, 15
@@ -70,7 +70,7 @@ def choose(
 
     Raises:
         ConfigurationError: Nothing is left; says why, and how to make a check.
-        BundleError: A check is not as `reason-export check` writes it.
+        BundleError: A file of the bundle was changed since it was opened.
     """
     sessions: dict[str, Session] = {}
     passed, left_out = _passed(bundle, precision, device)
@@ -125,12 +125,17 @@ def _passed(
         for each in PRECISIONS if precision is None else (precision,):
             if not check_path(bundle, backend=backend, precision=each, provider=provider).exists():
                 continue
-            check = known_check(bundle, backend=backend, precision=each, provider=provider)
+            name = run_name(backend, provider, each)
+            try:
+                check = known_check(bundle, backend=backend, precision=each, provider=provider)
+            except BundleError as error:
+                left_out[name] = str(error)
+                continue
             if check is not None and check.passed:
                 found.append(check)
             else:
                 why = "checked with other files or on another processor" if check is None else "did not pass its check"
-                left_out[run_name(backend, provider, each)] = why
+                left_out[name] = why
     thresholds = bundle.manifest.thresholds
     able = [check for check in found if check.threshold is not None or check.precision in thresholds]
     if not (able or thresholds):

@@ -33,7 +33,8 @@ class KnownCheck:
         scores: These scores; None in checks of before, too.
         threshold_from: SHA-256 of the image files that drew it; None where none did, and in checks of before.
         libraries: Versions by name, as the session gave them.
-        runtime: Version of this runtime that the check was made with; None where it was not installed.
+        runtime: Version of this runtime that the check was made with; None where it was not installed; of a check from
+            before they had a hash none that exists, so that it holds for no session.
         facts: All that `reason-export check` wrote.
     """
 
@@ -119,13 +120,13 @@ def known_check(
         found, scores = content.get("threshold"), content.get("scores")
         drew = content.get("threshold_from")
         passed = content["passed"] is True
-        is_whole = content[_SEAL] == _digest(content)
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
-    if not is_whole:
-        raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
     if not same:
         return None
+    has_seal = _SEAL in content
+    if has_seal and content[_SEAL] != _digest(content):
+        raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
     return KnownCheck(
         backend=backend,
         provider=provider,
@@ -135,6 +136,6 @@ def known_check(
         scores=None if scores is None else read_statistics(scores, where=f"{path}: scores"),
         threshold_from=frozenset(map(str, drew)) if isinstance(drew, list) else None,
         libraries=session,
-        runtime=runtime,
+        runtime=runtime if has_seal else "a version before checks had a hash",
         facts=content,
     )

@@ -13,6 +13,9 @@ import typer
 from reason_runtime.errors import ReasonError
 from reason_runtime.telemetry import switch_off_telemetry
 
+_EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
+"""Extras of inference libraries, which commands of any extra may need."""
+
 
 def new_app(about: str) -> typer.Typer:
     """An empty command line whose commands are always named, plain in colour and without shell completion."""
@@ -44,7 +47,8 @@ def run(app: typer.Typer, *, extra: str | None = None) -> None:
 
     Args:
         app: The command line.
-        extra: That brings the packages of its commands; one that is missing is one line too.
+        extra: That brings the packages of its commands, but for inference libraries; one that is missing is one line
+            too.
     """
     switch_off_telemetry()  # some commands import a library beside the one file that runs bundles with it
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -63,7 +67,8 @@ def run(app: typer.Typer, *, extra: str | None = None) -> None:
     except ModuleNotFoundError as error:
         if extra is None or error.name is None or error.name.startswith("reason_"):
             raise
-        print(f'error: {error.name} is not installed; pip install "reason-edge[{extra}]"', file=sys.stderr)
+        brings = _EXTRAS.get(error.name, extra)
+        print(f'error: {error.name} is not installed; pip install "reason-edge[{brings}]"', file=sys.stderr)
         sys.exit(1)
 
 

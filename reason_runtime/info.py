@@ -9,6 +9,7 @@ from reason_runtime.checks import check_path, known_check
 from reason_runtime.choices import PRECISIONS, RUNNERS, run_name
 from reason_runtime.engine_facts import EngineFacts
 from reason_runtime.engine_store import engines, of_this_bundle
+from reason_runtime.errors import BundleError
 from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.tiles import tile_px_of
 
@@ -80,7 +81,11 @@ def _checks(bundle: Bundle) -> list[str]:
         name = f"check       {run_name(backend, provider, precision)}"
         if not check_path(bundle, backend=backend, precision=precision, provider=provider).exists():
             continue
-        check = known_check(bundle, backend=backend, precision=precision, provider=provider)
+        try:
+            check = known_check(bundle, backend=backend, precision=precision, provider=provider)
+        except BundleError as error:
+            lines.append(f"{name}: {error}")
+            continue
         if check is None:
             lines.append(f"{name}: of other files or of another processor; check again")
             continue

@@ -33,13 +33,13 @@ class MapWriter:
         self._folder = folder
         parents = [path if path.is_dir() else path.parent for path in map(_absolute, sources)]
         self._shared = Path(os.path.commonpath(parents))
-        beside = {os.path.realpath(path.parent) for path in sources if not path.is_dir()}
+        places = {Path(os.path.realpath(folder / parent.relative_to(self._shared))) for parent in parents}
         for source, parent in zip(sources, parents, strict=True):
-            inside = source.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source))
-            if inside or os.path.realpath(folder / parent.relative_to(self._shared)) in beside:
+            real = Path(os.path.realpath(parent))
+            if any(place.is_relative_to(real) if source.is_dir() else place == real for place in places):
                 raise ConfigurationError(
-                    f"{folder}: is or lies in {source if inside else parent}, and pictures of maps there would be "
-                    "taken for images the next time; give a folder elsewhere"
+                    f"{folder}: puts pictures of maps into {source if source.is_dir() else parent}, where they would "
+                    "be taken for images the next time; give a folder elsewhere"
                 )
 
     def write(self, judgement: Judgement) -> None:

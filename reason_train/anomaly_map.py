@@ -88,6 +88,11 @@ class MapHead(nn.Module):
             self.register_buffer(f"matrix_{k}", matrix, persistent=False)
             self.register_buffer(f"weight_{k}", torch.ones(()))
 
+    @property
+    def counts(self) -> NDArray[np.bool_] | None:
+        """(S, S), True where defects count; None: everywhere."""
+        return self.get_buffer("region").cpu().numpy() > 0 if self.has_region else None
+
     def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features over scales, finest first, to the map (N, S, S) and the score (N,), both in raw units."""
         matrices = [self.get_buffer(f"matrix_{k}") for k in range(len(teacher))]  # (S, h)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from reason_runtime.errors import DataError
-from reason_train.ranking import Ranking, Rates, Values, area_under, rank, roc_curve, trapezoid
+from reason_train.ranking import Ranking, Rates, Values, area_under, rank_pixels, roc_curve, trapezoid
 
 FPR_LIMIT = 0.3  # Bergmann et al., IJCV 2021, section 5.1
 GRID_STEPS = 200  # the reference's `num_th`
@@ -43,8 +43,13 @@ def ranked_aupro(ranking: Ranking, masks: Masks) -> float:
     return area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=FPR_LIMIT)
 
 
-def pro_curve(maps: Values, masks: Masks) -> tuple[Rates, Rates]:
-    """Corners of the exact per-region overlap curve over all images.
+def pro_curve(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> tuple[Rates, Rates]:
+    """Corners of the exact per-region overlap curve over all images, of the pixels that count.
+
+    Args:
+        maps: (N, H, W) anomaly maps of all test images.
+        masks: (N, H, W), True where defective; False where nothing counts.
+        counted: (H, W), True where defects count; None: everywhere.
 
     Returns:
         False-positive rate and mean overlap, rising from (0, 0) to (1, 1).
@@ -54,7 +59,7 @@ def pro_curve(maps: Values, masks: Masks) -> tuple[Rates, Rates]:
         DataError: See `aupro`.
     """
     _check_shapes(maps, masks)
-    return roc_curve(rank(maps, masks), weights=region_weights(masks))
+    return roc_curve(rank_pixels(maps, masks, counted=counted), weights=region_weights(masks))
 
 
 def region_weights(masks: Masks) -> Rates:
@@ -68,7 +73,7 @@ def region_weights(masks: Masks) -> Rates:
     return np.concatenate(weights)
 
 
-def aupro_per_image(maps: Values, masks: Masks) -> float:
+def aupro_per_image(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> float:
     """Mean over defective images of each one's own AUPRO on the reference's grid of thresholds: 0..1.
 
     Not comparable with `aupro`: every image brings its own false-positive rate and its own thresholds.
@@ -76,6 +81,7 @@ def aupro_per_image(maps: Values, masks: Masks) -> float:
     Args:
         maps: (N, H, W) anomaly maps.
         masks: (N, H, W), True where defective; images whose mask is empty or full are left out.
+        counted: (H, W), True where defects count, which is wherever a mask is True; None: everywhere.
 
     Raises:
         ValueError: The shapes differ.
@@ -84,18 +90,19 @@ def aupro_per_image(maps: Values, masks: Masks) -> float:
     Source: the reference implementation's evaluation.
     """
     _check_shapes(maps, masks)
-    partial = np.flatnonzero(partly_defective(masks))
+    partial = np.flatnonzero(partly_defective(masks, counted=counted))
     if not partial.size:
         raise DataError("every mask is empty or full; the per-image AUPRO needs an image with both kinds of pixels")
-    return float(np.mean([aupro_on_grid(maps[i : i + 1], masks[i : i + 1]) for i in partial]))
+    return float(np.mean([aupro_on_grid(maps[i : i + 1], masks[i : i + 1], counted=counted) for i in partial]))
 
 
-def partly_defective(masks: Masks) -> NDArray[np.bool_]:
-    """(N,) whether an image has defective pixels and good ones, so that it has an AUPRO of its own."""
-    return np.logical_and(masks.any(axis=(1, 2)), ~masks.all(axis=(1, 2)))
+def partly_defective(masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """(N,) whether an image has defective pixels and good ones that count, so that it has an AUPRO of its own."""
+    full = masks if counted is None else masks | ~counted
+    return np.logical_and(masks.any(axis=(1, 2)), ~full.all(axis=(1, 2)))
 
 
-def aupro_on_grid(maps: Values, masks: Masks) -> float:
+def aupro_on_grid(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> float:
     """AUPRO on the reference's grid, over all the images given: 0..1.
 
     Thresholds np.arange(min, max, (max - min) / 200), prediction map > t, points with a false-positive rate below 0.3
@@ -104,6 +111,7 @@ def aupro_on_grid(maps: Values, masks: Masks) -> float:
     Args:
         maps: (N, H, W) anomaly maps.
         masks: (N, H, W), True where defective.
+        counted: See `aupro_per_image`.
 
     Raises:
         ValueError: The shapes differ.
@@ -115,13 +123,14 @@ def aupro_on_grid(maps: Values, masks: Masks) -> float:
     largest overlap there; a constant map, or one that no grid point below 0.3 describes, gives 0.
     """
     _check_shapes(maps, masks)
-    ranking = rank(maps, masks)
-    lowest, highest = maps.min(), maps.max()
+    ranking = rank_pixels(maps, masks, counted=counted)
+    seen = maps if counted is None else maps[:, counted]
+    lowest, highest = seen.min(), seen.max()
     step = (highest - lowest) / GRID_STEPS
     if not step > 0:
         return 0.0
     thresholds = np.arange(lowest, highest, step)
-    negatives = np.sort(maps[~masks])
+    negatives = np.sort(maps[~masks if counted is None else counted & ~masks])
     false_rate = (negatives.size - np.searchsorted(negatives, thresholds, side="right")) / negatives.size
     found = np.append(0.0, ranking.found(region_weights(masks)))
     above = np.searchsorted(-ranking.thresholds, -thresholds, side="left")  # how many distinct values are > t

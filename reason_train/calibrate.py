@@ -122,6 +122,7 @@ def calibrate(
     entries: Sequence[ImageEntry],
     device: torch.device,
     false_reject_rate: float,
+    training_known: bool = True,
     require_bound: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Threshold:
@@ -136,6 +137,7 @@ def calibrate(
         entries: Of its pictures.
         device: Where to run.
         false_reject_rate: Wanted share of rejected good images, 0..1.
+        training_known: See `Run.training_known`: where it is not, nobody knows whether the bound holds.
         require_bound: Write nothing where the images do not promise that rate.
         progress: Called with the number of images after each batch.
 
@@ -145,9 +147,14 @@ def calibrate(
         ConfigurationError: The rate is not between 0 and 1.
     """
     check_rate(false_reject_rate)
+    if require_bound and not training_known:
+        raise DataError(
+            f"{folder}: left as it was; what the checkpoint was trained on is not known, so that no bound can be "
+            "promised; import it again with --trained-on DIR"
+        )
     scores = judge(model, store, device=device, keep_maps=False, progress=progress).scores
     tile_px = next((piece.tile.size_px for piece in store.pieces if piece.tile is not None), None)
-    source = described_images(len(scores), pictures=len(store.paths), tile_px=tile_px)
+    source = described_images(len(scores), pictures=len(store.paths), tile_px=tile_px, training_known=training_known)
     threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
     if require_bound and threshold.false_reject_upper_bound > false_reject_rate:
         raise DataError(

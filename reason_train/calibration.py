@@ -23,6 +23,8 @@ FAR_MADS = 10.0
 """Median absolute deviations above the median: of n = 16 to 64 good images of normal scores not one set in 500 has its
 highest there, of Gumbel's (maxima) one in 25; skewer ones more often, so it is said and changes nothing."""
 LEAST_COMPARED = 8
+LEAST_RATE = 1e-6
+"""Promising it takes three million images; nobody has them."""
 
 
 @lru_cache(maxsize=4096)  # a search asks for the same ones again
@@ -121,9 +123,17 @@ def pixel_threshold(scores: NDArray[np.floating], peaks: NDArray[np.floating], *
     return float(np.nextafter(np.float32(peaks[scores < threshold].max()), np.float32(np.inf)))
 
 
-def described_images(count: int, *, pictures: int, tile_px: int | None) -> str:
-    """What a threshold was drawn from, in words."""
-    return f"{count} held-out good images" if tile_px is None else f"{count} tiles of {pictures} held-out good images"
+def described_images(count: int, *, pictures: int, tile_px: int | None, training_known: bool) -> str:
+    """What a threshold was drawn from, in words.
+
+    Args:
+        count: Scores.
+        pictures: They are of.
+        tile_px: Side of the tiles that they are of; None where they are of whole pictures.
+        training_known: Whether it is known what the model was trained on, so that these can be told to be other images.
+    """
+    images = "held-out good images" if training_known else "good images that may have been trained on"
+    return f"{count} {images}" if tile_px is None else f"{count} tiles of {pictures} {images}"
 
 
 def _allowed_rejects(images: int, rate: float) -> int:
@@ -136,7 +146,9 @@ def check_rate(false_reject_rate: float) -> None:
     """Refuse what is no rate.
 
     Raises:
-        ConfigurationError: The rate is not between 0 and 1.
+        ConfigurationError: The rate is below one in a million, or not below 1.
     """
-    if not 0 < false_reject_rate < 1:
-        raise ConfigurationError(f"false-reject rate {false_reject_rate}; expected between 0 and 1, such as 0.01")
+    if not LEAST_RATE <= false_reject_rate < 1:
+        raise ConfigurationError(
+            f"false-reject rate {false_reject_rate}; expected between {LEAST_RATE:f} and 1, such as 0.01"
+        )

@@ -60,6 +60,7 @@ def calibrate(
             entries=new.entries,
             device=find_device(device),
             false_reject_rate=false_reject_rate,
+            training_known=trained.training_known,
             require_bound=require_bound,
             progress=bar.advance,
         )
@@ -68,11 +69,12 @@ def calibrate(
         print(hint, file=sys.stderr)
     highest = run_highest(run_folder, threshold=threshold.value)
     if as_json:
-        print(json.dumps({**threshold_facts(threshold), "copies_left_out": new.copies, "highest_held_out": highest}))
+        facts = threshold_facts(threshold, training_known=trained.training_known)
+        print(json.dumps({**facts, "copies_left_out": new.copies, "highest_held_out": highest}))
     else:
         if new.copies:
             print(f"{new.copies} good images are copies of others and were left out")
-        print_threshold(threshold, tile_px=trained.config.training.tile_px)
+        print_threshold(threshold, tile_px=trained.config.training.tile_px, training_known=trained.training_known)
         print_highest(highest)
 
 
@@ -82,6 +84,7 @@ def import_(
     out: options.OutFolder,
     teacher: options.TeacherOption = "wide_resnet50_2",
     teacher_weights: options.TeacherWeights = None,
+    trained_on: options.TrainedOn = None,
     black_level: options.BlackLevel = None,
     white_level: options.WhiteLevel = None,
     as_json: options.Json = False,
@@ -89,18 +92,25 @@ def import_(
     """Make a run from a published checkpoint. It has no threshold until it is calibrated."""
     from reason_train.import_checkpoint import import_checkpoint
 
-    import_checkpoint(
+    made = import_checkpoint(
         checkpoint,
         teacher=teacher,
         out=out,
         teacher_weights=teacher_weights,
+        trained_on=trained_on,
         black_level=black_level,
         white_level=white_level,
     )
     if as_json:
-        print(json.dumps({"run": str(out), "teacher": teacher, "threshold": None}))
+        facts = {"run": str(out), "teacher": teacher, "threshold": None, "training_images": len(made.train)}
+        print(json.dumps(facts))
     else:
         print(f"{out}: imported; set a threshold with reason-train calibrate {out} --data DIR")
+        if not made.training_known:
+            print(
+                "what it was trained on is not known, so that no bound can be promised; --trained-on DIR says it",
+                file=sys.stderr,
+            )
 
 
 def main() -> None:

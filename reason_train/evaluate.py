@@ -36,6 +36,8 @@ class Evaluated:
     samples: tuple[Sample, ...]
     judgement: Judgement
     masks: NDArray[np.bool_] | None
+    counted: NDArray[np.bool_] | None
+    """(S, S) where defects count; None: everywhere."""
     threshold: Threshold | None
     """Of the run; None where it was never calibrated."""
     pixel_threshold: float | None
@@ -51,7 +53,17 @@ class Evaluated:
         drew = None
         if self.good_of_threshold:
             drew = of_threshold_text(self.good_of_threshold, of=self.evaluation.good)
-        return tuple(note for note in (self.protocol, drew) if note is not None)
+        where = unmarked = unknown = None
+        if not self.run.training_known:
+            unknown = "what the checkpoint was trained on is not known: these images may be among it"
+        if self.counted is not None and self.masks is not None:
+            where = f"figures of pixels are of the {self.counted.mean():.0%} of the map where defects count"
+        if self.masks is not None and (pixel := self.evaluation.pixel) is not None and pixel.unmarked:
+            unmarked = (
+                f"{pixel.unmarked} of {self.evaluation.defective} defective images have no defective pixel at "
+                f"{self.masks.shape[2]} x {self.masks.shape[1]} pixels: figures of pixels do not know of them"
+            )
+        return tuple(note for note in (self.protocol, unknown, drew, where, unmarked) if note is not None)
 
 
 def evaluate(
@@ -81,6 +93,7 @@ def evaluate(
     method, tile_px = run.config.method, run.config.training.tile_px
     paths = [sample.path for sample in samples]
     threshold, drew, limit = _calibration(folder, model, device=device, with_pixels=keep_maps)
+    counted = model.head.counts
     if tile_px is None:
         masks = read_masks(samples, size_px=method.image_size_px, resize_px=method.crop_from_px, crop_px=method.crop_px)
         store = ImageStore(paths, input_format=input_format(method), memory_mib=0)
@@ -89,8 +102,14 @@ def evaluate(
         masks = read_masks_as_drawn(samples, crop_px=method.crop_px)
         keep_maps = keep_maps or masks is not None
         judgement = judge_tiled(model, paths, tile_px=tile_px, device=device, keep_maps=keep_maps, progress=progress)
+    if masks is not None and counted is not None:
+        masks &= counted
     evaluation = evaluate_scores(
-        samples, judgement.scores, maps=judgement.maps if masks is not None else None, masks=masks
+        samples,
+        judgement.scores,
+        maps=judgement.maps if masks is not None else None,
+        masks=masks,
+        counted=counted,
     )
     return Evaluated(
         run=run,
@@ -99,6 +118,7 @@ def evaluate(
         samples=samples,
         judgement=judgement,
         masks=masks,
+        counted=counted,
         threshold=threshold,
         pixel_threshold=limit,
         good_of_threshold=good_among(samples, drew),

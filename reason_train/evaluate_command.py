@@ -94,6 +94,7 @@ def _judge(
                 pixel_threshold=result.pixel_threshold,
                 maps=result.judgement.maps,
                 masks=result.masks,
+                counted=result.counted,
                 input_format=input_format(result.run.config.method),
                 settings=report_settings(result),
                 tile_px=result.run.config.training.tile_px,

@@ -19,7 +19,7 @@ from reason_train.metrics import (
     ranked_average_precision,
     ranked_best_f1,
 )
-from reason_train.ranking import Values, rank
+from reason_train.ranking import Values, rank_pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ class PixelResult:
             defective all over.
         average_precision: Over all test pixels, 0..1.
         best_f1: Over all test pixels.
+        unmarked: Defective images without a defective pixel: their defects vanished when the masks were resized, lie
+            where defects do not count, or were never drawn. No figure of pixels knows of them.
     """
 
     auroc: float
@@ -59,6 +61,7 @@ class PixelResult:
     aupro_per_image: float | None
     average_precision: float
     best_f1: BestF1
+    unmarked: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,7 @@ class Evaluation:
             "pixel_f1_max": pixel.best_f1.f1 if pixel else None,
             "pixel_f1_max_threshold": pixel.best_f1.threshold if pixel else None,
             "pixel_average_precision": pixel.average_precision if pixel else None,
+            "defective_unmarked": pixel.unmarked if pixel else None,
             "per_defect": {name: asdict(part) for name, part in self.per_defect.items()},
             "per_group": {name: asdict(part) for name, part in self.per_group.items()},
             "group_mean": asdict(self.group_mean) if self.group_mean else None,
@@ -111,7 +115,12 @@ class Evaluation:
 
 
 def evaluate_scores(
-    samples: Sequence[Sample], scores: Values, *, maps: Values | None, masks: Masks | None
+    samples: Sequence[Sample],
+    scores: Values,
+    *,
+    maps: Values | None,
+    masks: Masks | None,
+    counted: NDArray[np.bool_] | None = None,
 ) -> Evaluation:
     """Judge the scores and maps of a test set.
 
@@ -120,12 +129,16 @@ def evaluate_scores(
         scores: (N,) raw image scores.
         maps: (N, S, S) raw anomaly maps; None for image level only.
         masks: (N, S, S) from `read_masks`; None for image level only.
+        counted: (S, S), True where defects count: figures of pixels are of these alone, since the map is 0 elsewhere
+            whatever the model finds. None: everywhere.
 
     Raises:
         ValueError: The lengths or shapes differ.
         DataError: A score or a map is not finite (the image is named), the test images are all of one kind, or the
             masks are all empty.
     """
+    if masks is not None and counted is not None:
+        masks = masks & counted
     _check(samples, scores, maps=maps, masks=masks)
     anomalous = np.array([sample.anomalous for sample in samples], dtype=np.bool_)
     defective = int(anomalous.sum())
@@ -133,7 +146,7 @@ def evaluate_scores(
         raise DataError(
             f"the test images are {len(samples) - defective} good and {defective} defective; an evaluation needs both"
         )
-    part = partial(_part, scores=scores, anomalous=anomalous, maps=maps, masks=masks)
+    part = partial(_part, scores=scores, anomalous=anomalous, maps=maps, masks=masks, counted=counted)
     defects = np.array([sample.defect for sample in samples])
     groups = np.array([sample.group or "" for sample in samples])
     per_group = {str(name): part(groups == name) for name in np.unique(groups[groups != ""])}
@@ -143,7 +156,9 @@ def evaluate_scores(
         image_auroc=auroc(scores, anomalous),
         average_precision=average_precision(scores, anomalous),
         best_f1=best_f1(scores, anomalous),
-        pixel=_pixel_result(maps, masks) if maps is not None and masks is not None else None,
+        pixel=None
+        if maps is None or masks is None
+        else _pixel_result(maps, masks, counted=counted, unmarked=int((anomalous & ~masks.any(axis=(1, 2))).sum())),
         per_defect={str(name): part(~anomalous | (defects == name)) for name in np.unique(defects[anomalous])},
         per_group=per_group,
         group_mean=_mean(list(per_group.values())) if per_group else None,
@@ -167,30 +182,43 @@ def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, ma
         if not masks.any():
             first = next((sample for sample in samples if sample.anomalous), samples[0])
             size = f"{masks.shape[1]} x {masks.shape[2]} pixels"
-            raise DataError(f"{first.path}: its mask and all others are empty at {size}; remove or mend them")
+            raise DataError(
+                f"{first.path}: its mask and all others are empty at {size}, where defects count; remove or mend them"
+            )
 
 
-def _pixel_result(maps: Values, masks: Masks) -> PixelResult:
-    ranking = rank(maps, masks)
+def _pixel_result(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None, unmarked: int) -> PixelResult:
+    ranking = rank_pixels(maps, masks, counted=counted)
+    partly = partly_defective(masks, counted=counted).any()
     return PixelResult(
         auroc=ranked_auroc(ranking),
         aupro=ranked_aupro(ranking, masks),
-        aupro_per_image=aupro_per_image(maps, masks) if partly_defective(masks).any() else None,
+        aupro_per_image=aupro_per_image(maps, masks, counted=counted) if partly else None,
         average_precision=ranked_average_precision(ranking),
         best_f1=ranked_best_f1(ranking),
+        unmarked=unmarked,
     )
 
 
 def _part(
-    chosen: NDArray[np.bool_], *, scores: Values, anomalous: NDArray[np.bool_], maps: Values | None, masks: Masks | None
+    chosen: NDArray[np.bool_],
+    *,
+    scores: Values,
+    anomalous: NDArray[np.bool_],
+    maps: Values | None,
+    masks: Masks | None,
+    counted: NDArray[np.bool_] | None,
 ) -> PartResult:
     labels = anomalous[chosen]
     defective = int(labels.sum())
     pixel_auroc = aupro = None
-    if maps is not None and masks is not None and masks[chosen].any() and not masks[chosen].all():
-        ranking = rank(maps[chosen], masks[chosen])
-        pixel_auroc = ranked_auroc(ranking)
-        aupro = ranked_aupro(ranking, masks[chosen])
+    if maps is not None and masks is not None:
+        marked = masks[chosen]
+        full = marked if counted is None else marked | ~counted
+        if marked.any() and not full.all():
+            ranking = rank_pixels(maps[chosen], marked, counted=counted)
+            pixel_auroc = ranked_auroc(ranking)
+            aupro = ranked_aupro(ranking, marked)
     return PartResult(
         good=labels.size - defective,
         defective=defective,

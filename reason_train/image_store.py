@@ -133,12 +133,22 @@ class ImageStore:
         if last == path:
             return picture
         decoded = decode_part(path, input_format=self.input_format)
+        self._require_tiles_of(path, shape=(decoded.colour.shape[0], decoded.colour.shape[1]))
         if decoded.colour.dtype == np.uint16:
             self._highest[path] = int(decoded.colour.max())
         picture = image_of(decoded, input_format=self.input_format)
         if len(self._siblings[path]) > 1:  # tiles are mostly read in order
             self._last = path, picture
         return picture
+
+    def _require_tiles_of(self, path: Path, *, shape: tuple[int, int]) -> None:
+        """Tiles are placed by the size in a file's header; an orientation may stand behind the pixels of a PNG."""
+        tiles = {tile for i in self._siblings[path] if (tile := self.pieces[i].tile) is not None}
+        if tiles and not tiles <= set(place_tiles(shape, tile_px=next(iter(tiles)).size_px)):
+            raise ImageError(
+                f"{path}: its pixels are {shape[1]} x {shape[0]} the right way up, its header says otherwise; save it "
+                "upright, without an orientation"
+            )
 
     def _taken(self, picture: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
         return resize_image(

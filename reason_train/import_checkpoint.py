@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from reason_runtime.atomic import make_folder
-from reason_runtime.errors import ConfigurationError, ReasonError, RunError
+from reason_runtime.errors import ConfigurationError, DataError, ReasonError, RunError
+from reason_runtime.image import list_images
 from reason_train.config import TeacherName, is_lite
 from reason_train.model import ReasonModel
 from reason_train.preparation import forget_unstarted
 from reason_train.presets import Choices, resolve
-from reason_train.run import MODEL, Run, library_versions, write_run, write_tensors
+from reason_train.run import MODEL, ImageEntry, Run, describe_images, library_versions, write_run, write_tensors
 from reason_train.teacher_weights import load_teacher, read_checkpoint, weights_sha256
 
 PARTS = {"lns_layer": "suppression", "bottleneck": "bottleneck", "decoder": "student"}
@@ -26,6 +27,7 @@ def import_checkpoint(
     teacher: TeacherName,
     out: Path,
     teacher_weights: Path | None = None,
+    trained_on: Path | None = None,
     black_level: int | None = None,
     white_level: int | None = None,
 ) -> Run:
@@ -36,12 +38,16 @@ def import_checkpoint(
         teacher: The teacher it was trained with.
         out: The run folder to make.
         teacher_weights: File in place of the published ImageNet weights.
+        trained_on: Folder of the good images that the checkpoint was trained on; None where they are not at hand: then
+            nobody can tell whether an image was among them.
         black_level: Value of 16-bit images that becomes 0; 0 where none is given.
         white_level: Value of 16-bit images that becomes 255; 65535 where none is given.
 
     Raises:
         RunError: Not such a checkpoint, tensors of another network, or `out` is not empty.
         ConfigurationError: The teacher is one that no published checkpoint has, or the levels are none.
+        DataError: The folder of training images holds none.
+        ImageError: One of them cannot be read.
     """
     if is_lite(teacher):
         raise ConfigurationError(
@@ -49,6 +55,7 @@ def import_checkpoint(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists; choose another --out")
+    train = () if trained_on is None else _described(trained_on)
     content = read_checkpoint(checkpoint)
     choices = Choices(teacher=teacher, preset="paper", black_level=black_level, white_level=white_level)
     config = resolve(choices, dataset="mvtec", bf16_is_fast=False)
@@ -62,7 +69,7 @@ def import_checkpoint(
     run = Run(
         config=config,
         dataset="",
-        train=(),
+        train=train,
         held_out=(),
         libraries=library_versions(),
         imported_from=checkpoint.name,
@@ -75,6 +82,13 @@ def import_checkpoint(
         forget_unstarted(out)
         raise
     return run
+
+
+def _described(folder: Path) -> tuple[ImageEntry, ...]:
+    paths = list_images(folder)
+    if not paths:
+        raise DataError(f"{folder}: holds no image; expected the good images that the checkpoint was trained on")
+    return describe_images(paths, root=folder)
 
 
 def _fill(module: nn.Module, state: dict[object, object], *, where: str) -> None:

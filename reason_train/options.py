@@ -34,6 +34,12 @@ TeacherWeights = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="State dict for the teacher.", show_default="the published ImageNet weights"),
 ]
+TrainedOn = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Good images that it was trained on, which then neither set its threshold nor judge it."
+    ),
+]
 FitTeacher = Annotated[
     TeacherName | None,
     typer.Option(

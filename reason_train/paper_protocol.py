@@ -87,7 +87,9 @@ class EpochChoice:
             ImageError: A test image cannot be read.
         """
         judgement = judge(model, self._store, device=self._device, keep_maps=self._masks is not None)
-        evaluation = evaluate_scores(self._samples, judgement.scores, maps=judgement.maps, masks=self._masks)
+        evaluation = evaluate_scores(
+            self._samples, judgement.scores, maps=judgement.maps, masks=self._masks, counted=model.head.counts
+        )
         pixel = evaluation.pixel
         figures = EpochFigures(
             epoch=epoch,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from reason_train.calibrate import calibration_images, told_apart
 from reason_train.config import Config
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
-from reason_train.presets import Choices, resolve
+from reason_train.presets import Choices, resolve, with_batch_size
 from reason_train.run import Run, describe_images, library_versions
 from reason_train.teacher_weights import weights_sha256
 from reason_train.trained import input_format
@@ -83,7 +82,8 @@ def make_plan(
         ImageError: An image cannot be read, or is smaller than a tile.
     """
     own_weights = None if teacher_weights is None else weights_sha256(teacher_weights)
-    config = resolve(choices, dataset=_published_name(dataset), bf16_is_fast=bf16_is_fast)
+    published = _published_name(dataset)
+    config = resolve(choices, dataset=published, bf16_is_fast=bf16_is_fast)
     parts = split(dataset, held_out_share=config.training.held_out_share, seed=config.training.seed)
     store = ImageStore(
         parts.train,
@@ -94,8 +94,11 @@ def make_plan(
     )
     train = describe_images(parts.train, root=dataset.root)
     held_out = told_apart(parts.held_out, root=dataset.root, trained=train)
+    if store.images < 2:
+        raise ConfigurationError(f"{store.images} good training image; expected at least 2")
+    batch_size = min(config.training.batch_size, store.images)
     run = Run(
-        config=_limited_batch(config, images=store.images),
+        config=with_batch_size(config, batch_size, choices=choices, dataset=published),
         dataset=dataset.name,
         train=train,
         held_out=held_out.entries,
@@ -113,10 +116,3 @@ def make_plan(
 def _published_name(dataset: DataSet) -> str:
     """What the paper's epochs and lambda depend on: the category, or the layout where there is none."""
     return dataset.name if dataset.layout == "mvtec" else dataset.category or dataset.layout
-
-
-def _limited_batch(config: Config, *, images: int) -> Config:
-    if images < 2:
-        raise ConfigurationError(f"{images} good training image; expected at least 2")
-    size = min(config.training.batch_size, images)
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=size))

@@ -95,6 +95,13 @@ def resolve(choices: Choices, *, dataset: str, bf16_is_fast: bool) -> Config:
     )
 
 
+def with_batch_size(config: Config, size: int, *, choices: Choices, dataset: str) -> Config:
+    """The configuration with another batch size, which is a departure where it is not the published one."""
+    training = dataclasses.replace(config.training, batch_size=size)
+    departures = _departures(config.method, training, _paper(choices, dataset=dataset))
+    return dataclasses.replace(config, training=training, departures=departures)
+
+
 def _check_conflicts(choices: Choices, *, preset: Preset) -> None:
     if choices.epochs is not None and choices.steps is not None:
         raise ConfigurationError("--epochs and --steps are both given; choose one")
@@ -156,7 +163,7 @@ def _given(choices: Choices, kind: type[MethodConfig] | type[TrainingConfig]) ->
 def _paper(choices: Choices, *, dataset: str) -> tuple[MethodConfig, TrainingConfig]:
     """The published method and training, with whatever teacher was chosen."""
     weight = OCT2017_SUPPRESSION_WEIGHT if dataset == "oct2017" else 0.01
-    size, crop_from = (224, 256) if dataset.startswith("aebad") else (256, None)
+    size, crop_from = (224, 256) if dataset in ("aebad-s", "aebad-v") else (256, None)
     return (
         MethodConfig(
             teacher=choices.teacher,

@@ -72,6 +72,21 @@ def rank(values: Values, positive: NDArray[np.bool_]) -> Ranking:
     )
 
 
+def rank_pixels(maps: Values, masks: NDArray[np.bool_], *, counted: NDArray[np.bool_] | None = None) -> Ranking:
+    """`rank` of the pixels that count.
+
+    Args:
+        maps: (N, H, W) anomaly maps.
+        masks: (N, H, W), True where defective.
+        counted: (H, W), True where defects count; None: everywhere.
+
+    Raises:
+        ValueError: The shapes differ.
+        DataError: See `rank`.
+    """
+    return rank(maps, masks) if counted is None else rank(maps[:, counted], masks[:, counted])
+
+
 def roc_curve(ranking: Ranking, *, weights: Rates | None = None) -> tuple[Rates, Rates]:
     """Corners of the exact curve from (0, 0) to (1, 1).
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import Crop, InputFormat, part_of, read_image, resize_image
+from reason_runtime.image import Crop, InputFormat, part_of, resize_image
+from reason_train.datasets.masks import HALF, read_mask_levels
 
 Roi = tuple[float, float, float, float]
 """Left, top, width, height, as shares of the whole image's width and height."""
@@ -73,8 +74,8 @@ def counted_region(
 
     Args:
         roi: Rectangle that counts.
-        ignore_mask: Image white (128 or more) where defects do not count; of any size, or of the pictures' where only a
-            part of these is looked at.
+        ignore_mask: Image white where defects do not count, read as masks of defects are
+            (`reason_train.datasets.masks`); of any size, or of the pictures' where only a part of these is looked at.
         input_format: Sizes; the map is as large as the graph's input.
         picture_px: Width and height of all pictures; needed where only a part of them is looked at.
 
@@ -83,7 +84,7 @@ def counted_region(
 
     Raises:
         ImageError: The mask cannot be read.
-        ConfigurationError: Nothing is left that counts, or the mask is not of the pictures' size.
+        ConfigurationError: Nothing is left that counts, or the mask ignores nothing or is not of the pictures' size.
     """
     if roi is None and ignore_mask is None:
         return None
@@ -101,15 +102,19 @@ def counted_region(
         inside = np.zeros((height, width, 1), np.uint8)
         rows = slice(round(roi[1] * height), round((roi[1] + roi[3]) * height))
         inside[rows, round(roi[0] * width) : round((roi[0] + roi[2]) * width)] = 255
-        counted &= resize_image(part_of(inside, input_format=form), input_format=form)[:, :, 0] >= 128
+        counted &= resize_image(part_of(inside, input_format=form), input_format=form)[:, :, 0] >= HALF
     if ignore_mask is not None:
-        ignored = read_image(ignore_mask, input_format=form)
+        ignored = read_mask_levels(ignore_mask)
+        if ignored.max() < HALF:
+            raise ConfigurationError(
+                f"{ignore_mask}: is black all over; expected an image, white where defects do not count"
+            )
         if form.crop_px is not None and ignored.shape[:2] != (height, width):
             raise ConfigurationError(
                 f"{ignore_mask}: is {ignored.shape[1]} x {ignored.shape[0]} pixels and the pictures, of which --crop "
                 f"takes a part, {width} x {height}; give a mask of their size"
             )
-        counted &= resize_image(part_of(ignored, input_format=form), input_format=form)[:, :, 0] < 128
+        counted &= resize_image(part_of(ignored, input_format=form), input_format=form)[:, :, 0] < HALF
     if not counted.any():
         raise ConfigurationError("the region of interest and the ignore mask leave no pixel that counts")
     return counted.astype(np.float32)

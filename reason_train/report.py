@@ -21,7 +21,7 @@ from reason_train.calibration import images_needed
 from reason_train.datasets import Sample
 from reason_train.evaluation import Evaluation
 from reason_train.metrics import wrong_decisions
-from reason_train.ranking import Values, rank, roc_curve
+from reason_train.ranking import Values, rank, rank_pixels, roc_curve
 from reason_train.report_cases import Painter, case_section, map_key, worst
 from reason_train.report_charts import Curve, histogram, line_chart
 from reason_train.report_tables import defect_table, figure, group_section, settings_table, versions
@@ -40,6 +40,7 @@ def write_report(
     pixel_threshold: float | None,
     maps: NDArray[np.float32] | None,
     masks: Masks | None,
+    counted: NDArray[np.bool_] | None = None,
     input_format: InputFormat,
     settings: Mapping[str, object],
     notes: Sequence[str] = (),
@@ -56,7 +57,8 @@ def write_report(
         threshold: What the line would judge with; None where there is none.
         pixel_threshold: Map value from which on a pixel counts as defective; None where none is known.
         maps: (N, S, S) raw anomaly maps; None leaves the map pictures and pixel curves out.
-        masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
+        masks: (N, S, S) from `read_masks`, False where defects do not count; None leaves the pixel curves out.
+        counted: (S, S), True where defects count, of which the pixel curves are; None: everywhere.
         input_format: How the images are read and which part of them the maps cover.
         settings: What was run; names and values as they shall be read.
         notes: Sentences that a reader must know before the figures.
@@ -87,7 +89,7 @@ def write_report(
         notes="".join(f"<p><strong>{escape(note)}</strong></p>" for note in notes),
         figures=_figures(evaluation),
         threshold=_threshold_text(threshold, evaluation, false_alarms=false_alarms, missed=missed, tile_px=tile_px),
-        charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks),
+        charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks, counted=counted),
         defects=defect_table(evaluation, samples=samples, scores=scores, limit=limit),
         groups=group_section(evaluation),
         map_key="" if maps is None else map_key(painter),
@@ -175,6 +177,7 @@ def _charts(
     limit: float | None,
     maps: NDArray[np.float32] | None,
     masks: Masks | None,
+    counted: NDArray[np.bool_] | None,
 ) -> str:
     key = " ".join(
         f'<span class="keyed"><span class="key {kind}"></span>{kind}, {way}</span>'
@@ -190,12 +193,12 @@ def _charts(
     image_x, image_y = roc_curve(rank(scores, anomalous))
     curves = [Curve(name="images", style="first", x=image_x, y=image_y)]
     if maps is not None and masks is not None:
-        pixel_x, pixel_y = roc_curve(rank(maps, masks))
+        pixel_x, pixel_y = roc_curve(rank_pixels(maps, masks, counted=counted))
         curves.append(Curve(name="pixels", style="second", x=pixel_x, y=pixel_y))
     drawn = line_chart(curves, title="ROC curve", x_label="false-positive rate", y_label="share of defects found")
     charts.append(("ROC", drawn))
     if maps is not None and masks is not None:
-        pro_x, pro_y = pro_curve(maps, masks)
+        pro_x, pro_y = pro_curve(maps, masks, counted=counted)
         drawn = line_chart(
             [Curve(name="regions", style="first", x=pro_x, y=pro_y)],
             title="Per-region overlap curve",

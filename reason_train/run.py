@@ -66,8 +66,13 @@ class Run:
     """The highest value in images of 16 bits a channel, trained on or held out; None where all have 8 bits."""
 
     @property
+    def training_known(self) -> bool:
+        """Whether it is known what was trained on; of an imported checkpoint only where the images were given."""
+        return self.imported_from is None or bool(self.train)
+
+    @property
     def images_sha256(self) -> str | None:
-        """SHA-256 over names and contents of the training images; None for an imported checkpoint."""
+        """SHA-256 over names and contents of the training images; None where they are not known."""
         if not self.train:
             return None
         lines = "".join(f"{entry.sha256}  {entry.name}\n" for entry in self.train)

@@ -11,12 +11,17 @@ if TYPE_CHECKING:
     from reason_train.highest_held_out import HighestHeldOut
 
 
-def threshold_facts(threshold: Threshold) -> dict[str, object]:
-    """A threshold with whether its bound holds the wanted rate, and how many images that takes."""
+def threshold_facts(threshold: Threshold, *, training_known: bool = True) -> dict[str, object]:
+    """A threshold with whether its bound holds the wanted rate, and how many images that takes.
+
+    Args:
+        threshold: Of a run.
+        training_known: See `reason_train.run.Run.training_known`; where it is not, no bound is known to hold.
+    """
     from reason_train.calibration import images_needed
 
     needed = images_needed(threshold.target_false_reject_rate)
-    kept = threshold.false_reject_upper_bound <= threshold.target_false_reject_rate
+    kept = training_known and threshold.false_reject_upper_bound <= threshold.target_false_reject_rate
     return {**dataclasses.asdict(threshold), "images_needed": needed, "bound_kept": kept}
 
 
@@ -41,10 +46,13 @@ def print_highest(highest: HighestHeldOut | None) -> None:
         print(highest_text(highest))
 
 
-def print_threshold(threshold: Threshold, *, tile_px: int | None) -> None:
+def print_threshold(threshold: Threshold, *, tile_px: int | None, training_known: bool = True) -> None:
     """The same in two lines; of a run that was trained on tiles the rate is that of tiles."""
     facts = threshold_facts(threshold)
     print(f"threshold {threshold.value:.6g} from {threshold.source}, {threshold.rejected} of them rejected")
+    if not training_known:
+        print("false rejects: no bound is known to hold; import the checkpoint with --trained-on DIR")
+        return
     print(f"false rejects: at most {threshold.false_reject_upper_bound:.2%} with 95 % confidence", end="")
     if tile_px is not None:
         print(" of tiles, were those of a picture independent of each other")

@@ -17,9 +17,17 @@ from pathlib import Path
 from reason_runtime.errors import DataError
 from reason_runtime.image import list_images
 from reason_train.datasets.samples import GOOD, DataSet, Sample
-from reason_train.datasets.tree import check_mask_folders, defect_samples, good_samples, require_folder, subfolders
+from reason_train.datasets.tree import (
+    check_mask_folders,
+    defect_samples,
+    good_samples,
+    refuse_loose,
+    require_folder,
+    subfolders,
+)
 
 MASK_FOLDERS = ("masks", "ground_truth")
+NO_DEFECTS = ("train", "test", "validation", "val", "mask", "groundtruth", GOOD)
 TEST_SHARE = 0.2  # of the good images, where there are defects to test against
 
 
@@ -56,13 +64,11 @@ def _good_only(root: Path) -> list[Sample]:
 
 
 def _good_and_defects(root: Path) -> tuple[list[Sample], list[Sample]]:
-    loose = [path for path in list_images(root) if path.parent == root]
-    if loose:
-        raise DataError(
-            f"{loose[0]}: lies beside the folder 'good'; expected every image in 'good' or in a defect's folder"
-        )
+    refuse_loose(root, expected="in 'good' or in a defect's folder")
     good = good_samples(root / GOOD)
     defects = [path for path in subfolders(root) if path.name not in (GOOD, *MASK_FOLDERS)]
+    for path in defects:
+        _require_defect(path)
     masks = _mask_folder(root)
     if masks is not None:
         check_mask_folders(masks, defects=[path.name for path in defects])
@@ -73,6 +79,17 @@ def _good_and_defects(root: Path) -> tuple[list[Sample], list[Sample]]:
     for path in defects:
         defective += defect_samples(path, masks=masks / path.name if masks is not None else None)
     return train, held_out + defective
+
+
+def _require_defect(folder: Path) -> None:
+    """Refuse what is named like a part of another layout, or like masks: its pictures would count as defective."""
+    if folder.name.lower() in (*NO_DEFECTS, *MASK_FOLDERS):
+        raise DataError(
+            f"{folder}: lies beside 'good' as a defect's folder does; expected {folder.parent}/train/good and "
+            f"{folder.parent}/test, masks in {' or '.join(MASK_FOLDERS)}, or another name"
+        )
+    if (folder / GOOD).is_dir():
+        raise DataError(f"{folder / GOOD}: lies in a defect's folder, whose pictures are all defective; move it out")
 
 
 def _mask_folder(root: Path) -> Path | None:

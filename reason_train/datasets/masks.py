@@ -18,7 +18,7 @@ from reason_runtime.errors import DataError, ImageError
 from reason_runtime.image import Crop, read_image, resize_image, square_format
 from reason_train.datasets.samples import Sample
 
-ORIENTATION_TAG = 0x0112  # EXIF; values 5 to 8 swap width and height
+ORIENTATION_TAG, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 HALF = 128  # the first of 256 levels above 0.5
 # only channels and levels matter here: class numbers in 16 bits keep their value, 65535 is white
 MASK_FORMAT = replace(square_format(256, channels=1), white_level=255)
@@ -186,4 +186,4 @@ def _lies_on_its_side(image: Image.Image) -> bool:
     # Pillow turns TIFF sizes itself, and would decode a whole PNG in search of an EXIF chunk behind the pixels.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return False
-    return int(image.getexif().get(ORIENTATION_TAG, 1)) >= 5
+    return image.getexif().get(ORIENTATION_TAG, 1) in ON_ITS_SIDE

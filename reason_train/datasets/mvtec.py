@@ -10,7 +10,14 @@ from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError, DataError
 from reason_train.datasets.samples import GOOD, DataSet, Sample
-from reason_train.datasets.tree import check_mask_folders, defect_samples, good_samples, require_folder, subfolders
+from reason_train.datasets.tree import (
+    check_mask_folders,
+    defect_samples,
+    good_samples,
+    refuse_loose,
+    require_folder,
+    subfolders,
+)
 
 
 def is_category(folder: Path) -> bool:
@@ -53,6 +60,7 @@ def load_mvtec(root: Path, *, category: str | None) -> DataSet:
     """
     folder = category_folder(require_folder(root, expected="a category in MVTec AD layout"), category)
     train = good_samples(folder / "train" / GOOD, expected="the good training images")
+    refuse_loose(folder / "train", expected="in train/good")
     strangers = [path for path in subfolders(folder / "train") if path.name != GOOD]
     if strangers:
         raise DataError(f"{strangers[0]}: unexpected; only train/good is trained on, move other images below test")
@@ -85,8 +93,10 @@ def read_test(folder: Path, *, grouped: bool = False) -> list[Sample]:
     folders = subfolders(test)
     if not folders:
         raise DataError(f"{test}: no folder inside; expected test/good and test/<defect>")
+    refuse_loose(test, expected="in test/good or in a defect's folder")
     defects = [path.name for path in folders if path.name != GOOD]
     if masks.is_dir():
+        refuse_loose(masks, expected="in the folder of its defect")
         check_mask_folders(masks, defects=defects)
     samples: list[Sample] = []
     for path in folders:

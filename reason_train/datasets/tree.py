@@ -34,6 +34,17 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def refuse_loose(folder: Path, *, expected: str) -> None:
+    """Refuse images directly in a folder whose sub-folders are read: nobody would look at them.
+
+    Raises:
+        DataError: There is one.
+    """
+    loose = [path for path in list_images(folder) if path.parent == folder]
+    if loose:
+        raise DataError(f"{loose[0]}: lies beside the folders; expected every image {expected}")
+
+
 def images_in(folder: Path, *, expected: str) -> list[Path]:
     """Every image below a folder, sorted, at least one.
 

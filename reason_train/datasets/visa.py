@@ -94,6 +94,8 @@ def _sample(root: Path, row: dict[str, str]) -> Sample:
 
 def _existing(root: Path, name: str) -> Path:
     path = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{root / SPLIT_FILE}: names {name}, which lies elsewhere; expected paths below {root}")
     if not name or not path.is_file():
         raise DataError(f"{path}: no such file; {root / SPLIT_FILE} names it, expected the images of VisA beside it")
     return path

@@ -166,6 +166,41 @@ def test_info_says_what_was_checked_and_whether_it_counts_here(bundle: Path, goo
     assert checks()[0].startswith(f"check       onnxruntime fp32: FAILED with {version}, 20")
 
 
+def test_a_check_from_before_there_were_hashes_holds_for_nothing_and_stops_nothing(
+    bundle: Path, good_pictures: Path
+) -> None:
+    assert check(bundle, "--held-out", good_pictures).status == 0
+    path = bundle / "checks" / "onnxruntime_fp32.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    picture = next(good_pictures.iterdir())
+    done = call("reason-run", "predict", bundle, picture, "--json")
+    assert done.status == 0, done.log
+    assert "this device's own was drawn with another version: run its check again" in done.log
+    (line,) = done.output.splitlines()
+    assert json.loads(line)["threshold"] == open_bundle(bundle).manifest.thresholds["fp32"].value
+    told = call("reason-run", "predict", bundle, picture, "--backend", "auto").log
+    assert "left out: onnxruntime fp32 (checked with another version or device)" in told
+
+
+def test_a_check_that_was_changed_is_said_by_info_and_left_out_by_auto(bundle: Path, good_pictures: Path) -> None:
+    assert check(bundle, "--held-out", good_pictures).status == 0
+    path = bundle / "checks" / "onnxruntime_fp32.json"
+    path.write_text(path.read_text().replace('"passed": true', '"passed": false'))
+    why = f"{path}: was changed since it was written; run reason-export check again"
+    assert f"check       onnxruntime fp32: {why}\n" in call("reason-run", "info", bundle).output
+    picture = next(good_pictures.iterdir())
+    assert (
+        f"left out: onnxruntime fp32 ({why})"
+        in call("reason-run", "predict", bundle, picture, "--backend", "auto").log
+    )
+    assert call("reason-run", "predict", bundle, picture).error == f"error: {why}\n"  # its threshold may be what was
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "environment": {**content["environment"], "processor": "another"}}))
+    assert call("reason-run", "predict", bundle, picture).status == 0  # of another device: nothing is taken from it
+
+
 def test_a_model_that_gives_one_map_for_all_images_fails(bundle: Path) -> None:
     fixed = open_bundle(bundle).golden().anomaly_map.mean(axis=0, keepdims=True)
     change_map(
@@ -291,6 +326,14 @@ def test_a_package_that_is_missing_is_named_with_what_brings_it(bundle: Path) ->
     assert done.stderr.startswith("error: scipy")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith('is not installed; pip install "reason-edge[export]"\n')
+
+
+def test_an_inference_library_that_is_missing_is_named_with_its_own_extra(bundle: Path, good_pictures: Path) -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None\n" + RUN.format("reason-export", "reason_export.commands")
+    arguments = ["quantize", str(bundle), "--calibration", str(good_pictures)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == 'error: onnxruntime is not installed; pip install "reason-edge[cpu]"\n'
 
 
 def test_no_bundle_is_one_clear_line(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_maps_are_not_saved_among_the_images(place: Path, tmp_path: Path, maps: 
     before = sorted(tmp_path.rglob("*"))
     done = call("reason-run", "predict", place / "bundle", tmp_path / "images", "--save-maps", tmp_path / maps)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path / maps}: is or lies in {tmp_path / 'images'}, ")
+    assert done.stderr.startswith(f"error: {tmp_path / maps}: puts pictures of maps into {tmp_path / 'images'}, ")
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
     beside = call("reason-run", "predict", place / "bundle", tmp_path / "images" / "a.png", "--save-maps", tmp_path)
@@ -145,6 +145,9 @@ def test_maps_are_not_saved_among_the_images(place: Path, tmp_path: Path, maps: 
 @pytest.mark.parametrize(
     ("files", "maps"),
     [
+        (["a", "b"], "."),
+        (["a", "b/b.jpg"], "."),
+        (["b/a", "a/a.png"], "a/../b"),
         (["a/a.png"], "a"),
         (["link/a.png"], "a"),
         (["a/a.png", "b/b.jpg"], "."),
@@ -163,7 +166,7 @@ def test_maps_are_not_saved_beside_the_files_that_are_judged(
         "reason-run", "predict", place / "bundle", *(tmp_path / name for name in files), "--save-maps", tmp_path / maps
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "pictures of maps there would be taken for images the next time" in done.stderr
+    assert "where they would be taken for images the next time; give a folder elsewhere" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 

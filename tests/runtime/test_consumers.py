@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reason_runtime.bundle import update_bundle
 from reason_runtime.image import square_format
 from reason_runtime.session import open_session
 from reason_train.config import MethodConfig
@@ -108,12 +109,19 @@ def test_images_that_do_not_fit_are_refused(program: Path, tmp_path: Path) -> No
     assert "usage: inspect BUNDLE IMAGE" in run(program, bundle).stderr
 
 
-def test_a_bundle_that_looks_at_a_part_of_each_picture_is_refused(program: Path, tmp_path: Path) -> None:
-    form = dataclasses.replace(square_format(SIZE_PX), crop_px=(0, 0, SIZE_PX, SIZE_PX))
-    bundle = make_bundle(tmp_path / "bundle", input_format=form).path
+@pytest.mark.parametrize("part", ["crop", "centre", "tiles"])
+def test_a_bundle_that_looks_at_parts_of_a_picture_is_refused(program: Path, tmp_path: Path, part: str) -> None:
+    form = square_format(SIZE_PX, resize_px=2 * SIZE_PX if part == "centre" else None)
+    if part == "crop":
+        form = dataclasses.replace(form, crop_px=(0, 0, SIZE_PX, SIZE_PX))
+    bundle = make_bundle(tmp_path / "bundle", input_format=form)
+    training = dataclasses.replace(bundle.manifest.training, configuration={"tile_px": None})
+    if part == "tiles":
+        training = dataclasses.replace(training, configuration={"tile_px": SIZE_PX})
+    update_bundle(bundle, manifest=dataclasses.replace(bundle.manifest, training=training))
     raw, _ = save(np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8), tmp_path)
-    done = run(program, bundle, raw)
-    told = "error: the bundle looks at a part of each picture (crop_px); this example cuts none out\n"
+    done = run(program, bundle.path, raw)
+    told = "error: the bundle looks at parts of a picture (a crop, tiles); this example cuts none out\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 

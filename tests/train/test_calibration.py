@@ -164,11 +164,11 @@ def test_the_bound_holds_where_ties_choose_how_many_are_rejected() -> None:
     assert held / runs >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / runs)
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan"), 1e-310])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
-    with pytest.raises(ConfigurationError, match="expected between 0 and 1, such as 0.01"):
+    with pytest.raises(ConfigurationError, match="expected between 0.000001 and 1, such as 0.01"):
         threshold_for(scores(10), false_reject_rate=rate, source="")
-    with pytest.raises(ConfigurationError, match="expected between 0 and 1, such as 0.01"):
+    with pytest.raises(ConfigurationError, match="expected between 0.000001 and 1, such as 0.01"):
         images_needed(rate)
 
 

@@ -68,6 +68,14 @@ MVTEC: list[tuple[str, Callable[[Path], object], str]] = [
         lambda root: trees.mask(root / "ground_truth" / "good" / "000_mask.png"),
         r"ground_truth/good: masks without images",
     ),
+    *(
+        (
+            f"an image beside the folders of {part}",
+            lambda root, part=part: trees.picture(root / part / "stray.png"),
+            rf"{part}/stray\.png: lies beside the folders; expected every image in ",
+        )
+        for part in ("train", "test", "ground_truth")
+    ),
     (
         "two masks of one image",
         lambda root: trees.mask(root / "ground_truth" / "dent" / "000.png"),
@@ -230,6 +238,11 @@ def edit(old: str, new: str) -> Callable[[Path], object]:
         (edit("train", "training"), r"1cls\.csv: line 2 has split 'training'; expected train or test"),
         (edit("normal", "fine"), r"1cls\.csv: line 2 has label 'fine'; expected normal or anomaly"),
         (edit("candle,test,anomaly", "candle,train,anomaly"), r"a defective image in the training split"),
+        (edit("candle/Data/Images/Normal/0000.JPG", "/etc/0000.JPG"), r"names /etc/0000\.JPG, which lies elsewhere"),
+        (
+            edit("candle/Data/Images/Normal/0000.JPG", "candle/../../a.JPG"),
+            r"names candle/\.\./\.\./a\.JPG, which lies",
+        ),
         (edit("candle,train", "candle,test"), r"no good training images of 'candle'"),
         (edit(",candle/Data/Masks/Anomaly/000.png", ","), r"000\.JPG: the defective image has no mask in"),
         (remove("candle", "Data", "Images", "Normal", "0001.JPG"), r"0001\.JPG: no such file; .*1cls\.csv names it"),
@@ -270,7 +283,9 @@ def test_a_category_that_lost_its_good_images_is_told_what_is_missing(tmp_path: 
 def test_images_beside_the_good_folder_are_refused(tmp_path: Path) -> None:
     trees.picture(tmp_path / "good" / "1.png")
     trees.picture(tmp_path / "2.png")
-    with pytest.raises(DataError, match=r"2\.png: lies beside the folder 'good'"):
+    with pytest.raises(
+        DataError, match=r"2\.png: lies beside the folders; expected every image in 'good' or in a defect's"
+    ):
         load_dataset(tmp_path)
 
 
@@ -313,3 +328,27 @@ def test_a_folder_beside_the_categories_that_may_not_be_read_is_passed_over(tmp_
     (tmp_path / "screw").chmod(0)
     with pytest.raises(DataError, match="screw: cannot be listed"):
         load_dataset(tmp_path / "screw")
+
+
+@pytest.mark.parametrize("name", ["test", "Train", "masks", "Mask", "Ground_Truth", "Good"])
+def test_a_plain_folder_takes_no_part_of_another_layout_for_a_defect(tmp_path: Path, name: str) -> None:
+    for folder in ("good", "dent"):
+        for number in range(3):
+            trees.picture(tmp_path / folder / f"{number}.png")
+    known = load_dataset(tmp_path)
+    assert {sample.defect for sample in known.test} == {"good", "dent"}
+    trees.picture(tmp_path / name / "dent" / "0.png")
+    if name == "masks":
+        trees.mask(tmp_path / "masks" / "dent" / "1.png")
+        trees.mask(tmp_path / "masks" / "dent" / "2.png")
+        assert len(load_dataset(tmp_path).test) == len(known.test)
+    else:
+        with pytest.raises(DataError, match=rf"{name}: lies beside 'good' as a defect's folder does"):
+            load_dataset(tmp_path)
+
+
+def test_a_folder_of_good_images_inside_a_defects_is_refused(tmp_path: Path) -> None:
+    for name in ("good/0.png", "good/1.png", "set/good/2.png", "set/dent/3.png"):
+        trees.picture(tmp_path / name)
+    with pytest.raises(DataError, match="set/good: lies in a defect's folder"):
+        load_dataset(tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 import torchvision
 from torch import Tensor
 
+from reason_export.good_images import training_known
 from reason_runtime.bundle import open_bundle
+from reason_runtime.image import image_sha256
 from reason_train.config import MethodConfig, TeacherName
 from reason_train.model import build_model
 from reason_train.trained import load_run
@@ -70,7 +73,10 @@ def assert_golden(run_folder: Path, teacher: TeacherName) -> None:
 
 def test_an_imported_checkpoint_gives_the_golden_maps(files: Path, tmp_path: Path) -> None:
     done = import_into(tmp_path / "run", files / "reason.pth", files / "encoder.pth")
-    assert (done.status, done.log) == (0, "")
+    assert done.status == 0
+    assert done.log.startswith(
+        "what it was trained on is not known, so that no bound can be promised; --trained-on DIR"
+    )
     assert "set a threshold with reason-train calibrate" in done.output
     assert_golden(tmp_path / "run", "resnet18")
 
@@ -88,7 +94,12 @@ def test_an_imported_checkpoint_of_the_papers_teacher_gives_the_golden_maps(tmp_
 
 def test_an_imported_run_says_where_it_comes_from_and_has_no_threshold(files: Path, tmp_path: Path) -> None:
     done = import_into(tmp_path / "run", files / "reason.pth", files / "encoder.pth", more=("--json",))
-    assert json.loads(done.output) == {"run": str(tmp_path / "run"), "teacher": "resnet18", "threshold": None}
+    assert json.loads(done.output) == {
+        "run": str(tmp_path / "run"),
+        "teacher": "resnet18",
+        "threshold": None,
+        "training_images": 0,
+    }
     run, _ = load_run(tmp_path / "run")
     assert (run.imported_from, run.train, run.images_sha256) == ("reason.pth", (), None)
     assert run.config.method.suppression_target == "student"
@@ -102,13 +113,51 @@ def test_an_imported_run_can_be_calibrated_and_exported(files: Path, parts: Path
     assert import_into(run, files / "reason.pth", files / "encoder.pth").status == 0
     done = call("reason-train", "calibrate", run, "--data", parts, "--device", "cpu", "--json")
     assert done.status == 0, done.log
-    assert json.loads(done.output)["images"] == 10
+    facts = json.loads(done.output)
+    assert (facts["images"], facts["bound_kept"]) == (10, False)
+    assert facts["source"] == "10 good images that may have been trained on"
+    calibrated = (run / "calibration.json").read_bytes()
+    refused = call("reason-train", "calibrate", run, "--data", parts, "--false-reject-rate", 0.9, "--require-bound")
+    assert "left as it was; what the checkpoint was trained on is not known" in refused.error
+    assert (run / "calibration.json").read_bytes() == calibrated
+    told = call("reason-train", "evaluate", run, "--data", parts).output
+    assert "what the checkpoint was trained on is not known: these images may be among it" in told
     done = call("reason-export", "onnx", run, "--out", bundle)
     assert done.status == 0, done.log
     described = json.loads((bundle / "manifest.json").read_text())
     assert described["training"]["seed"] is None
     assert described["training"]["configuration"]["imported_from"] == "reason.pth"
     assert open_bundle(bundle).trained_on() == frozenset()
+    assert not training_known(open_bundle(bundle))
+
+
+@pytest.mark.slow
+def test_an_imported_run_that_knows_its_images_is_calibrated_on_others(
+    files: Path, parts: Path, tmp_path: Path
+) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    good = sorted((parts / "train" / "good").iterdir())
+    (tmp_path / "seen").mkdir()
+    for path in good[:4]:
+        shutil.copy(path, tmp_path / "seen" / f"another {path.name}")
+    more = ("--trained-on", str(tmp_path / "seen"))
+    assert import_into(run, files / "reason.pth", files / "encoder.pth", more=more).status == 0
+    arguments = ("--data", parts, "--false-reject-rate", 0.9, "--require-bound", "--json")
+    done = call("reason-train", "calibrate", run, *arguments)
+    assert done.status == 0, done.log
+    facts = json.loads(done.output)
+    assert (facts["images"], facts["source"]) == (len(good) - 4, f"{len(good) - 4} held-out good images")
+    assert call("reason-export", "onnx", run, "--out", bundle).status == 0
+    assert open_bundle(bundle).trained_on() == {image_sha256(path) for path in good[:4]}
+    assert training_known(open_bundle(bundle))
+
+
+def test_a_folder_without_the_images_of_a_checkpoint_is_refused(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    more = ("--trained-on", str(tmp_path / "empty"))
+    error = import_into(tmp_path / "run", files / "reason.pth", files / "encoder.pth", more=more).error
+    assert f"{tmp_path / 'empty'}: holds no image" in error
+    assert not (tmp_path / "run").exists()
 
 
 def rename(content: Content) -> None:

@@ -57,6 +57,42 @@ def test_with_masks_every_figure_is_that_of_its_function() -> None:
     assert evaluation.per_defect["dent"].aupro == aupro(maps[dent], masks[dent])
 
 
+def test_figures_of_pixels_are_of_those_that_count() -> None:
+    """A region is a picture cut to it: whatever lies outside, 0 or not, defective or not, changes nothing."""
+    maps, masks = maps_and_masks()
+    counted = np.zeros((8, 8), np.bool_)
+    counted[2:8, 2:5] = True
+    cut = evaluate_scores(SAMPLES, SCORES, maps=maps[:, 2:8, 2:5], masks=masks[:, 2:8, 2:5])
+    zeroed = evaluate_scores(SAMPLES, SCORES, maps=maps * counted, masks=masks, counted=counted)
+    assert zeroed == cut
+    assert evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks, counted=counted) == cut
+    assert zeroed != evaluate_scores(SAMPLES, SCORES, maps=maps * counted, masks=masks)
+    everywhere = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks, counted=np.ones_like(counted))
+    assert everywhere == evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks)
+
+
+def test_an_image_that_is_defective_wherever_it_counts_has_no_figures_of_its_own() -> None:
+    maps, masks = maps_and_masks()
+    counted = np.zeros((8, 8), np.bool_)
+    counted[2:4, 3:6] = True  # all of the dent
+    evaluation = evaluate_scores(SAMPLES[:3], SCORES[:3], maps=maps[:3], masks=masks[:3], counted=counted)
+    assert evaluation.pixel is not None
+    assert evaluation.pixel.aupro_per_image is None
+    assert evaluation.pixel.auroc == auroc(maps[:3, 2:4, 3:6], masks[:3, 2:4, 3:6])
+
+
+def test_defective_images_without_a_defective_pixel_are_counted() -> None:
+    maps, masks = maps_and_masks()
+    masks[3] = False
+    pixel = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks).pixel
+    assert pixel is not None
+    assert pixel.unmarked == 1
+    counted = np.ones((8, 8), np.bool_)
+    counted[2:4] = False  # all of the dent
+    evaluation = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks, counted=counted)
+    assert evaluation.to_json()["defective_unmarked"] == 2
+
+
 def test_the_json_has_the_keys_that_readers_rely_on() -> None:
     maps, masks = maps_and_masks()
     keys = ("image_auroc", "pixel_auroc", "aupro", "aupro_per_image", "f1_max")

@@ -208,6 +208,15 @@ def test_a_configuration_has_either_epochs_or_steps() -> None:
     assert MethodConfig(teacher="resnet18").method == "reason"
 
 
+def test_a_batch_that_fewer_images_cut_is_a_departure(tmp_path: Path) -> None:
+    data = good_parts(tmp_path / "aebad_like", images=5)  # a name that begins like a published data set's
+    wanted = Choices(teacher="wide_resnet50_2", preset="paper")
+    plan = make_plan(load_dataset(data), wanted, bf16_is_fast=False, teacher_weights=None, cache_mib=0)
+    assert plan.config.training.batch_size == 5
+    assert plan.config.departures == ("batch_size 5 in place of 16",)
+    assert plan.config.method.crop_from_px is None
+
+
 @pytest.mark.parametrize("dataset", ["aebad-s", "aebad-v"])
 def test_paper_crops_aebad_as_its_pipeline_does(dataset: str) -> None:
     config = paper(dataset)

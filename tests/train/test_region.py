@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +53,24 @@ def test_a_region_with_nothing_left_is_refused(tmp_path: Path) -> None:
         counted_region(roi=None, ignore_mask=tmp_path / "all.png", input_format=square_format(64))
 
 
+@pytest.mark.parametrize(
+    ("levels", "kind"), [(255, np.uint8), (1, np.uint8), (255, np.uint16), (65535, np.uint16), (3, np.uint16)]
+)
+def test_an_ignore_mask_is_read_as_masks_of_defects_are(levels: int, kind: type[np.generic], tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), kind)
+    mask[:32] = levels
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    region = counted_region(roi=None, ignore_mask=tmp_path / "mask.png", input_format=square_format(64))
+    assert region is not None
+    np.testing.assert_array_equal(region, np.repeat([[0.0], [1.0]], 32, axis=0) * np.ones((1, 64)))
+
+
+def test_an_ignore_mask_that_ignores_nothing_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (32, 32), 0).save(tmp_path / "none.png")
+    with pytest.raises(ConfigurationError, match=r"none\.png: is black all over"):
+        counted_region(roi=None, ignore_mask=tmp_path / "none.png", input_format=square_format(64))
+
+
 @pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "0.5,0.5,0.6,0.2", "0,0,0,1", "-0.1,0,0.5,0.5", "nan,0,1,1"])
 def test_a_rectangle_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="LEFT,TOP,WIDTH,HEIGHT|shares of the image"):
@@ -72,3 +91,11 @@ def test_training_with_a_region_exports_a_graph_whose_map_is_zero_outside(parts:
     settings = json.loads((bundle / "manifest.json").read_text())["method"]["settings"]
     assert settings["roi"] == [0, 0, 0.5, 1]
     assert settings["ignore_mask_sha256"] is None
+    evaluated = call("reason-train", "evaluate", run, "--data", parts, "--json", "--report", tmp_path / "report")
+    figures = json.loads(evaluated.output)
+    checked = json.loads(call("reason-export", "check", bundle, "--data", parts, "--json").output)["accuracy"]
+    for name in ("pixel_auroc", "aupro"):
+        assert checked[name]["reference"] == pytest.approx(figures[name], abs=1e-4)
+    told = "figures of pixels are of the 50% of the map where defects count"
+    assert told in call("reason-train", "evaluate", run, "--data", parts).output
+    assert told in (tmp_path / "report" / "report.html").read_text()

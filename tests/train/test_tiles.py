@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from reason_runtime.errors import ConfigurationError, DataError, ImageError
 from reason_runtime.image import square_format
@@ -132,3 +134,24 @@ def test_a_store_names_the_picture_that_is_too_small(tmp_path: Path) -> None:
     path = save(tmp_path / "small.png", web_picture(0, rows=50))
     with pytest.raises(ImageError, match=r"small.png: a picture of 112 x 50 pixels is smaller than a tile of 64"):
         ImageStore([path], input_format=FORM, tile_px=TILE_PX)
+
+
+def test_tiles_are_of_the_picture_and_not_of_a_header_that_says_another_size(tmp_path: Path) -> None:
+    """A PNG whose orientation stands behind its pixels is turned when it is read, and nobody looks for that before."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.fromarray(web_picture(0, rows=140)).save(stream, format="PNG", exif=exif)
+    content = stream.getvalue()
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    end = content.index(b"IEND") - 4
+    path = tmp_path / "turned.png"
+    path.write_bytes(content[:start] + content[start + len(chunk) : end] + chunk + content[end:])
+    store = ImageStore([path], input_format=FORM, tile_px=TILE_PX)
+    with pytest.raises(ImageError, match=r"turned\.png: its pixels are 140 x 112 the right way up, its header says"):
+        store[0]
+    assert len(store.broken()) == 1
+    upright = tmp_path / "upright.png"
+    upright.write_bytes(content)
+    assert ImageStore([upright], input_format=FORM, tile_px=TILE_PX).broken() == []

@@ -362,7 +362,7 @@ def test_a_bound_that_is_required_and_missed_changes_nothing(run_copy: Path, par
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, "nan"])
 def test_a_rate_that_is_none_is_one_clear_line(rate: object, run_copy: Path, parts: Path) -> None:
-    assert "expected between 0 and 1" in calibrate(run_copy, parts, "--false-reject-rate", rate).error
+    assert "expected between 0.000001 and 1" in calibrate(run_copy, parts, "--false-reject-rate", rate).error
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None], ids=["empty", "text", "changed byte"])

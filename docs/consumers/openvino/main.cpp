@@ -1,11 +1,9 @@
 // Judges one image with a bundle through OpenVINO's C++ API and prints its score.
-//
 //     inspect BUNDLE IMAGE [THRESHOLD]
-//
 // IMAGE is a binary PPM (P6, colour) or PGM (P5, mono) with 8 bits, or a raw file of height x width x channels bytes.
 // Cast, normalisation, network and anomaly map are inside the graph: bytes go in as they are, RGB, rows from the top.
 // Only the resize is not: the image must have the graph's size, and is refused otherwise, as is a bundle that looks at
-// a part of each picture. Anything that is not finite is UNKNOWN, which a line must treat as a reject.
+// parts of a picture. Anything that is not finite is UNKNOWN, which a line must treat as a reject.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -16,6 +14,7 @@
 #include <iostream>
 #include <iterator>
 #include <openvino/openvino.hpp>
+#include <regex>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -51,8 +50,9 @@ int main(int count, char** arguments) try {
     const double threshold = count > 3 ? std::strtod(arguments[3], nullptr) : 1;
     if (!(threshold > 0) || !std::isfinite(threshold)) throw std::runtime_error("the threshold is no number above 0");
     std::ifstream manifest(std::string(arguments[1]) + "/manifest.json");
-    if (std::string(std::istreambuf_iterator<char>(manifest), {}).find("\"crop_px\": [") != std::string::npos)
-        throw std::runtime_error("the bundle looks at a part of each picture (crop_px); this example cuts none out");
+    const std::string facts(std::istreambuf_iterator<char>(manifest), {});
+    if (std::regex_search(facts, std::regex(R"("crop_px": \[|"tile_px": [1-9]|"height_px": (\d+),[^}]*"resize_height_px": (?!\1,))")))
+        throw std::runtime_error("the bundle looks at parts of a picture (a crop, tiles); this example cuts none out");
     ov::Core core;
     auto model = core.read_model(std::string(arguments[1]) + "/model.onnx");
     const auto input = model->input("image").get_partial_shape();  // (N, H, W, C)
