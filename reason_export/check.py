@@ -26,7 +26,7 @@ from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, brok
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import CHECKS, check_path, checked_files, known_check, sealed
+from reason_runtime.checks import BESIDE, CHECKS, check_path, checked_files, known_check, sealed, threshold_beside
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
@@ -240,7 +240,12 @@ def _unless_not_finite(kind: ImageKind, measure: Callable[[], Found], not_finite
 def _write(bundle: Bundle, check: Check, *, threshold_from: frozenset[str] | None) -> None:
     path = check_path(bundle, backend=check.backend, precision=check.precision, provider=check.provider)
     drew = None if threshold_from is None else sorted(threshold_from)
-    content = {"files": checked_files(bundle, check.precision), **check.to_json(), "threshold_from": drew}
+    content = {
+        "files": checked_files(bundle, check.precision),
+        BESIDE: threshold_beside(bundle, check.precision),
+        **check.to_json(),
+        "threshold_from": drew,
+    }
     write_text(path, sealed(content))
 
 
@@ -256,7 +261,7 @@ def _established(bundle: Bundle, session: Session) -> _Established:
             from reason_export.accuracy import accuracy_from_json
 
             accuracy = accuracy_from_json(facts["accuracy"])
-        highest = facts.get("highest_held_out")  # not in checks of before
+        highest = None if known.threshold is None else facts.get("highest_held_out")  # not in checks of before
         drawn = _Drawn(
             threshold=known.threshold,
             scores=known.scores,

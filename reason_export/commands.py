@@ -85,6 +85,12 @@ def onnx(
     exported = export_onnx(run_folder, out, choices=choices)
     if not exported.bundle.manifest.thresholds:
         print(f"note: {run_folder} has no threshold, so that every decision will be UNKNOWN", file=sys.stderr)
+    if exported.from_colour:
+        print(
+            f"note: {run_folder} was trained, and judged by evaluate, on colours that {out} does not see; measure it "
+            "with reason-bench accuracy",
+            file=sys.stderr,
+        )
     size_mib = sum(entry.size_bytes for entry in exported.bundle.manifest.files.values()) / 2**20
     if as_json:
         checks = {result.precision: result.to_json() for result in exported.checks}
@@ -140,7 +146,7 @@ def quantize(
         print_threshold(changed.manifest.thresholds["int8"], tile_px=tile_px_of(changed.manifest))
         print_highest(highest)
     for result in checks:
-        if not result.passed:  # ONNX Runtime's passed, or there would be no file
+        if not result.passed:  # ONNX Runtime's maps and scores passed, or there would be no file
             why = "; ".join(result.broken)
             print(f"note: {result.backend} int8 fails its check here, use another backend: {why}", file=sys.stderr)
 

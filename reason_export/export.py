@@ -78,6 +78,8 @@ class Exported:
     bundle: Bundle
     checks: tuple[Check, ...]
     """One a precision, fp32 first."""
+    from_colour: bool
+    """Whether it takes mono images and the run's held-out ones have colours, as then `evaluate` judged."""
 
 
 def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Exported:
@@ -109,10 +111,9 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
     manifest = _manifest(run, network, form, name=out.name, protocol=described_protocol(run_folder, run.config))
     if held_out is not None and wanted is not None:
         images = held_out.images if form.channels == 3 else _to_mono(held_out.images)
+        manifest = dataclasses.replace(manifest, blind_limits=limits_from(images))
         if form is own:
-            manifest = dataclasses.replace(
-                _calibrated(manifest, files, images, wanted, choices), blind_limits=limits_from(images)
-            )
+            manifest = _calibrated(manifest, files, images, wanted, choices)
         else:  # held-out images are kept resized: the network without its resize scores them
             plain = _files(network, own, make_golden(network, synthetic_images(own), synthetic=True), choices)
             before = dataclasses.replace(wanted, source=f"{wanted.source}, resized before the graph")
@@ -131,7 +132,11 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
                 raise ParityError(f"{out}: not written, {check.precision} fails its check: {'; '.join(check.broken)}")
 
     bundle = write_bundle(out, manifest=manifest, files=files, overwrite=choices.overwrite, accept=accept)
-    return Exported(bundle=bundle, checks=tuple(checks))
+    return Exported(
+        bundle=bundle,
+        checks=tuple(checks),
+        from_colour=form.channels == 1 and held_out is not None and _has_colours(held_out.images),
+    )
 
 
 def _own_format(run: Run, held_out: HeldOut | None, choices: ExportChoices, *, where: Path) -> InputFormat:
@@ -220,6 +225,10 @@ def _golden(
         return make_golden(model, synthetic_images(form), synthetic=True)
     images = held_out.images[:MOST_IMAGES]
     return make_golden(model, images if form.channels == 3 else _to_mono(images), synthetic=False)
+
+
+def _has_colours(images: NDArray[np.uint8]) -> bool:
+    return bool((images != images[:, :, :, :1]).any())
 
 
 def _to_mono(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

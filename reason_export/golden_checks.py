@@ -109,8 +109,8 @@ def threshold_shift(
 
     Those may be of another backend. A share of the way from their mean to the threshold: at 1 half of the good parts
     are rejected, at -1 a defect must stand out twice as far to be. None where the bundle has no photographs, does not
-    know how the same `LEAST_HELD_OUT` good images or more score in both, or a score is not finite, which is the
-    parity's gate.
+    know how `LEAST_HELD_OUT` good images or more score both in the trained model and in this precision, or a score is
+    not finite, which is the parity's gate.
 
     Args:
         golden: Of the bundle, with the trained model's scores.
@@ -118,13 +118,16 @@ def threshold_shift(
         manifest: With the held-out scores of the trained model and of this precision.
         precision: Of the artefact.
     """
-    limit, known, trained = manifest.thresholds.get(precision), manifest.scores_in(precision), manifest.score_statistics
-    if limit is None or known is None or trained is None or limit.value <= known.mean:
+    limit, known = manifest.thresholds.get(precision), manifest.scores_in(precision)
+    if limit is None or known is None or limit.value <= known.mean:
         return None
+    trained_mean: float | None = known.mean
+    if precision == "int8" and manifest.quantisation is not None:
+        trained_mean = manifest.quantisation.trained_mean
     photographs = ~golden.synthetic
-    if known.images != trained.images or known.images < LEAST_HELD_OUT or not photographs.any():
+    if trained_mean is None or known.images < LEAST_HELD_OUT or not photographs.any():
         return None
-    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - (known.mean - trained.mean)
+    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - (known.mean - trained_mean)
     return moved / (limit.value - known.mean) if np.isfinite(moved) else None
 
 

@@ -16,6 +16,7 @@ from reason_export.held_out_scores import drawn_from
 from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_and_peak_each, score_each
+from reason_runtime.atomic import require_writable
 from reason_runtime.bundle import (
     GOLDEN,
     MODELS,
@@ -81,8 +82,9 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         ReasonError: The bundle could not be written; it is as it was.
     """
     wanted = wanted_rate(bundle, choices.false_reject_rate)
+    require_writable(bundle.path)
     images = _read_images(bundle, choices)
-    _check_scores(bundle, images, choices)
+    trained_mean = _check_scores(bundle, images, choices)
     found = quantise_model(bundle.model_path("fp32"), images.calibration)
     with tempfile.TemporaryDirectory() as folder:
         draft = _draft(bundle, found, folder=Path(folder))
@@ -104,6 +106,7 @@ def quantize(bundle: Bundle, *, choices: QuantizeChoices) -> tuple[Bundle, Quant
         layers=found.layers,
         float_layers=found.kept,
         scores=statistics,
+        trained_mean=trained_mean,
     )
     thresholds = {**bundle.manifest.thresholds, "int8": threshold}
     manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=record)
@@ -142,13 +145,18 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
     )
 
 
-def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> None:
-    """Refuse images that the float32 model itself says are not held-out good parts."""
+def _check_scores(bundle: Bundle, images: _Images, choices: QuantizeChoices) -> float:
+    """Refuse images that the float32 model itself says are not held-out good parts.
+
+    Returns:
+        The held-out ones' mean score.
+    """
     session = open_session(bundle, backend="onnxruntime", precision="fp32", device="cpu")
     scores, where = score_each(session, images.held_out), choices.held_out or choices.calibration
     require_good(bundle, scores, where=where)
     require_unseen(bundle, scores, where=where)
     require_good(bundle, score_each(session, images.calibration), where=choices.calibration)
+    return float(scores.mean(dtype=np.float64))
 
 
 def _files(found: Quantised) -> dict[str, bytes]:
@@ -161,4 +169,6 @@ def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
         **{name: bundle.content(name) for name in (MODELS["fp32"], GOLDEN)},
         **_files(found),
     }
-    return write_bundle(folder / "bundle", manifest=bundle.manifest, files=files)
+    thresholds = {name: limit for name, limit in bundle.manifest.thresholds.items() if name != "int8"}
+    manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=None)  # those of an older file
+    return write_bundle(folder / "bundle", manifest=manifest, files=files)

@@ -81,6 +81,23 @@ def measure_sight(image: NDArray[np.uint8]) -> Sight:
     )
 
 
+def shrunk(image: NDArray[np.uint8], *, size_px: int, crop_from_px: int | None = None) -> NDArray[np.uint8]:
+    """A camera's frame about as the graph's own resize makes it, to be measured like the images of the limits.
+
+    It is a little sharper than by the filter that those went through, so that a defocus is noticed a little later.
+
+    Args:
+        image: (H, W, C), as a graph of a camera's size takes it.
+        size_px: Side of what is left.
+        crop_from_px: Side before the centre is cropped; None without a crop.
+    """
+    side = crop_from_px or size_px
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).reshape(side, side, -1)
+    edge = (side - size_px) // 2
+    seen: NDArray[np.uint8] = small[edge : edge + size_px, edge : edge + size_px].astype(np.uint8, copy=False)
+    return seen
+
+
 def same_pixels(before: NDArray[np.uint8] | NDArray[np.uint16], now: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
     """Whether two pictures are the same byte for byte; told by their first rows where they are not."""
     if before.shape != now.shape or before.dtype != now.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle
@@ -18,6 +18,8 @@ from reason_runtime.strict_json import Json, as_object, parse
 
 CHECKS = "checks"
 _SEAL = "sha256"
+BESIDE = "bundle_threshold"
+"""Key of `threshold_beside` in a check's file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,9 @@ class KnownCheck:
         provider: Of ONNX Runtime.
         precision: Of the artefact.
         passed: Whether every gate held.
-        threshold: From this backend's own scores on this device; None where none was drawn.
+        threshold: From this backend's own scores on this device; None where none was drawn, or the bundle's own was
+            drawn anew since.
+        is_superseded: Whether the latter is so.
         scores: These scores; None in checks of before, too.
         threshold_from: SHA-256 of the image files that drew it; None where none did, and in checks of before.
         libraries: Versions by name, as the session gave them.
@@ -43,6 +47,7 @@ class KnownCheck:
     precision: Precision
     passed: bool
     threshold: Threshold | None
+    is_superseded: bool
     scores: ScoreStatistics | None
     threshold_from: frozenset[str] | None
     libraries: dict[str, Json]
@@ -83,6 +88,15 @@ def checked_files(bundle: Bundle, precision: Precision) -> dict[str, Json]:
     return {name: files[name].sha256 for name in looked_at if name in files}
 
 
+def threshold_beside(bundle: Bundle, precision: Precision) -> Json:
+    """The bundle's own threshold of a precision as JSON has it; None without.
+
+    A check notes it: a threshold that the bundle gets later goes before what a device drew until then.
+    """
+    found = bundle.manifest.thresholds.get(precision)
+    return None if found is None else asdict(found)
+
+
 def sealed(content: Mapping[str, object]) -> str:
     """The text of a check's file: JSON with the SHA-256 of everything else in it, so that a changed digit is seen."""
     return json.dumps({**content, _SEAL: _digest(content)}, indent=2, allow_nan=False) + "\n"
@@ -120,10 +134,14 @@ def known_check(
         found, scores = content.get("threshold"), content.get("scores")
         drew = content.get("threshold_from")
         passed = content["passed"] is True
+        bundles_own = threshold_beside(bundle, precision)
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
     if not same:
         return None
+    is_superseded = None not in (found, bundles_own) and content.get(BESIDE, bundles_own) != bundles_own
+    if is_superseded:
+        found = scores = drew = None
     has_seal = _SEAL in content
     if has_seal and content[_SEAL] != _digest(content):
         raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
@@ -133,6 +151,7 @@ def known_check(
         precision=precision,
         passed=passed,
         threshold=None if found is None else read_threshold(found, where=f"{path}: threshold"),
+        is_superseded=is_superseded,
         scores=None if scores is None else read_statistics(scores, where=f"{path}: scores"),
         threshold_from=frozenset(map(str, drew)) if isinstance(drew, list) else None,
         libraries=session,

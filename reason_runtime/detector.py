@@ -274,7 +274,9 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
         return DecisionLimit(value=threshold, source="given by hand", scores=scores)
     check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
     note = None
-    if check is not None and check.threshold is not None:
+    if check is not None and check.is_superseded:
+        note = "this device's own was drawn before it: run its check with --held-out again"
+    elif check is not None and check.threshold is not None:
         own = check.threshold
         if check.holds_for(session):
             source = f"check of this device, {precision}: {own.source}"

@@ -23,7 +23,7 @@ from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
 # keys that came later: absent, not null, where they say nothing
-_LATER = frozenset({"pixel_threshold", "crop_px", "scores"})
+_LATER = frozenset({"pixel_threshold", "crop_px", "scores", "trained_mean"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +111,7 @@ class Quantisation:
         layers: Convolutions in int8.
         float_layers: Convolutions left in float32, each with the map's SQNR in dB when it alone is in int8.
         scores: Of the int8 file, on the images its threshold was drawn from; None in bundles of before.
+        trained_mean: Mean score that the float32 model gives the same images; None in bundles of before.
     """
 
     images: int
@@ -118,6 +119,7 @@ class Quantisation:
     layers: int
     float_layers: dict[str, float]
     scores: ScoreStatistics | None = None
+    trained_mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,6 +351,7 @@ def _read_quantisation(value: Json, where: str) -> Quantisation:
         layers=fields.integer("layers"),
         float_layers={name: numbers.number(name) for name in kept},
         scores=None if scores is None else read_statistics(scores, where=fields.place("scores")),
+        trained_mean=None if fields.value("trained_mean") is None else fields.number("trained_mean"),
     )
 
 

@@ -58,6 +58,11 @@ def _run(station: Station, log: Log) -> Summary:
             log.say(remark)
         if line.is_live and station.journal is None:
             log.say("without --journal, parts in flight at a power cut or a kill get no answer")
+        if line.is_live:
+            for why in line.models.told(
+                lambda model: [] if model.blind_limits else ["the bundle has no limits for it"]
+            ):
+                log.say(f"no check whether the camera sees: {why}; calibrate the run and export it again")
         if station.drift_parts:
             for why in line.models.told(lambda model: filter(None, [why_unchecked(model)])):
                 log.say(f"no check of drift: {why}")

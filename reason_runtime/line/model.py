@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.blind import BlindLimits, blindness
+from reason_runtime.blind import BlindLimits, blindness, shrunk
 from reason_runtime.detector import Detector, Pixels
 from reason_runtime.errors import ConfigurationError, ImageError
 from reason_runtime.image import part_of, resize_image
@@ -97,8 +97,25 @@ class LineModel:
         else:
             tiles = place_tiles((part.shape[0], part.shape[1]), tile_px=self.tile_px, overlap_px=self._web.overlap_px)
             images = np.stack([resize_image(cut(part, tile), input_format=self._form) for tile in tiles])
-        blind = None if self.blind_limits is None else blindness(images, self.blind_limits)
+        blind = None if self.blind_limits is None else blindness(self._as_limits(images), self.blind_limits)
         return Prepared(images=images, tiles=tiles, shape=shape, blind=blind)
+
+    def _as_limits(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images at the size that the limits were learnt at; frames that the graph resizes are not."""
+        if self._form.resize_filter != "in-graph":
+            return images
+        manifest = self.detector.bundle.manifest
+        crop_from_px = manifest.method.settings.get("crop_from_px")
+        return np.stack(
+            [
+                shrunk(
+                    image,
+                    size_px=manifest.map_size_px,
+                    crop_from_px=crop_from_px if isinstance(crop_from_px, int) else None,
+                )
+                for image in images
+            ]
+        )
 
     def infer(self, images: NDArray[np.uint8]) -> Outputs:
         """Maps and scores of (K, H, W, C), in runs of at most the batch size.

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,11 @@ from PIL import Image
 
 from reason_export.resize_graph import CameraModel, camera_model, resize_matrix
 from reason_runtime import load
+from reason_runtime.blind import shrunk
 from reason_runtime.bundle import open_bundle
 from reason_runtime.errors import ConfigurationError, ImageError
 from reason_runtime.image import resize_image, square_format
+from reason_runtime.line.model import LineModel
 from tests.commands import Done, call
 from tests.pictures import good_picture, save
 from tests.runtime.processor import NEEDS_BF16
@@ -100,6 +103,25 @@ def test_the_manifest_says_where_the_resize_is(camera: Path) -> None:
     assert (form.height_px, form.width_px, form.resize_filter) == (*FRAME, "in-graph")
     limit = open_bundle(camera).manifest.thresholds["fp32"]
     assert limit.source.endswith("held-out good images, resized before the graph")
+
+
+def test_a_camera_that_sees_nothing_is_told_by_what_good_parts_look_like(camera: Path, exported_bundle: Path) -> None:
+    limits = open_bundle(camera).manifest.blind_limits
+    assert limits == open_bundle(exported_bundle).manifest.blind_limits
+    model = LineModel(load(camera))
+    for number in range(3, 9):
+        frame = np.ascontiguousarray(good_picture(number, size_px=200)[:150])
+        assert model.prepare(frame).blind is None
+    for dead in (frame // 5, np.full_like(frame, 255), cv2.GaussianBlur(frame, (0, 0), 18)):
+        assert "the camera does not see the part" in (model.prepare(dead).blind or "")
+
+
+def test_a_frame_is_made_small_for_that_as_the_graph_does_it() -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (96, 128, 1), dtype=np.uint8)
+    expected = frame.reshape(8, 12, 8, 16, 1).mean(axis=(1, 3))
+    assert np.abs(shrunk(frame, size_px=8) - expected).max() <= 0.5
+    assert np.abs(shrunk(frame, size_px=4, crop_from_px=8) - expected[2:6, 2:6]).max() <= 0.5
+    assert shrunk(np.zeros((96, 128, 3), np.uint8), size_px=8).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_the_result_is_printed_and_kept_beside_the_bundle(bundle: Path) -> None:
     files = open_bundle(bundle).manifest.files
     assert kept.pop("files") == {name: files[name].sha256 for name in ("model.onnx", "golden.npz")}
     assert kept.pop("threshold_from") is None
+    assert kept.pop("bundle_threshold") == dataclasses.asdict(open_bundle(bundle).manifest.thresholds["fp32"])
     assert len(kept.pop("sha256")) == 64
     assert kept.keys() == facts.keys()
     assert (kept["passed"], kept["backend"], kept["precision"], kept["images"]) == (True, "onnxruntime", "fp32", 2)
@@ -192,10 +193,9 @@ def test_a_check_that_was_changed_is_said_by_info_and_left_out_by_auto(bundle: P
     assert f"check       onnxruntime fp32: {why}\n" in call("reason-run", "info", bundle).output
     picture = next(good_pictures.iterdir())
     assert (
-        f"left out: onnxruntime fp32 ({why})"
-        in call("reason-run", "predict", bundle, picture, "--backend", "auto").log
+        f"left out: onnxruntime fp32 ({why})" in call("reason-run", "predict", bundle, picture, "--backend", "auto").log
     )
-    assert call("reason-run", "predict", bundle, picture).error == f"error: {why}\n"  # its threshold may be what was
+    assert call("reason-run", "predict", bundle, picture).error == f"error: {why}"  # its threshold may be what was
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "environment": {**content["environment"], "processor": "another"}}))
     assert call("reason-run", "predict", bundle, picture).status == 0  # of another device: nothing is taken from it

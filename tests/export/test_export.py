@@ -198,6 +198,7 @@ def test_synthetic_images_are_patterns_that_never_change(channels: int) -> None:
 def test_a_mono_bundle_judges_mono_images(small_run: Path, tmp_path: Path) -> None:
     done = export(small_run, tmp_path / "bundle", "--channels", 1, "--white-level", 4095)
     assert done.status == 0, done.log
+    assert "on colours that" in done.log
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.golden().images.shape == (2, 64, 64, 1)
     assert bundle.manifest.thresholds["fp32"].images == 2

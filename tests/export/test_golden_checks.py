@@ -61,6 +61,10 @@ def test_the_shift_off_the_scores_that_drew_the_threshold_by_hand() -> None:
     assert threshold_shift(given, SCORES, manifest=manifest, precision="int8") == pytest.approx((0.1 - 0.05) / 0.2)
     assert threshold_shift(given, SCORES, manifest=manifest, precision="fp32") == pytest.approx(0.1 / 0.5)
     assert threshold_shift(given, -SCORES, manifest=manifest, precision="fp32") == pytest.approx(-0.6 / 0.5)
+    # of other parts than those that drew float32's threshold: these scored 0.28 in float32
+    assert manifest.quantisation is not None
+    other = replace(manifest, quantisation=replace(manifest.quantisation, trained_mean=0.28))
+    assert threshold_shift(given, SCORES, manifest=other, precision="int8") == pytest.approx((0.1 - 0.02) / 0.2)
 
 
 def test_no_shift_where_the_bundle_does_not_know_how_good_parts_score() -> None:
@@ -69,15 +73,14 @@ def test_no_shift_where_the_bundle_does_not_know_how_good_parts_score() -> None:
     assert manifest.quantisation.scores is not None
     photographs = golden(synthetic=[False, False, True])
     cases = [
-        (photographs, replace(manifest, score_statistics=None)),
         (photographs, replace(manifest, quantisation=None)),
+        (photographs, replace(manifest, quantisation=replace(manifest.quantisation, trained_mean=None))),
         (photographs, replace(manifest, thresholds={})),
         (photographs, replace(manifest, thresholds={"int8": limited(0.3)})),  # where the good parts are
         (golden(synthetic=[True, True, True]), manifest),
     ]
-    for images in (7, 10):  # too few, and others than those of float32
-        scores = replace(manifest.quantisation.scores, images=images)
-        cases.append((photographs, replace(manifest, quantisation=replace(manifest.quantisation, scores=scores))))
+    few = replace(manifest.quantisation, scores=replace(manifest.quantisation.scores, images=7))
+    cases.append((photographs, replace(manifest, quantisation=few)))
     for given, known in cases:
         assert threshold_shift(given, SCORES, manifest=known, precision="int8") is None
     broken = np.array([np.nan, 0.4, 5.0], np.float32)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,71 @@ def test_quantize_checks_in_every_backend_for_cpus_and_keeps_what_it_found(
         kept = known_check(open_bundle(bundle), backend=found["backend"], precision="int8")
         assert kept is not None
         assert kept.passed
+
+
+def test_a_threshold_that_is_drawn_anew_goes_before_what_this_device_drew_until_then(
+    exported_bundle: Path, good_pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    (tmp_path / "later").mkdir()
+    for number in range(50, 60):
+        save(tmp_path / "later" / f"{number}.png", good_picture(number))
+    assert quantize(bundle, good_pictures).status == 0
+    openvino = ("--backend", "openvino", "--precision", "int8")
+    assert call("reason-export", "check", bundle, *openvino, "--held-out", good_pictures).status == 0
+    picture = next(good_pictures.iterdir())
+
+    def limit() -> tuple[float, str, str]:
+        done = call("reason-run", "predict", bundle, picture, *openvino, "--json")
+        line = json.loads(done.output)
+        return line["threshold"], line["threshold_source"], done.log
+
+    own = json.loads((bundle / "checks" / "openvino_int8.json").read_text())["threshold"]["value"]
+    assert limit()[0] == own
+    before = file_sha256(bundle / "model_int8.onnx")
+    done = quantize(bundle, good_pictures, "--held-out", tmp_path / "later", "--json")
+    assert done.status == 0, done.log
+    assert all(found["threshold"] is None for found in json.loads(done.output)["checks"])
+    assert limit()[0] == open_bundle(bundle).manifest.thresholds["int8"].value
+    found = call("reason-export", "check", bundle, *openvino, "--held-out", good_pictures, "--json")
+    own = json.loads(found.output)["threshold"]["value"]
+    assert limit()[0] == own
+    opened = open_bundle(bundle)
+    again = replace(opened.manifest.thresholds["int8"], value=2 * own)
+    thresholds = {**opened.manifest.thresholds, "int8": again}
+    update_bundle(opened, manifest=replace(opened.manifest, thresholds=thresholds))  # the files are the same
+    value, source, told = limit()
+    assert (value, source.startswith("bundle, int8: ")) == (2 * own, True)
+    assert "this device's own was drawn before it: run its check with --held-out again" in told
+    assert before
+
+
+def test_int8_of_other_held_out_images_than_those_of_float32_is_compared_with_what_float32_gives_them(
+    exported_bundle: Path, good_pictures: Path, tmp_path: Path
+) -> None:
+    """Noisier ones: in float32 they score higher, too."""
+    bundle = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
+    known = open_bundle(bundle).manifest.score_statistics
+    assert known is not None
+    (tmp_path / "noisier").mkdir()
+    for number in range(10):
+        noise = np.random.default_rng(number).normal(0, 12, (64, 64, 3))
+        picture = np.clip(good_picture(70 + number) + noise, 0, 255).astype(np.uint8)
+        save(tmp_path / "noisier" / f"{number}.png", picture)
+    done = quantize(bundle, good_pictures, "--held-out", tmp_path / "noisier", "--json")
+    assert done.status == 0, done.log
+    made = open_bundle(bundle).manifest.quantisation
+    assert made is not None
+    assert made.scores is not None
+    form, session = open_bundle(bundle).manifest.input, open_session(open_bundle(bundle), device="cpu")
+    pictures = (load_image(path, input_format=form) for path in (tmp_path / "noisier").iterdir())
+    trained = np.concatenate([session.run(picture[None]).score for picture in pictures])
+    assert made.trained_mean == pytest.approx(float(trained.mean()))
+    assert abs(made.trained_mean - known.mean) > 0.005
+    for found in json.loads(done.output)["checks"]:
+        assert found["passed"]
+        assert abs(found["threshold_shift"]) < 0.15
 
 
 def test_few_images_are_refused(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ FULL = replace(
         images=9, mean=0.25, std=0.125, minimum=0.1, maximum=1e-7 + 0.5, pixel_threshold=0.75
     ),
     quantisation=Quantisation(
+        trained_mean=0.25,
         images=8,
         sqnr_db=20.5,
         layers=3,
