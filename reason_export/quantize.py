@@ -169,6 +169,7 @@ def _draft(bundle: Bundle, found: Quantised, *, folder: Path) -> Bundle:
         **{name: bundle.content(name) for name in (MODELS["fp32"], GOLDEN)},
         **_files(found),
     }
-    thresholds = {name: limit for name, limit in bundle.manifest.thresholds.items() if name != "int8"}
-    manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=None)  # those of an older file
+    thresholds = dict(bundle.manifest.thresholds)
+    thresholds.pop("int8", None)  # of an older file
+    manifest = dataclasses.replace(bundle.manifest, thresholds=thresholds, quantisation=None)
     return write_bundle(folder / "bundle", manifest=manifest, files=files)

