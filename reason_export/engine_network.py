@@ -64,7 +64,9 @@ def parse_network(
     if network is None:
         raise BackendError(f"{trt.__name__} {trt.__version__} made no network ({messages.why()})")
     parser = messages.made(trt.OnnxParser, network)
-    if not parser.parse(bundle.content(model.name)) or parser.num_errors:
+    parsed = parser.parse_from_file(str(model))
+    bundle.require_unchanged(model.name)
+    if not parsed or parser.num_errors:
         found = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
         said = "; ".join(found) or messages.why()
         raise BackendError(f"{model}: the parser of {trt.__name__} {trt.__version__} refuses {said}")

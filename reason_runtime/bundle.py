@@ -9,7 +9,6 @@ file or folder is refused; hidden ones (file managers leave them) are ignored. N
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -79,16 +78,25 @@ class Bundle:
             raise BundleError(f"{self.path}: has no {name} for {precision}; {_HOW_TO_MAKE[precision]}")
         return self.path / name
 
-    def content(self, name: str) -> bytes:
-        """A portable file of the manifest, as it was when the bundle was opened: what is used is what was verified.
+    def require_unchanged(self, name: str) -> None:
+        """Refuse a portable file that is no longer as it was when the bundle was opened.
+
+        Asked once a library has read the file: what runs is what was verified.
 
         Raises:
             BundleError: The file is missing, cannot be read, or was changed since.
         """
-        path = self.path / name
-        content = _read_bytes(path, missing=f"{path}: is missing; copy the bundle again")
-        if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
-            raise BundleError(f"{path}: was changed since the bundle was opened; open it again")
+        if _entry(self.path / name) != self.manifest.files[name]:
+            raise BundleError(f"{self.path / name}: was changed since the bundle was opened; open it again")
+
+    def content(self, name: str) -> bytes:
+        """A portable file as it was when the bundle was opened.
+
+        Raises:
+            BundleError: The file is missing, cannot be read, or was changed since.
+        """
+        content = _read_bytes(self.path / name, missing=f"{self.path / name}: is missing; copy the bundle again")
+        self.require_unchanged(name)
         return content
 
     def golden(self) -> Golden:

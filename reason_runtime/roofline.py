@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reason_runtime.bundle import MODELS, Bundle
+from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Precision
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def measure_roofline(bundle: Bundle, *, precision: Precision, threads: int | Non
     if precision not in _HINTS:
         return None
     core = openvino.Core()
-    gflop = count_gflop(core.read_model(bundle.content(MODELS["fp32"])))
+    gflop = count_gflop(core.read_model(str(bundle.model_path("fp32"))))
     rate = _product_gflop_per_s(core, precision, threads=threads)
     return Roofline(model_gflop=gflop, product_gflop_per_s=rate, bound_ms=gflop / rate * 1e3)
 

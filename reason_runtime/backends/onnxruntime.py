@@ -109,10 +109,9 @@ def open_session(
         )
     gpu = Cuda().gpu.name if device == "cuda" else ""
     failures = _failures()
-    content = bundle.content(model.name)
     try:
         session = ort.InferenceSession(
-            content,
+            str(model),
             _session_options(ort, device=device, threads=threads),
             providers=_with_options(bundle, provider=provider, precision=precision, gpu=gpu),
             enable_fallback=0,
@@ -121,6 +120,7 @@ def open_session(
         raise BackendError(
             f"{model}: ONNX Runtime {ort.__version__} refuses the model with {name} ({error})"
         ) from error
+    bundle.require_unchanged(model.name)
     in_use = session.get_providers()
     if in_use[0] != name:
         raise BackendError(

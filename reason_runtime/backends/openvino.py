@@ -191,7 +191,8 @@ def compile_model(
         RuntimeError: OpenVINO refuses the model.
     """
     model = bundle.model_path(precision)
-    source = core.read_model(bundle.content(model.name))
+    source = core.read_model(str(model))
+    bundle.require_unchanged(model.name)
     _check(source, model, bundle.manifest)
     if precision == "int8" and platform.machine() in _X86:
         use_unsigned(source)
