@@ -98,6 +98,7 @@ def camera(camera_export: tuple[Path, Done]) -> Path:
     return camera_export[0]
 
 
+@pytest.mark.slow
 def test_the_manifest_says_where_the_resize_is(camera: Path) -> None:
     form = open_bundle(camera).manifest.input
     assert (form.height_px, form.width_px, form.resize_filter) == (*FRAME, "in-graph")
@@ -105,6 +106,7 @@ def test_the_manifest_says_where_the_resize_is(camera: Path) -> None:
     assert limit.source.endswith("held-out good images, resized before the graph")
 
 
+@pytest.mark.slow
 def test_a_camera_that_sees_nothing_is_told_by_what_good_parts_look_like(camera: Path, exported_bundle: Path) -> None:
     limits = open_bundle(camera).manifest.blind_limits
     assert limits == open_bundle(exported_bundle).manifest.blind_limits
@@ -124,6 +126,7 @@ def test_a_frame_is_made_small_for_that_as_the_graph_does_it() -> None:
     assert shrunk(np.zeros((96, 128, 3), np.uint8), size_px=8).shape == (8, 8, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "precision"),
     [("onnxruntime", "fp32"), ("openvino", "fp32"), pytest.param("openvino", "bf16", marks=NEEDS_BF16)],
@@ -137,6 +140,7 @@ def test_the_same_file_runs_on_both_backends(
     assert json.loads(done.output)["images"] == 3
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_a_resize_before_the_graph(camera: Path, exported_bundle: Path, frames: Path) -> None:
     inside, before = load(camera), load(exported_bundle)
     for path in sorted(frames.iterdir()):
@@ -144,6 +148,7 @@ def test_scores_are_those_of_a_resize_before_the_graph(camera: Path, exported_bu
         assert inside(frame).score == pytest.approx(before(frame).score, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_frames_of_another_size_are_refused_by_name(camera: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="the image has 64 rows and 64 columns; this graph .* takes 150 x 200 only"):
         load(camera)(good_picture(1))

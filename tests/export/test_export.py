@@ -108,6 +108,7 @@ def test_no_held_out_image_is_rejected_on_the_line(exported_bundle: Path, finish
     assert [detector(load_image(path, input_format=form)).decision for path in paths] == ["OK", "OK"]
 
 
+@pytest.mark.slow
 def test_a_run_without_calibration_gives_a_bundle_without_threshold(parts: Path, tmp_path: Path) -> None:
     data, run = good_parts(tmp_path / "stripes", images=3), tmp_path / "run"
     sizes = ("--image-size", 64, "--crop-from", 80, "--steps", 1, "--batch-size", 2, "--device", "cpu", "--held-out", 0)
@@ -138,6 +139,7 @@ def test_golden_images_are_held_out_ones_with_torchs_outputs(exported_bundle: Pa
     np.testing.assert_allclose(golden.score, score, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_golden_images_and_rate_can_be_chosen(small_run: Path, parts: Path, tmp_path: Path) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     for i in range(MOST_IMAGES + 2):
@@ -156,6 +158,7 @@ def test_golden_images_and_rate_can_be_chosen(small_run: Path, parts: Path, tmp_
     assert (limit.target_false_reject_rate, limit.images) == (0.9, 2)
 
 
+@pytest.mark.slow
 def test_a_bundle_is_replaced_on_request_and_can_leave_without_photographs(
     exported_bundle: Path, small_run: Path, tmp_path: Path
 ) -> None:

@@ -226,6 +226,7 @@ def test_quantize_checks_in_every_backend_for_cpus_and_keeps_what_it_found(
         assert kept.passed
 
 
+@pytest.mark.slow
 def test_a_threshold_that_is_drawn_anew_goes_before_what_this_device_drew_until_then(
     exported_bundle: Path, good_pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -264,6 +265,7 @@ def test_a_threshold_that_is_drawn_anew_goes_before_what_this_device_drew_until_
     assert before
 
 
+@pytest.mark.slow
 def test_int8_of_other_held_out_images_than_those_of_float32_is_compared_with_what_float32_gives_them(
     exported_bundle: Path, good_pictures: Path, tmp_path: Path
 ) -> None:
@@ -376,6 +378,7 @@ def test_images_that_were_trained_on_set_the_ranges_and_others_the_threshold(
     assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (18, 11)
 
 
+@pytest.mark.slow
 def test_the_highest_held_out_images_are_named(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
     done = quantize(bundle, good_pictures, "--json")

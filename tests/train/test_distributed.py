@@ -180,6 +180,7 @@ def test_gradients_are_those_of_the_whole_batch(
         assert error <= 1e-5 * float(gradient.norm()) + 1e-6 * largest, name  # the loss itself is float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2])
 def test_a_run_is_resumed_by_another_number_of_processes(first: int, data: Path, tmp_path: Path) -> None:
     choices = {**SLOW, "steps": 8}
