@@ -24,7 +24,7 @@ from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import ranked_aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
 from reason_train.metrics import auroc, ranked_auroc, wrong_decisions
-from reason_train.ranking import rank_pixels
+from reason_train.ranking import of_counted, rank
 
 MOST_OF_A_PAIR = 0.05
 """Of image AUROC, what one swapped pair of a good and a defective image may be worth to be allowed: 20 pairs."""
@@ -184,11 +184,10 @@ class LabelledSet:
         manifest = self._bundle.manifest
         if self._tile_px is not None:
             return read_masks_as_drawn(self.samples, crop_px=manifest.input.crop_px)
-        crop_from_px = manifest.method.settings.get("crop_from_px")
         return read_masks(
             self.samples,
             size_px=manifest.map_size_px,
-            resize_px=crop_from_px if isinstance(crop_from_px, int) else None,
+            resize_px=manifest.method.crop_from_px,
             crop_px=manifest.input.crop_px,
         )
 
@@ -225,7 +224,7 @@ class LabelledSet:
         if self.masks is None:
             return DetectionFigures(image_auroc=image_auroc, pixel_auroc=None, aupro=None)
         masks = self.masks if self.counted is None else self.masks & self.counted
-        ranking = rank_pixels(outputs.anomaly_map, masks, counted=self.counted)
+        ranking = rank(of_counted(outputs.anomaly_map, self.counted), of_counted(masks, self.counted))
         return DetectionFigures(
             image_auroc=image_auroc, pixel_auroc=ranked_auroc(ranking), aupro=ranked_aupro(ranking, masks)
         )

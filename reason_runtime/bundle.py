@@ -9,6 +9,7 @@ file or folder is refused; hidden ones (file managers leave them) are ignored. N
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -86,8 +87,7 @@ class Bundle:
         Raises:
             BundleError: The file is missing, cannot be read, or was changed since.
         """
-        if _entry(self.path / name) != self.manifest.files[name]:
-            raise BundleError(f"{self.path / name}: was changed since the bundle was opened; open it again")
+        self._require(name, sha256=_entry(self.path / name).sha256)
 
     def content(self, name: str) -> bytes:
         """A portable file as it was when the bundle was opened.
@@ -96,8 +96,12 @@ class Bundle:
             BundleError: The file is missing, cannot be read, or was changed since.
         """
         content = _read_bytes(self.path / name, missing=f"{self.path / name}: is missing; copy the bundle again")
-        self.require_unchanged(name)
+        self._require(name, sha256=hashlib.sha256(content).hexdigest())
         return content
+
+    def _require(self, name: str, *, sha256: str) -> None:
+        if sha256 != self.manifest.files[name].sha256:
+            raise BundleError(f"{self.path / name}: was changed since the bundle was opened; open it again")
 
     def golden(self) -> Golden:
         """The inputs and outputs that every backend is compared with.

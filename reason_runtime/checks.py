@@ -134,17 +134,17 @@ def known_check(
         found, scores = content.get("threshold"), content.get("scores")
         drew = content.get("threshold_from")
         passed = content["passed"] is True
-        bundles_own = threshold_beside(bundle, precision)
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
     if not same:
         return None
-    is_superseded = None not in (found, bundles_own) and content.get(BESIDE, bundles_own) != bundles_own
-    if is_superseded:
-        found = scores = drew = None
     has_seal = _SEAL in content
     if has_seal and content[_SEAL] != _digest(content):
         raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
+    bundles_own = threshold_beside(bundle, precision)
+    is_superseded = None not in (found, bundles_own) and content.get(BESIDE, bundles_own) != bundles_own
+    if is_superseded:
+        found = scores = drew = None
     return KnownCheck(
         backend=backend,
         provider=provider,

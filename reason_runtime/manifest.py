@@ -38,6 +38,12 @@ class MethodSettings:
     teacher: str
     settings: dict[str, Json]
 
+    @property
+    def crop_from_px(self) -> int | None:
+        """Side of the image before the centre crop to the map's size; None without a crop."""
+        found = self.settings.get("crop_from_px")
+        return found if isinstance(found, int) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingProvenance:

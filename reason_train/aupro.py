@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from reason_runtime.errors import DataError
-from reason_train.ranking import Ranking, Rates, Values, area_under, rank_pixels, roc_curve, trapezoid
+from reason_train.ranking import Ranking, Rates, Values, area_under, of_counted, rank, roc_curve, trapezoid
 
 FPR_LIMIT = 0.3  # Bergmann et al., IJCV 2021, section 5.1
 GRID_STEPS = 200  # the reference's `num_th`
@@ -48,7 +48,7 @@ def pro_curve(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None =
 
     Args:
         maps: (N, H, W) anomaly maps of all test images.
-        masks: (N, H, W), True where defective; False where nothing counts.
+        masks: (N, H, W), True where defective.
         counted: (H, W), True where defects count; None: everywhere.
 
     Returns:
@@ -59,7 +59,9 @@ def pro_curve(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None =
         DataError: See `aupro`.
     """
     _check_shapes(maps, masks)
-    return roc_curve(rank_pixels(maps, masks, counted=counted), weights=region_weights(masks))
+    if counted is not None:
+        masks = masks & counted
+    return roc_curve(rank(of_counted(maps, counted), of_counted(masks, counted)), weights=region_weights(masks))
 
 
 def region_weights(masks: Masks) -> Rates:
@@ -98,8 +100,8 @@ def aupro_per_image(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | 
 
 def partly_defective(masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """(N,) whether an image has defective pixels and good ones that count, so that it has an AUPRO of its own."""
-    full = masks if counted is None else masks | ~counted
-    return np.logical_and(masks.any(axis=(1, 2)), ~full.all(axis=(1, 2)))
+    marked = of_counted(masks, counted)
+    return np.logical_and(marked.any(axis=1), ~marked.all(axis=1))
 
 
 def aupro_on_grid(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> float:
@@ -123,14 +125,14 @@ def aupro_on_grid(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | No
     largest overlap there; a constant map, or one that no grid point below 0.3 describes, gives 0.
     """
     _check_shapes(maps, masks)
-    ranking = rank_pixels(maps, masks, counted=counted)
-    seen = maps if counted is None else maps[:, counted]
+    seen, marked = of_counted(maps, counted), of_counted(masks, counted)
+    ranking = rank(seen, marked)
     lowest, highest = seen.min(), seen.max()
     step = (highest - lowest) / GRID_STEPS
     if not step > 0:
         return 0.0
     thresholds = np.arange(lowest, highest, step)
-    negatives = np.sort(maps[~masks if counted is None else counted & ~masks])
+    negatives = np.sort(seen[~marked])
     false_rate = (negatives.size - np.searchsorted(negatives, thresholds, side="right")) / negatives.size
     found = np.append(0.0, ranking.found(region_weights(masks)))
     above = np.searchsorted(-ranking.thresholds, -thresholds, side="left")  # how many distinct values are > t

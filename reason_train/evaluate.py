@@ -102,8 +102,6 @@ def evaluate(
         masks = read_masks_as_drawn(samples, crop_px=method.crop_px)
         keep_maps = keep_maps or masks is not None
         judgement = judge_tiled(model, paths, tile_px=tile_px, device=device, keep_maps=keep_maps, progress=progress)
-    if masks is not None and counted is not None:
-        masks &= counted
     evaluation = evaluate_scores(
         samples,
         judgement.scores,

@@ -19,7 +19,7 @@ from reason_train.metrics import (
     ranked_average_precision,
     ranked_best_f1,
 )
-from reason_train.ranking import Values, rank_pixels
+from reason_train.ranking import Values, of_counted, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, ma
 
 
 def _pixel_result(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None, unmarked: int) -> PixelResult:
-    ranking = rank_pixels(maps, masks, counted=counted)
+    ranking = rank(of_counted(maps, counted), of_counted(masks, counted))
     partly = partly_defective(masks, counted=counted).any()
     return PixelResult(
         auroc=ranked_auroc(ranking),
@@ -213,12 +213,11 @@ def _part(
     defective = int(labels.sum())
     pixel_auroc = aupro = None
     if maps is not None and masks is not None:
-        marked = masks[chosen]
-        full = marked if counted is None else marked | ~counted
-        if marked.any() and not full.all():
-            ranking = rank_pixels(maps[chosen], marked, counted=counted)
+        marked = of_counted(masks[chosen], counted)
+        if marked.any() and not marked.all():
+            ranking = rank(of_counted(maps[chosen], counted), marked)
             pixel_auroc = ranked_auroc(ranking)
-            aupro = ranked_aupro(ranking, marked)
+            aupro = ranked_aupro(ranking, masks[chosen])
     return PartResult(
         good=labels.size - defective,
         defective=defective,

@@ -6,6 +6,7 @@ pixels and as many look-ups as there are defective ones. Values that tie move bo
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from reason_runtime.errors import DataError
 
 Values = NDArray[np.floating]
 Rates = NDArray[np.float64]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,19 +74,14 @@ def rank(values: Values, positive: NDArray[np.bool_]) -> Ranking:
     )
 
 
-def rank_pixels(maps: Values, masks: NDArray[np.bool_], *, counted: NDArray[np.bool_] | None = None) -> Ranking:
-    """`rank` of the pixels that count.
+def of_counted(values: NDArray[Pixel], counted: NDArray[np.bool_] | None) -> NDArray[Pixel]:
+    """(N, P): the pixels of (N, H, W) maps or masks that count, those of an image in a row.
 
     Args:
-        maps: (N, H, W) anomaly maps.
-        masks: (N, H, W), True where defective.
+        values: Maps or masks.
         counted: (H, W), True where defects count; None: everywhere.
-
-    Raises:
-        ValueError: The shapes differ.
-        DataError: See `rank`.
     """
-    return rank(maps, masks) if counted is None else rank(maps[:, counted], masks[:, counted])
+    return values.reshape(len(values), -1) if counted is None else values[:, counted]
 
 
 def roc_curve(ranking: Ranking, *, weights: Rates | None = None) -> tuple[Rates, Rates]:

@@ -21,7 +21,7 @@ from reason_train.calibration import images_needed
 from reason_train.datasets import Sample
 from reason_train.evaluation import Evaluation
 from reason_train.metrics import wrong_decisions
-from reason_train.ranking import Values, rank, rank_pixels, roc_curve
+from reason_train.ranking import Values, of_counted, rank, roc_curve
 from reason_train.report_cases import Painter, case_section, map_key, worst
 from reason_train.report_charts import Curve, histogram, line_chart
 from reason_train.report_tables import defect_table, figure, group_section, settings_table, versions
@@ -57,7 +57,7 @@ def write_report(
         threshold: What the line would judge with; None where there is none.
         pixel_threshold: Map value from which on a pixel counts as defective; None where none is known.
         maps: (N, S, S) raw anomaly maps; None leaves the map pictures and pixel curves out.
-        masks: (N, S, S) from `read_masks`, False where defects do not count; None leaves the pixel curves out.
+        masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
         counted: (S, S), True where defects count, of which the pixel curves are; None: everywhere.
         input_format: How the images are read and which part of them the maps cover.
         settings: What was run; names and values as they shall be read.
@@ -193,7 +193,7 @@ def _charts(
     image_x, image_y = roc_curve(rank(scores, anomalous))
     curves = [Curve(name="images", style="first", x=image_x, y=image_y)]
     if maps is not None and masks is not None:
-        pixel_x, pixel_y = roc_curve(rank_pixels(maps, masks, counted=counted))
+        pixel_x, pixel_y = roc_curve(rank(of_counted(maps, counted), of_counted(masks, counted)))
         curves.append(Curve(name="pixels", style="second", x=pixel_x, y=pixel_y))
     drawn = line_chart(curves, title="ROC curve", x_label="false-positive rate", y_label="share of defects found")
     charts.append(("ROC", drawn))

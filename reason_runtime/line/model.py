@@ -105,17 +105,8 @@ class LineModel:
         if self._form.resize_filter != "in-graph":
             return images
         manifest = self.detector.bundle.manifest
-        crop_from_px = manifest.method.settings.get("crop_from_px")
-        return np.stack(
-            [
-                shrunk(
-                    image,
-                    size_px=manifest.map_size_px,
-                    crop_from_px=crop_from_px if isinstance(crop_from_px, int) else None,
-                )
-                for image in images
-            ]
-        )
+        size_px, crop_from_px = manifest.map_size_px, manifest.method.crop_from_px
+        return np.stack([shrunk(image, size_px=size_px, crop_from_px=crop_from_px) for image in images])
 
     def infer(self, images: NDArray[np.uint8]) -> Outputs:
         """Maps and scores of (K, H, W, C), in runs of at most the batch size.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reason_runtime.errors import DataError
-from reason_runtime.image import list_images
+from reason_runtime.image import SUFFIXES, list_images
 from reason_train.datasets.masks import check_mask_size
 from reason_train.datasets.samples import GOOD, Sample
 
@@ -40,7 +40,11 @@ def refuse_loose(folder: Path, *, expected: str) -> None:
     Raises:
         DataError: There is one.
     """
-    loose = [path for path in list_images(folder) if path.parent == folder]
+    loose = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; expected every image {expected}")
 

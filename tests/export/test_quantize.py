@@ -247,7 +247,6 @@ def test_a_threshold_that_is_drawn_anew_goes_before_what_this_device_drew_until_
 
     own = json.loads((bundle / "checks" / "openvino_int8.json").read_text())["threshold"]["value"]
     assert limit()[0] == own
-    before = file_sha256(bundle / "model_int8.onnx")
     done = quantize(bundle, good_pictures, "--held-out", tmp_path / "later", "--json")
     assert done.status == 0, done.log
     assert all(found["threshold"] is None for found in json.loads(done.output)["checks"])
@@ -262,7 +261,6 @@ def test_a_threshold_that_is_drawn_anew_goes_before_what_this_device_drew_until_
     value, source, told = limit()
     assert (value, source.startswith("bundle, int8: ")) == (2 * own, True)
     assert "this device's own was drawn before it: run its check with --held-out again" in told
-    assert before
 
 
 @pytest.mark.slow

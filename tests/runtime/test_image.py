@@ -242,9 +242,8 @@ def test_a_transparent_grey_value_is_black_or_refused(tmp_path: Path, bits: int)
     if bits == 16:
         packed = rows.astype(">u2").view(np.uint8)
     else:
-        each = np.repeat(rows.astype(np.uint8)[:, :, None], 1, axis=2)
         shifts = np.arange(8 // bits)[::-1] * bits
-        packed = (each.reshape(20, -1, 8 // bits) << shifts).sum(axis=2).astype(np.uint8)
+        packed = (rows.reshape(20, -1, 8 // bits) << shifts).sum(axis=2).astype(np.uint8)
     png_of(tmp_path / "grey.png", packed, width=32, bits=bits, transparent=1)
     if bits in (1, 8):
         assert (read_image(tmp_path / "grey.png", input_format=MONO) == 0).all()
