@@ -118,6 +118,7 @@ def quantize(
 ) -> None:
     """Add an int8 file (explicit Q/DQ) with its own threshold, and check it in every installed backend for CPUs."""
     from reason_export.check import check_bundle
+    from reason_export.good_images import training_known
     from reason_export.quantize import QuantizeChoices
     from reason_export.quantize import quantize as quantize_bundle
     from reason_runtime.bundle import open_bundle
@@ -143,7 +144,11 @@ def quantize(
             print(f"  {name} stays in fp32: alone in int8 it leaves an SQNR of {alone_db:.1f} dB")
         for result in checks:
             _print_check(result, changed)
-        print_threshold(changed.manifest.thresholds["int8"], tile_px=tile_px_of(changed.manifest))
+        print_threshold(
+            changed.manifest.thresholds["int8"],
+            tile_px=tile_px_of(changed.manifest),
+            training_known=training_known(changed),
+        )
         print_highest(highest)
     for result in checks:
         if not result.passed:  # ONNX Runtime's maps and scores passed, or there would be no file
@@ -315,10 +320,11 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     if result.accuracy is not None:
         _print_accuracy(result.accuracy, precision=result.precision)
     if result.threshold is not None:
+        from reason_export.good_images import training_known
         from reason_runtime.tiles import tile_px_of
         from reason_train.threshold_text import print_highest, print_threshold
 
-        print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest))
+        print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest), training_known=training_known(bundle))
         print_highest(result.highest_held_out)
 
 

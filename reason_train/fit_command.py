@@ -149,5 +149,5 @@ def _print_finished(folder: Path, finished: Finished, *, seconds: float) -> None
     if finished.threshold is None:
         print("no threshold: set one with reason-train calibrate RUN --data DIR")
     else:
-        print_threshold(finished.threshold, tile_px=finished.run.config.training.tile_px)
+        print_threshold(finished.threshold, tile_px=finished.run.config.training.tile_px, training_known=True)
         print_highest(run_highest(folder, threshold=finished.threshold.value))

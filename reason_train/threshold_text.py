@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from reason_train.highest_held_out import HighestHeldOut
 
 
-def threshold_facts(threshold: Threshold, *, training_known: bool = True) -> dict[str, object]:
+def threshold_facts(threshold: Threshold, *, training_known: bool) -> dict[str, object]:
     """A threshold with whether its bound holds the wanted rate, and how many images that takes.
 
     Args:
@@ -46,9 +46,9 @@ def print_highest(highest: HighestHeldOut | None) -> None:
         print(highest_text(highest))
 
 
-def print_threshold(threshold: Threshold, *, tile_px: int | None, training_known: bool = True) -> None:
+def print_threshold(threshold: Threshold, *, tile_px: int | None, training_known: bool) -> None:
     """The same in two lines; of a run that was trained on tiles the rate is that of tiles."""
-    facts = threshold_facts(threshold)
+    facts = threshold_facts(threshold, training_known=training_known)
     print(f"threshold {threshold.value:.6g} from {threshold.source}, {threshold.rejected} of them rejected")
     if not training_known:
         print("false rejects: no bound is known to hold; import the checkpoint with --trained-on DIR")

@@ -129,6 +129,10 @@ def test_an_imported_run_can_be_calibrated_and_exported(files: Path, parts: Path
     assert described["training"]["configuration"]["imported_from"] == "reason.pth"
     assert open_bundle(bundle).trained_on() == frozenset()
     assert not training_known(open_bundle(bundle))
+    held_out = call("reason-export", "check", bundle, "--held-out", parts)
+    assert held_out.status == 0, held_out.log
+    assert "good images that may have been trained on, onnxruntime fp32 on this device" in held_out.output
+    assert "false rejects: no bound is known to hold; import the checkpoint with --trained-on DIR" in held_out.output
 
 
 @pytest.mark.slow
