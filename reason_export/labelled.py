@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reason_runtime.bundle import Bundle
-from reason_runtime.errors import ConfigurationError
+from reason_train.calibration import USUAL_RATE, check_rate
 
-USUAL_RATE = 0.01
-"""False-reject rate that is wanted where neither the user nor the bundle says one."""
 LEAST_HELD_OUT = 8
 """Good images that a threshold is drawn from, at least; its bound says how little so few prove."""
 
@@ -39,10 +37,9 @@ def wanted_rate(bundle: Bundle, asked: float | None) -> float:
     """The false-reject rate to draw a threshold for: what was asked for, else what the bundle was calibrated for.
 
     Raises:
-        ConfigurationError: It is not between 0 and 1.
+        ConfigurationError: It is no rate.
     """
     known = bundle.manifest.thresholds.get("fp32")
     rate = asked if asked is not None else USUAL_RATE if known is None else known.target_false_reject_rate
-    if not 0 < rate < 1:
-        raise ConfigurationError(f"a false-reject rate of {rate} is not between 0 and 1")
+    check_rate(rate)
     return rate

@@ -23,6 +23,8 @@ FAR_MADS = 10.0
 """Median absolute deviations above the median: of n = 16 to 64 good images of normal scores not one set in 500 has its
 highest there, of Gumbel's (maxima) one in 25; skewer ones more often, so it is said and changes nothing."""
 LEAST_COMPARED = 8
+USUAL_RATE = 0.01
+"""False-reject rate that is wanted where nobody says one."""
 LEAST_RATE = 1e-6
 """Promising it takes three million images; nobody has them."""
 

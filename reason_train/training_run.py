@@ -12,6 +12,7 @@ import torch
 from reason_runtime.errors import TrainingError
 from reason_runtime.manifest import Threshold
 from reason_train.calibrate import calibrate, read_threshold
+from reason_train.calibration import USUAL_RATE
 from reason_train.checkpoint import StepReport, what_is_kept
 from reason_train.config import Config
 from reason_train.datasets import DataSet
@@ -31,8 +32,6 @@ from reason_train.schedule import total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.timing import Timing, read_timing
 from reason_train.trained import input_format, load_run
-
-DEFAULT_FALSE_REJECT_RATE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +205,7 @@ def _calibrate(out: Path, run: Run, held_out: ImageStore, *, device: torch.devic
         held_out,
         entries=run.held_out,
         device=device,
-        false_reject_rate=DEFAULT_FALSE_REJECT_RATE,
+        false_reject_rate=USUAL_RATE,
     )
 
 

@@ -312,7 +312,8 @@ def test_a_precision_that_is_not_there_is_one_clear_line(bundle: Path) -> None:
     [
         (("--false-reject-rate", 0.1), "--false-reject-rate is of a threshold, which needs images: give --held-out"),
         (("--category", "x"), "--category is one of a data set: give --data"),
-        (("--held-out", ".", "--false-reject-rate", 1.5), "a false-reject rate of 1.5 is not between 0 and 1"),
+        (("--held-out", ".", "--false-reject-rate", 1e-9), "false-reject rate 1e-09; expected between"),
+        (("--held-out", ".", "--false-reject-rate", 1.5), "false-reject rate 1.5; expected between"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options: tuple[object, ...], told: str, bundle: Path) -> None:
