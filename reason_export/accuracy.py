@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.labelled import Limits
-from reason_export.parity import NotFiniteError, Parity, Tolerance, compare
+from reason_export.parity import Limits, NotFiniteError, Parity, Tolerance, compare
 from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError

@@ -20,9 +20,17 @@ from reason_export.golden_checks import (
     shifted,
     threshold_shift,
 )
-from reason_export.good_images import different_images, require_good, require_unseen, training_known, unseen
-from reason_export.labelled import LEAST_HELD_OUT, HeldOutImages, Limits, wanted_rate
-from reason_export.parity import TOLERANCES, NotFiniteError, Parity, blind, broken, compare
+from reason_export.good_images import (
+    LEAST_HELD_OUT,
+    HeldOutImages,
+    different_images,
+    require_good,
+    require_unseen,
+    training_known,
+    unseen,
+    wanted_rate,
+)
+from reason_export.parity import TOLERANCES, Limits, NotFiniteError, Parity, blind, broken, compare
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reason_export.check import Check, check_bundle
-from reason_export.labelled import HeldOutImages
+from reason_export.good_images import HeldOutImages
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import RUNNERS, Backend, Device, Precision, run_name, runner_device
 from reason_runtime.errors import BackendError, BundleError

@@ -188,7 +188,7 @@ def check(
     """Compare what a backend gives with what the trained model gave. Exit 1 beyond the tolerance."""
     from reason_export.check import check_bundle
     from reason_export.check_all import check_all
-    from reason_export.labelled import HeldOutImages
+    from reason_export.good_images import HeldOutImages
     from reason_runtime.bundle import open_bundle
     from reason_runtime.errors import ConfigurationError, ParityError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.labelled import LEAST_HELD_OUT, Limits
-from reason_export.parity import MOST_SHIFT, TOLERANCES, Parity, Tolerance, broken, compare
+from reason_export.good_images import LEAST_HELD_OUT
+from reason_export.parity import MOST_SHIFT, TOLERANCES, Limits, Parity, Tolerance, broken, compare
 from reason_export.runs import joined, run_each
 from reason_runtime.choices import Precision
 from reason_runtime.golden import Golden

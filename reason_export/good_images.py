@@ -1,24 +1,48 @@
-"""Whether images are what a threshold may be drawn from: good parts that nothing was trained on. No torch here."""
+"""Good images to draw a threshold from: for which rate, and whether they are good and unseen. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_export.labelled import LEAST_HELD_OUT
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256, list_images
+from reason_train.calibration import USUAL_RATE, check_rate
 
+LEAST_HELD_OUT = 8
+"""Good images that a threshold is drawn from, at least; its bound says how little so few prove."""
 MOST_REJECTED = 0.2
 """Share of the images that the trained model may reject beyond its threshold's bound, which is high where few images
 drew it: above it they are not good parts, or not these parts."""
 LOWER_SCORES = 4.0
 """Standard errors by which held-out images may score below the bundle's own held-out ones. Further below, training has
 seen them, or copies of them, or they are of easier parts: a threshold from them would reject good parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutImages:
+    """Good images that neither trained, nor chose, nor calibrated anything."""
+
+    folder: Path
+    false_reject_rate: float | None = None
+    """Wanted, between 0 and 1; None: that of the bundle's own threshold."""
+
+
+def wanted_rate(bundle: Bundle, asked: float | None) -> float:
+    """The false-reject rate to draw a threshold for: what was asked for, else what the bundle was calibrated for.
+
+    Raises:
+        ConfigurationError: It is no rate.
+    """
+    known = bundle.manifest.thresholds.get("fp32")
+    rate = asked if asked is not None else USUAL_RATE if known is None else known.target_false_reject_rate
+    check_rate(rate)
+    return rate
 
 
 def different_images(folder: Path) -> dict[str, Path]:

@@ -93,6 +93,18 @@ LEAST_FOLLOWED = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Thresholds in raw score units; None where there is none."""
+
+    reference: float | None
+    """Of the fp32 graph."""
+    found: float | None
+    """Of the artefact."""
+    are_of_bundle: bool = True
+    """Drawn from the same images for the same rate; not so where the artefact's is its own of this device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """How far an artefact is from the trained model on N images."""
 

@@ -11,9 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.check import check_bundle
-from reason_export.good_images import different_images, require_good, require_unseen, training_known, unseen
+from reason_export.good_images import (
+    LEAST_HELD_OUT,
+    different_images,
+    require_good,
+    require_unseen,
+    training_known,
+    unseen,
+    wanted_rate,
+)
 from reason_export.held_out_scores import drawn_from
-from reason_export.labelled import LEAST_HELD_OUT, wanted_rate
 from reason_export.quantisation import Quantised, quantise_model
 from reason_export.runs import load_images, score_and_peak_each, score_each
 from reason_runtime.atomic import require_writable

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from reason_export.golden_checks import PaintedDefects, _now_passed, decisions_flipped, threshold_shift
-from reason_export.labelled import Limits
-from reason_export.parity import TOLERANCES, compare
+from reason_export.parity import TOLERANCES, Limits, compare
 from reason_runtime.golden import Golden
 from reason_runtime.manifest import Threshold
 from tests.runtime.test_manifest import FULL
