@@ -1,22 +1,20 @@
-"""Files, folders and arrays to judgements; what cannot be read is UNKNOWN and the rest goes on."""
+"""Files and folders to judgements; what cannot be read is UNKNOWN and the rest goes on."""
 
 from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.detector import Decision, Detector, Pixels, Result
+from reason_runtime.detector import Decision, Detector, Result
 from reason_runtime.errors import DataError, ImageError
-from reason_runtime.image import SUFFIXES, as_image, list_images, read_image
+from reason_runtime.image import SUFFIXES, list_images, read_image
 from reason_runtime.strict_json import Json
-
-Source = str | Path | Pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,13 +22,13 @@ class Judgement:
     """One image and what became of it.
 
     Attributes:
-        path: The file; None for an array.
+        path: The file.
         image: (H, W, C) as read, in its own size; None where it could not be read.
         result: Of the detector; None where the image could not be read.
         failure: Why there is no score (unreadable, or the output is not finite); None where there is one.
     """
 
-    path: Path | None
+    path: Path
     image: NDArray[np.uint8] | None
     result: Result | None
     failure: str | None
@@ -44,7 +42,7 @@ class Judgement:
         """For a line of JSON: what has no value is null, never NaN."""
         result = self.result
         return {
-            "path": None if self.path is None else str(self.path),
+            "path": str(self.path),
             "score": None if result is None or self.failure else result.score,
             "threshold": None if result is None else result.threshold,
             "decision": self.decision,
@@ -55,33 +53,14 @@ class Judgement:
         }
 
 
-def predict(detector: Detector, sources: Sequence[Source]) -> Iterator[Judgement]:
-    """Judge images one by one.
-
-    Args:
-        detector: From `load`.
-        sources: Image files, folders (see `reason_runtime.image.list_images`) and arrays, in any mixture.
-
-    Raises:
-        DataError: A source does not exist, or a folder holds no image; before anything is judged.
-        BackendError: The inference library failed.
-    """
-    for source in expand(sources):
-        yield judge(detector, source)
-
-
-def expand(sources: Sequence[Source]) -> list[Path | Pixels]:
-    """The images that sources stand for, folders replaced by what they hold.
+def expand(sources: Sequence[Path]) -> list[Path]:
+    """The image files that sources stand for, folders replaced by what they hold (`reason_runtime.image.list_images`).
 
     Raises:
         DataError: A source does not exist, or a folder holds no image.
     """
-    found: list[Path | Pixels] = []
-    for source in sources:
-        if isinstance(source, np.ndarray):
-            found.append(source)
-            continue
-        path = Path(source)
+    found: list[Path] = []
+    for path in sources:
         try:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -98,21 +77,16 @@ def expand(sources: Sequence[Source]) -> list[Path | Pixels]:
     return found
 
 
-def judge(detector: Detector, source: Path | Pixels) -> Judgement:
-    """Judge one image; one that cannot be read or is refused is UNKNOWN.
+def judge(detector: Detector, path: Path) -> Judgement:
+    """Judge one image file; one that cannot be read or is refused is UNKNOWN.
 
     Raises:
         BackendError: The inference library failed.
     """
-    path = source if isinstance(source, Path) else None
-    form = detector.bundle.manifest.input
     try:
-        if isinstance(source, Path):
-            image = read_image(source, input_format=form)
-        else:
-            image = as_image(source, input_format=form)
+        image = read_image(path, input_format=detector.bundle.manifest.input)
         result = detector(image)
     except ImageError as error:
-        failure = str(error) if path is None or str(path) in str(error) else f"{path}: {error}"
+        failure = str(error) if str(path) in str(error) else f"{path}: {error}"
         return Judgement(path=path, image=None, result=None, failure=failure)
     return Judgement(path=path, image=image, result=result, failure=result.reason if math.isnan(result.score) else None)

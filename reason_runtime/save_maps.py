@@ -48,7 +48,7 @@ class MapWriter:
         Raises:
             ReasonError: The system refused to write.
         """
-        if judgement.result is None or judgement.image is None or judgement.path is None or judgement.failure:
+        if judgement.result is None or judgement.image is None or judgement.failure:
             return
         below = _absolute(judgement.path).relative_to(self._shared)
         target = self._folder / below.with_name(f"{below.name}.overlay.png")

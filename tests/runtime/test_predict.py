@@ -8,7 +8,7 @@ from PIL import Image
 
 from reason_runtime import load
 from reason_runtime.errors import DataError
-from reason_runtime.predict import predict
+from reason_runtime.predict import expand, judge
 from reason_runtime.save_maps import MapWriter
 from tests.runtime.bundles import make_bundle
 from tests.runtime.images import write_16_bit_png
@@ -19,15 +19,14 @@ def save_flat(path: Path, value: int) -> None:
     Image.new("RGB", (40, 30), (value, value, value)).save(path)
 
 
-def test_files_folders_and_arrays_are_judged_in_order(tmp_path: Path) -> None:
+def test_files_and_folders_are_judged_in_order(tmp_path: Path) -> None:
     for name, value in (("one.png", 128), ("folder/b.bmp", 255), ("folder/a.png", 129)):
         save_flat(tmp_path / name, value)
-    array = np.full((20, 20), 0, dtype=np.uint8)
     detector = load(make_bundle(tmp_path / "bundle").path)
-    found = list(predict(detector, [tmp_path / "one.png", str(tmp_path / "folder"), array]))
-    assert [judgement.path and judgement.path.name for judgement in found] == ["one.png", "a.png", "b.bmp", None]
-    assert [judgement.decision for judgement in found] == ["OK", "OK", "NG", "NG"]
-    assert [judgement.line()["score"] for judgement in found] == [0.0, 1 / 128, 127 / 128, 1.0]
+    found = [judge(detector, path) for path in expand([tmp_path / "one.png", tmp_path / "folder"])]
+    assert [judgement.path.name for judgement in found] == ["one.png", "a.png", "b.bmp"]
+    assert [judgement.decision for judgement in found] == ["OK", "OK", "NG"]
+    assert [judgement.line()["score"] for judgement in found] == [0.0, 1 / 128, 127 / 128]
 
 
 def test_every_kind_of_file_gives_the_score_of_its_pixels(tmp_path: Path) -> None:
@@ -39,14 +38,15 @@ def test_every_kind_of_file_gives_the_score_of_its_pixels(tmp_path: Path) -> Non
     Image.new("RGBA", (40, 30), (160, 160, 160, 255)).save(folder / "alpha.png")
     write_16_bit_png(folder / "deep.png", np.full((30, 40, 3), 160 * 257, dtype=np.uint16))
     detector = load(make_bundle(tmp_path / "bundle").path)
-    assert {judgement.line()["score"] for judgement in predict(detector, [folder])} == {32 / 128}
+    assert {judge(detector, path).line()["score"] for path in expand([folder])} == {32 / 128}
 
 
 def test_an_unreadable_file_is_unknown_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     save_flat(tmp_path / "folder" / "c.png", 255)
     (tmp_path / "folder" / "b.png").write_text("text")
     save_flat(tmp_path / "folder" / "a.png", 128)
-    found = list(predict(load(make_bundle(tmp_path / "bundle").path), [tmp_path / "folder"]))
+    detector = load(make_bundle(tmp_path / "bundle").path)
+    found = [judge(detector, path) for path in expand([tmp_path / "folder"])]
     assert [judgement.decision for judgement in found] == ["OK", "UNKNOWN", "NG"]
     line = found[1].line()
     assert (line["score"], line["latency_ms"]) == (None, None)
@@ -60,8 +60,8 @@ def test_maps_never_leave_their_folder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path / "work")
     sources = [Path("../day/one.png"), Path("two.png")]
     writer = MapWriter(detector, folder=Path("../maps"), sources=sources, scale=1.0)
-    for judgement in predict(detector, sources):
-        writer.write(judgement)
+    for path in expand(sources):
+        writer.write(judge(detector, path))
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.overlay.png"))
     assert written == ["maps/day/one.png.overlay.png", "maps/work/two.png.overlay.png"]
 
@@ -69,8 +69,7 @@ def test_maps_never_leave_their_folder(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_missing_source_and_an_empty_folder_are_errors_before_anything_is_judged(tmp_path: Path) -> None:
     save_flat(tmp_path / "one.png", 1)
     (tmp_path / "empty").mkdir()
-    detector = load(make_bundle(tmp_path / "bundle").path)
     with pytest.raises(DataError, match=r"two\.png: does not exist; expected an image or a folder"):
-        next(predict(detector, [tmp_path / "one.png", tmp_path / "two.png"]))
+        expand([tmp_path / "one.png", tmp_path / "two.png"])
     with pytest.raises(DataError, match=r"empty: holds no image; expected files that end in \.png"):
-        next(predict(detector, [tmp_path / "one.png", tmp_path / "empty"]))
+        expand([tmp_path / "one.png", tmp_path / "empty"])

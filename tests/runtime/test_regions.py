@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from reason_runtime import load
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle
@@ -121,7 +122,8 @@ def test_a_reject_says_where_by_the_pixel_threshold(tmp_path: Path) -> None:
     (region,) = result.regions
     assert (region.x_px, region.y_px, region.width_px, region.height_px) == (12, 8, 12, 8)
     assert region.peak == pytest.approx(77 / 128)
-    line = judge(detector, part()).line()
+    Image.fromarray(part()).save(tmp_path / "part.png")
+    line = judge(detector, tmp_path / "part.png").line()
     assert line["regions"] == [{"x_px": 12, "y_px": 8, "width_px": 12, "height_px": 8, "peak": region.peak}]
 
 
