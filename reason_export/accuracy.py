@@ -20,9 +20,9 @@ from reason_runtime.image import image_sha256, load_image, read_part
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
-from reason_train.aupro import ranked_aupro
+from reason_train.aupro import aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
-from reason_train.metrics import auroc, ranked_auroc, wrong_decisions
+from reason_train.metrics import auroc, wrong_decisions
 from reason_train.ranking import of_counted, rank
 
 MOST_OF_A_PAIR = 0.05
@@ -219,14 +219,12 @@ class LabelledSet:
 
     def detection(self, outputs: Outputs) -> DetectionFigures:
         """How well outputs for all images find the defects."""
-        image_auroc = auroc(outputs.score, self.anomalous)
+        image_auroc = auroc(rank(outputs.score, self.anomalous))
         if self.masks is None:
             return DetectionFigures(image_auroc=image_auroc, pixel_auroc=None, aupro=None)
         masks = self.masks if self.counted is None else self.masks & self.counted
         ranking = rank(of_counted(outputs.anomaly_map, self.counted), of_counted(masks, self.counted))
-        return DetectionFigures(
-            image_auroc=image_auroc, pixel_auroc=ranked_auroc(ranking), aupro=ranked_aupro(ranking, masks)
-        )
+        return DetectionFigures(image_auroc=image_auroc, pixel_auroc=auroc(ranking), aupro=aupro(ranking, masks))
 
     def run(self, session: Session) -> Outputs:
         """Maps and scores of all images.

@@ -18,29 +18,20 @@ EIGHT_CONNECTED = np.ones((3, 3), np.int64)
 Masks = NDArray[np.bool_]
 
 
-def aupro(maps: Values, masks: Masks, *, fpr_limit: float = FPR_LIMIT) -> float:
+def aupro(ranking: Ranking, masks: Masks, *, fpr_limit: float = FPR_LIMIT) -> float:
     """Area under the per-region overlap curve up to a false-positive rate, over that rate: 0..1.
 
     Over all images at once and all thresholds: x is the share of all good pixels at or above the threshold, y the mean
     over all regions of the share of the region at or above it. Interpolated linearly at the limit.
 
     Args:
-        maps: (N, H, W) anomaly maps of all test images, the good ones too.
+        ranking: Of the anomaly maps of all test images, the good ones too, against these masks.
         masks: (N, H, W), True where defective.
         fpr_limit: Where the curve is cut off.
 
-    Raises:
-        ValueError: The shapes differ.
-        DataError: A value is not finite, or there is no defective or no good pixel.
-
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021.
     """
-    return area_under(*pro_curve(maps, masks), limit=fpr_limit)
-
-
-def ranked_aupro(ranking: Ranking, masks: Masks) -> float:
-    """`aupro` of maps that are ranked already, against these masks."""
-    return area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=FPR_LIMIT)
+    return area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=fpr_limit)
 
 
 def pro_curve(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> tuple[Rates, Rates]:
@@ -56,7 +47,7 @@ def pro_curve(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None =
 
     Raises:
         ValueError: The shapes differ.
-        DataError: See `aupro`.
+        DataError: A value is not finite, or there is no defective or no good pixel.
     """
     _check_shapes(maps, masks)
     if counted is not None:

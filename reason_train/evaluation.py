@@ -8,17 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
-from reason_train.aupro import Masks, aupro_per_image, partly_defective, ranked_aupro
+from reason_train.aupro import Masks, aupro, aupro_per_image, partly_defective
 from reason_train.datasets.samples import Sample
-from reason_train.metrics import (
-    BestF1,
-    auroc,
-    average_precision,
-    best_f1,
-    ranked_auroc,
-    ranked_average_precision,
-    ranked_best_f1,
-)
+from reason_train.metrics import BestF1, auroc, average_precision, best_f1
 from reason_train.ranking import Values, of_counted, rank
 
 
@@ -146,6 +138,7 @@ def evaluate_scores(
         raise DataError(
             f"the test images are {len(samples) - defective} good and {defective} defective; an evaluation needs both"
         )
+    ranking = rank(scores, anomalous)
     part = partial(_part, scores=scores, anomalous=anomalous, maps=maps, masks=masks, counted=counted)
     defects = np.array([sample.defect for sample in samples])
     groups = np.array([sample.group or "" for sample in samples])
@@ -153,9 +146,9 @@ def evaluate_scores(
     return Evaluation(
         good=len(samples) - defective,
         defective=defective,
-        image_auroc=auroc(scores, anomalous),
-        average_precision=average_precision(scores, anomalous),
-        best_f1=best_f1(scores, anomalous),
+        image_auroc=auroc(ranking),
+        average_precision=average_precision(ranking),
+        best_f1=best_f1(ranking),
         pixel=None
         if maps is None or masks is None
         else _pixel_result(maps, masks, counted=counted, unmarked=int((anomalous & ~masks.any(axis=(1, 2))).sum())),
@@ -191,11 +184,11 @@ def _pixel_result(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | No
     ranking = rank(of_counted(maps, counted), of_counted(masks, counted))
     partly = partly_defective(masks, counted=counted).any()
     return PixelResult(
-        auroc=ranked_auroc(ranking),
-        aupro=ranked_aupro(ranking, masks),
+        auroc=auroc(ranking),
+        aupro=aupro(ranking, masks),
         aupro_per_image=aupro_per_image(maps, masks, counted=counted) if partly else None,
-        average_precision=ranked_average_precision(ranking),
-        best_f1=ranked_best_f1(ranking),
+        average_precision=average_precision(ranking),
+        best_f1=best_f1(ranking),
         unmarked=unmarked,
     )
 
@@ -211,19 +204,19 @@ def _part(
 ) -> PartResult:
     labels = anomalous[chosen]
     defective = int(labels.sum())
-    pixel_auroc = aupro = None
+    pixel_auroc = overlap = None
     if maps is not None and masks is not None:
         marked = of_counted(masks[chosen], counted)
         if marked.any() and not marked.all():
             ranking = rank(of_counted(maps[chosen], counted), marked)
-            pixel_auroc = ranked_auroc(ranking)
-            aupro = ranked_aupro(ranking, masks[chosen])
+            pixel_auroc = auroc(ranking)
+            overlap = aupro(ranking, masks[chosen])
     return PartResult(
         good=labels.size - defective,
         defective=defective,
-        image_auroc=auroc(scores[chosen], labels) if 0 < defective < labels.size else None,
+        image_auroc=auroc(rank(scores[chosen], labels)) if 0 < defective < labels.size else None,
         pixel_auroc=pixel_auroc,
-        aupro=aupro,
+        aupro=overlap,
     )
 
 

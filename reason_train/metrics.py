@@ -1,7 +1,7 @@
 """Detection figures from scores: they depend on the order of the values only, and count ties as half right.
 
-Each takes image scores (N,) with image labels (N,), or anomaly maps (N, H, W) with masks (N, H, W): "image AUROC" and
-"pixel AUROC" are one function. All are exact over all thresholds.
+Each takes a `reason_train.ranking.rank` of image scores (N,) with image labels (N,), or of anomaly maps (N, H, W) with
+masks (N, H, W): "image AUROC" and "pixel AUROC" are one function. All are exact over all thresholds.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_train.ranking import Ranking, Values, area_under, rank, roc_curve
+from reason_train.ranking import Ranking, Values, area_under, roc_curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,76 +31,26 @@ class BestF1:
     accuracy: float
 
 
-def auroc(values: Values, anomalous: NDArray[np.bool_]) -> float:
-    """Chance that an anomalous value is higher than a normal one, ties counted as half: 0..1.
-
-    Args:
-        values: Scores or map values of any shape; more is more anomalous.
-        anomalous: Same shape.
-
-    Raises:
-        ValueError: The shapes differ.
-        DataError: A value is not finite, or all are of one kind (the figure is not defined then).
-    """
-    return ranked_auroc(rank(values, anomalous))
-
-
-def average_precision(values: Values, anomalous: NDArray[np.bool_]) -> float:
-    """Mean precision over the anomalous values, each at its own threshold: 0..1.
-
-    The step-wise sum of (R_k - R_(k-1)) * P_k over distinct thresholds, without interpolation.
-
-    Args:
-        values: Scores or map values of any shape; more is more anomalous.
-        anomalous: Same shape.
-
-    Raises:
-        ValueError: The shapes differ.
-        DataError: See `auroc`.
-    """
-    return ranked_average_precision(rank(values, anomalous))
-
-
-def best_f1(values: Values, anomalous: NDArray[np.bool_]) -> BestF1:
-    """The highest F1 and the threshold that gives it.
-
-    The threshold is chosen on the values that it is judged on: a figure for comparison, not a threshold for a line.
-
-    Args:
-        values: Scores or map values of any shape; more is more anomalous.
-        anomalous: Same shape.
-
-    Raises:
-        ValueError: The shapes differ.
-        DataError: See `auroc`.
-    """
-    return ranked_best_f1(rank(values, anomalous))
-
-
-def wrong_decisions(
-    scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None
-) -> tuple[int | None, int | None]:
-    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
-    if limit is None:
-        return None, None
-    rejected = scores >= limit
-    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))
-
-
-def ranked_auroc(ranking: Ranking) -> float:
-    """`auroc` of values that are ranked already."""
+def auroc(ranking: Ranking) -> float:
+    """Chance that an anomalous value is higher than a normal one, ties counted as half: 0..1."""
     return area_under(*roc_curve(ranking))
 
 
-def ranked_average_precision(ranking: Ranking) -> float:
-    """`average_precision` of values that are ranked already."""
+def average_precision(ranking: Ranking) -> float:
+    """Mean precision over the anomalous values, each at its own threshold: 0..1.
+
+    The step-wise sum of (R_k - R_(k-1)) * P_k over distinct thresholds, without interpolation.
+    """
     found = ranking.found()
     precision = found / (found + ranking.false_at)
     return float(np.sum(np.diff(found, prepend=0) * precision) / found[-1])
 
 
-def ranked_best_f1(ranking: Ranking) -> BestF1:
-    """`best_f1` of values that are ranked already."""
+def best_f1(ranking: Ranking) -> BestF1:
+    """The highest F1 and the threshold that gives it.
+
+    The threshold is chosen on the values that it is judged on: a figure for comparison, not a threshold for a line.
+    """
     found = ranking.found()
     positives = found[-1]
     alarms = found + ranking.false_at
@@ -114,3 +64,13 @@ def ranked_best_f1(ranking: Ranking) -> BestF1:
         recall=float(found[best] / positives),
         accuracy=float(right / (positives + ranking.negatives)),
     )
+
+
+def wrong_decisions(
+    scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None
+) -> tuple[int | None, int | None]:
+    """How many good images a threshold rejects and how many defective ones it passes; None without one."""
+    if limit is None:
+        return None, None
+    rejected = scores >= limit
+    return int(np.sum(rejected & ~anomalous)), int(np.sum(~rejected & anomalous))

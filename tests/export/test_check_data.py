@@ -22,6 +22,7 @@ from reason_runtime.image import load_image
 from reason_runtime.manifest import ScoreStatistics
 from reason_train.calibration import false_reject_upper_bound
 from reason_train.metrics import auroc
+from reason_train.ranking import rank
 from tests.commands import call
 from tests.pictures import save
 from tests.runtime.changed_checks import change_check
@@ -72,7 +73,7 @@ def test_one_swapped_pair_is_allowed_whatever_its_last_bits(good: int, defective
     swapped[[good - 1, good]] = swapped[[good, good - 1]]
     for shuffle in range(20):
         order = np.random.default_rng(shuffle).permutation(len(scores))[: good + defective]
-        lost = auroc(scores[order], anomalous[order]) - auroc(swapped[order], anomalous[order])
+        lost = auroc(rank(scores[order], anomalous[order])) - auroc(rank(swapped[order], anomalous[order]))
         pair = accuracy(image=lost, aupro=None, good=good, defective=defective)
         assert pair.broken(TOLERANCES["fp32"]) == []
     assert accuracy(image=1 / 72 + 6e-17, aupro=None, good=8, defective=9).broken(TOLERANCES["fp32"]) == []

@@ -28,6 +28,7 @@ from reason_runtime.power import power_w
 from reason_runtime.roofline import count_gflop
 from reason_runtime.throughput import settings
 from reason_train.metrics import auroc
+from reason_train.ranking import rank
 from tests.commands import call
 from tests.pictures import good_picture, save
 from tests.runtime.bundles import make_bundle
@@ -330,7 +331,7 @@ def test_its_auroc_is_the_projects(seed: int) -> None:
     random = np.random.default_rng(seed)
     scores = np.round(random.normal(size=40), 1)  # with ties
     anomalous = random.random(40) < 0.4
-    assert _auroc(scores, anomalous) == pytest.approx(auroc(scores, anomalous))
+    assert _auroc(scores, anomalous) == pytest.approx(auroc(rank(scores, anomalous)))
 
 
 def test_two_results_are_compared_by_ratio_and_environment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from reason_runtime.errors import DataError
 from reason_train.aupro import aupro, aupro_on_grid, aupro_per_image, pro_curve, region_weights
+from reason_train.ranking import rank
 from tests.golden_weights import GOLDEN, masks_and_maps
 
 
@@ -46,12 +47,12 @@ def row(values: list[float], defective: list[int]) -> tuple[np.ndarray, np.ndarr
 
 def test_a_perfect_map_scores_one() -> None:
     maps, masks = row([0, 0, 5, 5, 0], [0, 0, 1, 1, 0])
-    assert aupro(maps, masks) == pytest.approx(1)
+    assert aupro(rank(maps, masks), masks) == pytest.approx(1)
 
 
 def test_a_reversed_map_scores_zero() -> None:
     maps, masks = row([5, 4, 0, 0, 6], [0, 0, 1, 1, 0])
-    assert aupro(maps, masks) == 0
+    assert aupro(rank(maps, masks), masks) == 0
 
 
 def test_small_and_large_regions_count_alike() -> None:
@@ -60,20 +61,20 @@ def test_small_and_large_regions_count_alike() -> None:
     values = [9, 0, 7, 7, 7, 8, 1, 1, 1, 1, 1, 1, 1, 1]
     defective = [1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     maps, masks = row(values, defective)
-    assert aupro(maps, masks) == pytest.approx((0.1 * 0.5 + 0.2 * 1) / 0.3)
+    assert aupro(rank(maps, masks), masks) == pytest.approx((0.1 * 0.5 + 0.2 * 1) / 0.3)
 
 
 def test_the_curve_is_interpolated_at_the_limit() -> None:
     # one tie of the defect with 6 of 10 good pixels: a straight line from (0, 0) to (0.6, 1), at 0.3 it is 0.5
     maps, masks = row([5] * 7 + [1] * 4, [1] + [0] * 10)
-    assert aupro(maps, masks) == pytest.approx(0.25)
-    assert aupro(maps, masks, fpr_limit=0.6) == pytest.approx(0.5)
-    assert aupro(maps, masks, fpr_limit=1.0) == pytest.approx((0.6 * 0.5 + 0.4) / 1)
+    assert aupro(rank(maps, masks), masks) == pytest.approx(0.25)
+    assert aupro(rank(maps, masks), masks, fpr_limit=0.6) == pytest.approx(0.5)
+    assert aupro(rank(maps, masks), masks, fpr_limit=1.0) == pytest.approx((0.6 * 0.5 + 0.4) / 1)
 
 
 def test_a_constant_map_is_the_diagonal() -> None:
     maps, masks = row([3, 3, 3, 3], [1, 0, 0, 0])
-    assert aupro(maps, masks) == pytest.approx(0.15)
+    assert aupro(rank(maps, masks), masks) == pytest.approx(0.15)
 
 
 def test_regions_that_touch_at_a_corner_are_one() -> None:
@@ -96,7 +97,7 @@ def test_it_agrees_with_the_definition_at_every_threshold(seed: int, levels: int
     masks = ndimage.binary_dilation(rng.random((4, 12, 12)) > 0.97, structure=np.ones((1, 3, 2)))
     masks[0] = False
     maps = (np.round((rng.random(masks.shape) + 0.4 * masks) * levels) / levels).astype(np.float32)
-    assert aupro(maps, masks, fpr_limit=limit) == pytest.approx(slow_aupro(maps, masks, limit), abs=1e-12)
+    assert aupro(rank(maps, masks), masks, fpr_limit=limit) == pytest.approx(slow_aupro(maps, masks, limit), abs=1e-12)
 
 
 def test_the_corners_lie_on_the_curve_of_the_definition() -> None:
@@ -163,18 +164,18 @@ def test_what_is_not_defined_is_refused() -> None:
     maps = np.zeros((2, 4, 4), np.float32)
     empty = np.zeros(maps.shape, np.bool_)
     with pytest.raises(DataError, match="0 anomalous and 32 normal values"):
-        aupro(maps, empty)
+        rank(maps, empty)
     with pytest.raises(DataError, match="every mask is empty"):
         aupro_per_image(maps, empty)
     with pytest.raises(ValueError, match="limit 0; expected a false-positive rate"):
-        aupro(*row([1, 2], [0, 1]), fpr_limit=0)
-    for figure in (aupro, aupro_per_image, aupro_on_grid):
+        aupro(rank(*row([1, 2], [0, 1])), row([1, 2], [0, 1])[1], fpr_limit=0)
+    for figure in (pro_curve, aupro_per_image, aupro_on_grid):
         with pytest.raises(ValueError, match=r"expected \(N, H, W\) for both"):
             figure(maps, empty[0])
     broken = maps.copy()
     broken[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="1 of 32 anomaly values are not finite"):
-        aupro(broken, np.ones(maps.shape, np.bool_))
+        rank(broken, np.ones(maps.shape, np.bool_))
 
 
 def test_160_maps_of_256_pixels_take_less_than_5_seconds() -> None:
@@ -185,5 +186,5 @@ def test_160_maps_of_256_pixels_take_less_than_5_seconds() -> None:
             mask[top : top + 30, left : left + 25] = True
     maps = rng.random(masks.shape, np.float32) + np.float32(0.5) * masks
     start = time.process_time()
-    aupro(maps, masks)
+    aupro(rank(maps, masks), masks)
     assert time.process_time() - start < 5

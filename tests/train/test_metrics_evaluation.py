@@ -11,6 +11,7 @@ from reason_train.aupro import aupro, aupro_per_image
 from reason_train.datasets import Sample
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.metrics import auroc, average_precision, best_f1, wrong_decisions
+from reason_train.ranking import rank
 
 
 def sample(defect: str, group: str | None = None) -> Sample:
@@ -45,16 +46,16 @@ def test_with_masks_every_figure_is_that_of_its_function() -> None:
     labels = np.array([False, False, True, True, True])
     evaluation = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks)
     assert evaluation.pixel is not None
-    assert evaluation.pixel.auroc == auroc(maps, masks)
-    assert evaluation.pixel.aupro == aupro(maps, masks)
+    assert evaluation.pixel.auroc == auroc(rank(maps, masks))
+    assert evaluation.pixel.aupro == aupro(rank(maps, masks), masks)
     assert evaluation.pixel.aupro_per_image == aupro_per_image(maps, masks)
-    assert evaluation.pixel.best_f1 == best_f1(maps, masks)
-    assert evaluation.pixel.average_precision == average_precision(maps, masks)
-    assert evaluation.average_precision == average_precision(SCORES, labels)
-    assert evaluation.best_f1 == best_f1(SCORES, labels)
+    assert evaluation.pixel.best_f1 == best_f1(rank(maps, masks))
+    assert evaluation.pixel.average_precision == average_precision(rank(maps, masks))
+    assert evaluation.average_precision == average_precision(rank(SCORES, labels))
+    assert evaluation.best_f1 == best_f1(rank(SCORES, labels))
     dent = [0, 1, 2]
-    assert evaluation.per_defect["dent"].pixel_auroc == auroc(maps[dent], masks[dent])
-    assert evaluation.per_defect["dent"].aupro == aupro(maps[dent], masks[dent])
+    assert evaluation.per_defect["dent"].pixel_auroc == auroc(rank(maps[dent], masks[dent]))
+    assert evaluation.per_defect["dent"].aupro == aupro(rank(maps[dent], masks[dent]), masks[dent])
 
 
 def test_figures_of_pixels_are_of_those_that_count() -> None:
@@ -78,7 +79,7 @@ def test_an_image_that_is_defective_wherever_it_counts_has_no_figures_of_its_own
     evaluation = evaluate_scores(SAMPLES[:3], SCORES[:3], maps=maps[:3], masks=masks[:3], counted=counted)
     assert evaluation.pixel is not None
     assert evaluation.pixel.aupro_per_image is None
-    assert evaluation.pixel.auroc == auroc(maps[:3, 2:4, 3:6], masks[:3, 2:4, 3:6])
+    assert evaluation.pixel.auroc == auroc(rank(maps[:3, 2:4, 3:6], masks[:3, 2:4, 3:6]))
 
 
 def test_defective_images_without_a_defective_pixel_are_counted() -> None:
@@ -154,7 +155,7 @@ def test_a_mask_of_a_whole_image_is_left_out_of_the_mean_per_image_alone() -> No
     pixel = evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks).pixel
     assert pixel is not None
     assert pixel.aupro_per_image == aupro_per_image(maps[[2, 4]], masks[[2, 4]])
-    assert (pixel.aupro, pixel.auroc) == (aupro(maps, masks), auroc(maps, masks))
+    assert (pixel.aupro, pixel.auroc) == (aupro(rank(maps, masks), masks), auroc(rank(maps, masks)))
 
 
 def test_where_every_defective_image_is_defective_all_over_the_other_figures_are_given() -> None:
@@ -164,7 +165,7 @@ def test_where_every_defective_image_is_defective_all_over_the_other_figures_are
     evaluation = evaluate_scores(samples, SCORES, maps=maps, masks=masks)
     assert evaluation.pixel is not None
     assert evaluation.pixel.aupro_per_image is None
-    assert evaluation.pixel.auroc == auroc(maps, masks)
+    assert evaluation.pixel.auroc == auroc(rank(maps, masks))
     assert evaluation.per_group["view"].pixel_auroc is None  # all of its pixels are defective
     assert evaluation.per_group["same"].pixel_auroc is not None
     assert evaluation.to_json()["aupro_per_image"] is None
