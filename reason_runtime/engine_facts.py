@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 from reason_runtime.choices import BUILDERS, PRECISIONS, RUNS_ON, Builder, Precision, RunsOn
 from reason_runtime.errors import BundleError
 from reason_runtime.strict_json import Fields, parse
 
 FORMAT_VERSION = 1
-Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +73,21 @@ def from_json(text: str, *, where: str) -> EngineFacts:
     Raises:
         BundleError: Not exactly as specified; the message names file and key.
     """
-    names = [field for field in EngineFacts.__dataclass_fields__]
-    fields = Fields(parse(text, where=where), where=f"{where}: ", keys=("format_version", *names))
+    names = ("format_version", *EngineFacts.__dataclass_fields__)
+    fields = Fields(parse(text, where=where), where=f"{where}: ", keys=names)
     found = fields.integer("format_version")
     if found != FORMAT_VERSION:
         raise BundleError(
             f"{where}: engine format {found}, this version reads {FORMAT_VERSION}; build the engine again"
         )
-    compatible = fields.value("version_compatible")
-    if not isinstance(compatible, bool):
-        raise BundleError(f"{fields.place('version_compatible')}: found {compatible!r}, expected true or false")
     return EngineFacts(
-        builder=_word(fields, "builder", BUILDERS),
+        builder=fields.word("builder", BUILDERS),
         builder_version=fields.text("builder_version"),
-        precision=_word(fields, "precision", PRECISIONS),
+        precision=fields.word("precision", PRECISIONS),
         gpu=None if fields.value("gpu") is None else fields.text("gpu"),
         compute_capabilities=_capabilities(fields),
-        runs_on=_word(fields, "runs_on", RUNS_ON),
-        version_compatible=compatible,
+        runs_on=fields.word("runs_on", RUNS_ON),
+        version_compatible=fields.boolean("version_compatible"),
         largest_batch=fields.integer("largest_batch"),
         source_file=fields.text("source_file"),
         source_sha256=fields.text("source_sha256"),
@@ -109,14 +103,6 @@ AMPERE = "8.0"
 def numbers(dotted: str) -> tuple[int, ...]:
     """A version or compute capability as numbers that compare: `12.0` is more than `8.6`."""
     return tuple(int(part) for part in re.findall(r"\d+", dotted))
-
-
-def _word(fields: Fields, key: str, known: Sequence[Word]) -> Word:
-    found = fields.text(key)
-    for word in known:
-        if word == found:
-            return word
-    raise BundleError(f"{fields.place(key)}: found {found!r}, expected one of {', '.join(known)}")
 
 
 def _capabilities(fields: Fields) -> tuple[str, ...]:

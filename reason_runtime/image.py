@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ LARGEST_PIXELS = 150_000_000
 
 
 ResizeFilter = Literal["pillow-bilinear", "in-graph"]
+RESIZE_FILTERS: tuple[ResizeFilter, ...] = get_args(ResizeFilter)
+ColourOrder = Literal["RGB"]
+COLOUR_ORDERS: tuple[ColourOrder, ...] = get_args(ColourOrder)
 Crop = tuple[int, int, int, int]
 """Left, top, width, height in pixels of the picture the right way up."""
 
@@ -76,7 +79,7 @@ class InputFormat:
     resize_width_px: int
     black_level: int = 0
     white_level: int = 65535
-    colour_order: Literal["RGB"] = "RGB"
+    colour_order: ColourOrder = "RGB"
     resize_filter: ResizeFilter = "pillow-bilinear"
     crop_px: Crop | None = None
 

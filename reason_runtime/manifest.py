@@ -18,7 +18,7 @@ from typing import cast
 from reason_runtime.blind import BlindLimits
 from reason_runtime.choices import PRECISIONS, Precision
 from reason_runtime.errors import BundleError, ConfigurationError
-from reason_runtime.image import Crop, InputFormat
+from reason_runtime.image import COLOUR_ORDERS, RESIZE_FILTERS, Crop, InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
@@ -256,13 +256,6 @@ def _read_input(value: Json, *, where: str) -> InputFormat:
     channels = fields.integer("channels")
     if channels not in (1, 3):
         raise BundleError(f"{fields.place('channels')}: found {channels}, expected 1 or 3")
-    if fields.text("colour_order") != "RGB":
-        raise BundleError(f"{fields.place('colour_order')}: found {fields.text('colour_order')!r}, expected 'RGB'")
-    resize_filter = fields.text("resize_filter")
-    if resize_filter not in ("pillow-bilinear", "in-graph"):
-        raise BundleError(
-            f"{fields.place('resize_filter')}: found {resize_filter!r}, expected 'pillow-bilinear' or 'in-graph'"
-        )
     try:
         return InputFormat(
             height_px=fields.integer("height_px"),
@@ -272,7 +265,8 @@ def _read_input(value: Json, *, where: str) -> InputFormat:
             resize_width_px=fields.integer("resize_width_px"),
             black_level=fields.integer("black_level"),
             white_level=fields.integer("white_level"),
-            resize_filter="in-graph" if resize_filter == "in-graph" else "pillow-bilinear",
+            colour_order=fields.word("colour_order", COLOUR_ORDERS),
+            resize_filter=fields.word("resize_filter", RESIZE_FILTERS),
             crop_px=None if fields.value("crop_px") is None else cast("Crop", fields.integers("crop_px", count=4)),
         )
     except ConfigurationError as error:

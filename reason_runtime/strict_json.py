@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from reason_runtime.errors import BundleError
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Word = TypeVar("Word", bound=str)
 
 
 class Fields:
@@ -58,6 +59,14 @@ class Fields:
         if not isinstance(value, str):
             raise _wrong(self.place(key), value, "a string")
         return value
+
+    def word(self, key: str, known: Sequence[Word]) -> Word:
+        """One of a few words."""
+        value = self._values[key]
+        for word in known:
+            if word == value:
+                return word
+        raise _wrong(self.place(key), value, f"one of {', '.join(known)}")
 
     def integer(self, key: str) -> int:
         """A whole number, not below zero."""

@@ -198,9 +198,9 @@ def test_every_key_of_a_side_car_must_be_there_and_no_other(facts: EngineFacts) 
     ("key", "value", "message"),
     [
         ("format_version", 2, "x.json: engine format 2, this version reads 1; build the engine again"),
-        ("builder", "onnxruntime", "x.json: builder: found 'onnxruntime', expected one of tensorrt, tensorrt_rtx"),
-        ("precision", "fp8", "x.json: precision: found 'fp8'"),
-        ("runs_on", "everything", "x.json: runs_on: found 'everything'"),
+        ("builder", "onnxruntime", 'x.json: builder: found "onnxruntime", expected one of tensorrt, tensorrt_rtx'),
+        ("precision", "fp8", 'x.json: precision: found "fp8"'),
+        ("runs_on", "everything", 'x.json: runs_on: found "everything"'),
         ("gpu", 3, "x.json: gpu: found 3, expected a string"),
         ("compute_capabilities", "8.6", r"x.json: compute_capabilities: expected a list such as \[\"8.6\"\]"),
         ("compute_capabilities", ["8"], "x.json: compute_capabilities: expected a list"),

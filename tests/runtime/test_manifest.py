@@ -162,7 +162,7 @@ def test_another_version_is_refused_before_its_keys_are_looked_at(version: Json)
         ("input", "height_px", 64, "cannot be cropped"),
         ("blind_limits", "repeats", 1, "expected true or false"),
         ("input", "channels", 2, "expected 1 or 3"),
-        ("input", "colour_order", "BGR", "expected 'RGB'"),
+        ("input", "colour_order", "BGR", "expected one of RGB"),
         ("method", "teacher", 3, "a string"),
         ("method", "settings", [], "an object"),
         ("score_statistics", "mean", "low", "a finite number"),
