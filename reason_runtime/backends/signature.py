@@ -15,6 +15,12 @@ INPUT = "image"
 OUTPUTS = ("anomaly_map", "score")
 
 
+def shapes_of_one(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Of the graph's input and outputs by name, for one image: without the batch."""
+    form, size = manifest.input, manifest.map_size_px
+    return {INPUT: (form.height_px, form.width_px, form.channels), OUTPUTS[0]: (size, size), OUTPUTS[1]: ()}
+
+
 def check_signature(
     path: Path, manifest: Manifest, *, inputs: Mapping[str, list[int | None]], outputs: Mapping[str, list[int | None]]
 ) -> None:
@@ -29,16 +35,10 @@ def check_signature(
     Raises:
         BundleError: The model is not what the manifest says.
     """
-    form, size = manifest.input, manifest.map_size_px
-    expected = {
-        INPUT: (form.height_px, form.width_px, form.channels),
-        "anomaly_map": (size, size),
-        "score": (),
-    }
     found = {**inputs, **outputs}
     if set(inputs) != {INPUT} or set(outputs) != set(OUTPUTS):
         raise BundleError(f"{path}: has {', '.join(found)}, expected input {INPUT} and outputs {' and '.join(OUTPUTS)}")
-    for name, sides in expected.items():
+    for name, sides in shapes_of_one(manifest).items():
         shape = found[name]
         fits = len(shape) == len(sides) + 1 and all(
             side in (None, want) for side, want in zip(shape[1:], sides, strict=True)
@@ -53,7 +53,6 @@ def check_batch(images: NDArray[np.uint8], manifest: Manifest) -> None:
     Raises:
         BackendError: Another type or shape, or no image at all.
     """
-    form = manifest.input
-    expected = (form.height_px, form.width_px, form.channels)
+    expected = shapes_of_one(manifest)[INPUT]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
         raise BackendError(f"a batch is uint8 (N, {', '.join(map(str, expected))}), not {images.dtype} {images.shape}")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.backends.cuda import Cuda
-from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
+from reason_runtime.backends.signature import check_batch, check_signature, shapes_of_one
 from reason_runtime.backends.tensorrt_lane import Lane
 from reason_runtime.backends.tensorrt_library import (
     NAMES,
@@ -113,10 +113,6 @@ def open_session(
     if engine is None:
         raise BackendError(f"{chosen.path}: {NAMES[backend]} cannot load it ({messages.why()}); run `{command}`")
     _check(trt, engine, chosen.path, bundle.manifest)
-    form, size = bundle.manifest.input, bundle.manifest.map_size_px
-    shapes = dict(
-        zip((INPUT, *OUTPUTS), ((form.height_px, form.width_px, form.channels), (size, size), ()), strict=True)
-    )
     largest_batch = chosen.facts.largest_batch
 
     def new_lane() -> Lane:
@@ -125,7 +121,7 @@ def open_session(
             why=messages.why,
             cuda=cuda,
             engine=engine,
-            shapes=shapes,
+            shapes=shapes_of_one(bundle.manifest),
             largest_batch=largest_batch,
             cuda_graph=cuda_graph,
         )
