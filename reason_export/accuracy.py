@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.parity import Limits, NotFiniteError, Parity, Tolerance, compare
-from reason_export.runs import joined
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256, load_image, read_part
 from reason_runtime.progress import counted
-from reason_runtime.session import Outputs, Session, open_session
+from reason_runtime.session import Outputs, Session, joined, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from reason_export.good_images import LEAST_HELD_OUT
 from reason_export.parity import MOST_SHIFT, TOLERANCES, Limits, Parity, Tolerance, broken, compare
-from reason_export.runs import joined, run_each
+from reason_export.runs import run_each
 from reason_runtime.choices import Precision
 from reason_runtime.golden import Golden
 from reason_runtime.manifest import Manifest
-from reason_runtime.session import Session
+from reason_runtime.session import Session, joined
 
 MOST_IN_A_RUN = 4
 """Images that the check of batches puts in one."""

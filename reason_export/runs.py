@@ -11,21 +11,13 @@ from numpy.typing import NDArray
 from reason_runtime.evenly import evenly
 from reason_runtime.image import InputFormat, load_image
 from reason_runtime.progress import counted
-from reason_runtime.session import Outputs, Session
+from reason_runtime.session import Outputs, Session, joined
 from reason_runtime.tiles import tiles_of_file
 
 
 def run_each(session: Session, images: NDArray[np.uint8]) -> Outputs:
     """Maps and scores of (N, H, W, C) images."""
     return joined([session.run(image[None]) for image in images])
-
-
-def joined(outputs: Sequence[Outputs]) -> Outputs:
-    """Several outputs as those of one batch."""
-    return Outputs(
-        anomaly_map=np.concatenate([output.anomaly_map for output in outputs]),
-        score=np.concatenate([output.score for output in outputs]),
-    )
 
 
 def score_each(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ Every backend gives an object that follows `Session`; nothing above this module 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +37,14 @@ class Outputs(NamedTuple):
 
     anomaly_map: NDArray[np.float32]
     score: NDArray[np.float32]
+
+
+def joined(outputs: Sequence[Outputs]) -> Outputs:
+    """Several outputs as those of one batch."""
+    return Outputs(
+        anomaly_map=np.concatenate([output.anomaly_map for output in outputs]),
+        score=np.concatenate([output.score for output in outputs]),
+    )
 
 
 class Session(Protocol):

@@ -16,7 +16,7 @@ from reason_runtime.line.frame import Frame, Strip
 from reason_runtime.line.ledger import blank
 from reason_runtime.line.messages import Answer, Cause, Defect, Picture
 from reason_runtime.line.web.judge import DefectBook, WebSettings, judge_web
-from reason_runtime.session import Outputs
+from reason_runtime.session import Outputs, joined
 from reason_runtime.tiles import Tile, cut, place_tiles, tile_px_of
 
 
@@ -114,11 +114,8 @@ class LineModel:
         Raises:
             BackendError: The inference library failed.
         """
-        runs = [self.detector.session.run(images[i : i + self._batch]) for i in range(0, len(images), self._batch)]
-        return Outputs(
-            anomaly_map=np.concatenate([run.anomaly_map for run in runs]),
-            score=np.concatenate([run.score for run in runs]),
-        )
+        starts = range(0, len(images), self._batch)
+        return joined([self.detector.session.run(images[i : i + self._batch]) for i in starts])
 
     def judge(self, frame: Frame, prepared: Prepared, outputs: Outputs, *, book: DefectBook) -> Answer:
         """The decision about a frame from the graph's outputs; defects that `book` knows are not listed again."""
