@@ -52,7 +52,6 @@ class Summary:
         outcome: `ended` (all files), `stopped` (asked to) or `hung` (the process must end).
         seconds: From start to end.
         metrics: The last counts.
-        undelivered: Messages that sinks did not get; those of the journal come again after a restart.
         is_stuck: A thread is still in a native call that cannot be interrupted.
         failure: Why the files ended early; every part has been answered.
     """
@@ -60,7 +59,6 @@ class Summary:
     outcome: Outcome
     seconds: float
     metrics: Snapshot
-    undelivered: int
     is_stuck: bool
     failure: str | None = None
 
@@ -142,7 +140,7 @@ class LineRun:
             if outcome == "ended":
                 self._wait_for_sinks()
         finally:
-            undelivered = self.publisher.finish(_DELIVER_S)
+            self.publisher.finish(_DELIVER_S)
             self._write_last_replies()
             if self._journal is not None:
                 self._journal.close()
@@ -150,7 +148,6 @@ class LineRun:
             outcome=outcome,
             seconds=time.monotonic() - started_s,
             metrics=self.metrics.snapshot(),
-            undelivered=undelivered,
             is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
             failure=failure,
         )
