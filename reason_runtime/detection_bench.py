@@ -14,13 +14,10 @@ from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BackendError, DataError, ImageError
 from reason_runtime.image import image_sha256, list_images
+from reason_runtime.labelled_folders import GOOD, MASK_FOLDERS, require_defect
 from reason_runtime.predict import judge
 from reason_runtime.progress import counted
 from reason_runtime.strict_json import Json
-
-GOOD = "good"
-MASKS = ("masks", "ground_truth")
-"""Folders beside it that hold no pictures of parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,19 +63,22 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
     """Judge `<folder>/good` and every folder beside it but those of masks (`<folder>/test` where there is one).
 
     Raises:
-        DataError: One of the two kinds is missing, an image lies beside the folders, or some were trained on, which
-            makes figures too good.
+        DataError: One of the two kinds is missing, an image lies beside the folders, one of these is no defect's, or
+            some were trained on, which makes figures too good.
         ImageError: An image cannot be read, or is of a size that the bundle does not take.
         BackendError: The inference library failed, or a score or map is not finite.
     """
     root = folder / "test" if os.path.isdir(folder / "test") else folder
-    paths = [path for path in list_images(root) if path.relative_to(root).parts[0] not in MASKS]
+    paths = [path for path in list_images(root) if path.relative_to(root).parts[0] not in MASK_FOLDERS]
     anomalous = np.array([path.relative_to(root).parts[0] != GOOD for path in paths], np.bool_)
     if not anomalous.any() or anomalous.all():
         raise DataError(f"{root}: expected images in {GOOD}/ and in at least one folder of defects beside it")
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
+    if root == folder:
+        for name in sorted({path.relative_to(root).parts[0] for path in paths} - {GOOD}):
+            require_defect(root / name)
     trained, drew = detector.bundle.trained_on(), detector.limit.threshold_from
     if drew is None:
         drew = detector.bundle.threshold_from()

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from reason_runtime.errors import DataError
+from reason_runtime.labelled_folders import GOOD
 from reason_train.datasets.mvtec import read_test
-from reason_train.datasets.samples import GOOD, DataSet, Sample
+from reason_train.datasets.samples import DataSet, Sample
 from reason_train.datasets.tree import defect_samples, good_samples, require_folder, subfolders
 
 FOLDER_S = "AeBAD_S"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from reason_runtime.errors import DataError
 from reason_runtime.image import list_images
-from reason_train.datasets.samples import GOOD, DataSet, Sample
+from reason_runtime.labelled_folders import GOOD, MASK_FOLDERS, require_defect
+from reason_train.datasets.samples import DataSet, Sample
 from reason_train.datasets.tree import (
     check_mask_folders,
     defect_samples,
@@ -26,8 +27,6 @@ from reason_train.datasets.tree import (
     subfolders,
 )
 
-MASK_FOLDERS = ("masks", "ground_truth")
-NO_DEFECTS = ("train", "test", "validation", "val", "mask", "groundtruth", GOOD)
 TEST_SHARE = 0.2  # of the good images, where there are defects to test against
 
 
@@ -68,7 +67,7 @@ def _good_and_defects(root: Path) -> tuple[list[Sample], list[Sample]]:
     good = good_samples(root / GOOD)
     defects = [path for path in subfolders(root) if path.name not in (GOOD, *MASK_FOLDERS)]
     for path in defects:
-        _require_defect(path)
+        require_defect(path)
     masks = _mask_folder(root)
     if masks is not None:
         check_mask_folders(masks, defects=[path.name for path in defects])
@@ -79,17 +78,6 @@ def _good_and_defects(root: Path) -> tuple[list[Sample], list[Sample]]:
     for path in defects:
         defective += defect_samples(path, masks=masks / path.name if masks is not None else None)
     return train, held_out + defective
-
-
-def _require_defect(folder: Path) -> None:
-    """Refuse what is named like a part of another layout, or like masks: its pictures would count as defective."""
-    if folder.name.lower() in (*NO_DEFECTS, *MASK_FOLDERS):
-        raise DataError(
-            f"{folder}: lies beside 'good' as a defect's folder does; expected {folder.parent}/train/good and "
-            f"{folder.parent}/test, masks in {' or '.join(MASK_FOLDERS)}, or another name"
-        )
-    if (folder / GOOD).is_dir():
-        raise DataError(f"{folder / GOOD}: lies in a defect's folder, whose pictures are all defective; move it out")
 
 
 def _mask_folder(root: Path) -> Path | None:

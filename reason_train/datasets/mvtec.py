@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError, DataError
-from reason_train.datasets.samples import GOOD, DataSet, Sample
+from reason_runtime.labelled_folders import GOOD
+from reason_train.datasets.samples import DataSet, Sample
 from reason_train.datasets.tree import (
     check_mask_folders,
     defect_samples,

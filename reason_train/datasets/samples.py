@@ -7,7 +7,6 @@ from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256
 
 Layout = Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"]
-GOOD = "good"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from reason_runtime.errors import DataError
 from reason_runtime.image import SUFFIXES, list_images
+from reason_runtime.labelled_folders import GOOD
 from reason_train.datasets.masks import check_mask_size
-from reason_train.datasets.samples import GOOD, Sample
+from reason_train.datasets.samples import Sample
 
 
 def require_folder(folder: Path, *, expected: str) -> Path:

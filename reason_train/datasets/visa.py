@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError, DataError
+from reason_runtime.labelled_folders import GOOD
 from reason_train.datasets.masks import check_mask_size
-from reason_train.datasets.samples import GOOD, DataSet, Sample
+from reason_train.datasets.samples import DataSet, Sample
 from reason_train.datasets.tree import require_folder
 
 SPLIT_FILE = Path("split_csv") / "1cls.csv"

@@ -270,6 +270,13 @@ def test_accuracy_on_images_that_were_trained_on_is_refused(exported_bundle: Pat
     assert f"{data}: the bundle was trained on 8 of its 18 images ({data / 'good' / 'more_'}" in told
 
 
+def test_accuracy_counts_no_masks_as_defective_parts(exported_bundle: Path, parts: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(parts / "test", tmp_path / "parts"))
+    shutil.copytree(data / "hole", data / "mask")
+    told = call("reason-bench", "accuracy", exported_bundle, "--data", data).error
+    assert f"{data / 'mask'}: lies beside 'good' as a defect's folder does" in told
+
+
 def test_accuracy_says_how_many_good_images_drew_the_threshold(
     exported_bundle: Path, parts: Path, tmp_path: Path
 ) -> None:
