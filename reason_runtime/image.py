@@ -340,11 +340,15 @@ def resample(image: NDArray[np.uint8], *, height_px: int, width_px: int) -> NDAr
         return image
 
     def filtered(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        resized = np.asarray(Image.fromarray(pixels).resize((width_px, height_px), Image.Resampling.BILINEAR))
+        resized = np.asarray(as_pillow(image).resize((width_px, height_px), Image.Resampling.BILINEAR))
         return resized.reshape(height_px, width_px, -1)
 
     return once_if_mono(image, filtered)
+
+
+def as_pillow(image: NDArray[np.uint8]) -> Image.Image:
+    """(H, W, 1) or (H, W, 3) as Pillow has it."""
+    return Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image))
 
 
 def is_one_channel(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
@@ -467,7 +471,7 @@ def _to_8_bit(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: In
 
 def _over_black(image: NDArray[np.uint8], *, alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, C) times alpha (H, W) / 255, rounded."""
-    picture = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image))
+    picture = as_pillow(image)
     black = Image.new(picture.mode, picture.size)
     composited = Image.composite(picture, black, Image.fromarray(np.ascontiguousarray(alpha)))
     return np.asarray(composited).reshape(image.shape)

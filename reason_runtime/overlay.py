@@ -15,7 +15,7 @@ from PIL import Image
 from reason_runtime.atomic import write_bytes
 from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import InputFormat, covered
+from reason_runtime.image import InputFormat, as_pillow, covered
 
 T = TypeVar("T", np.float32, np.uint8)
 LONGEST_SIDE_PX = 1024  # of a picture: a 100-megapixel image gets no 100-megapixel overlay
@@ -86,7 +86,7 @@ def overlay(
     Raises:
         ImageError: The part that is looked at does not lie within the image.
     """
-    picture = _picture(image, longest_side_px=longest_side_px)
+    picture = np.array(thumbnail(image, longest_side_px=longest_side_px).convert("RGB"), dtype=np.uint8)
     if input_format.crop_px is None:
         rows, columns = covered(picture.shape, input_format=input_format)
     else:
@@ -106,6 +106,13 @@ def overlay(
         for colour, width_px in _LINES:
             cv2.drawContours(lined, outlines, -1, colour, width_px)
         target[:] = lined
+    return picture
+
+
+def thumbnail(image: NDArray[np.uint8], *, longest_side_px: int) -> Image.Image:
+    """The image (H, W, C) at no more than this size."""
+    picture = as_pillow(image)
+    picture.thumbnail((longest_side_px, longest_side_px), Image.Resampling.BILINEAR)
     return picture
 
 
@@ -132,14 +139,6 @@ def _height(anomaly_map: NDArray[np.float32], scale: float) -> NDArray[np.float3
     """0 at the bottom of the scale and for what is not a number, 1 at its top and above."""
     height: NDArray[np.float32] = np.clip(np.nan_to_num(anomaly_map / np.float32(scale), nan=0.0), 0, 1)
     return height
-
-
-def _picture(image: NDArray[np.uint8], *, longest_side_px: int) -> NDArray[np.uint8]:
-    """A writable RGB copy of at most the longest side."""
-    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((longest_side_px, longest_side_px), Image.Resampling.BILINEAR)
-    return np.array(picture.convert("RGB"), dtype=np.uint8)
 
 
 def _scaled(pixels: slice, factor: float) -> slice:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reason_runtime.image import InputFormat, read_image
-from reason_runtime.overlay import heat_map, overlay, shrink
+from reason_runtime.overlay import heat_map, overlay, shrink, thumbnail
 from reason_train.datasets import Sample
 from reason_train.datasets.masks import read_mask_levels
 
@@ -67,7 +67,7 @@ class Painter:
             ImageError: The image or its mask cannot be read.
         """
         image = read_image(sample.path, input_format=self.input_format)
-        small = _thumbnail(image)
+        small = thumbnail(image, longest_side_px=LONGEST_SIDE_PX)
         shown = [("image", _data_uri(small, "JPEG"))]
         if anomaly_map is not None:
             limit = None if self.threshold is None or score < self.threshold else self.pixel_threshold
@@ -79,11 +79,11 @@ class Painter:
                 pixel_threshold=limit,
                 longest_side_px=LONGEST_SIDE_PX,
             )
-            shown.append(("anomaly map", _data_uri(painted, "JPEG")))
+            shown.append(("anomaly map", _data_uri(Image.fromarray(painted), "JPEG")))
         if sample.mask_path is not None:
-            height_px, width_px = small.shape[:2]  # of a picture as large as the mask
-            mask = shrink(read_mask_levels(sample.mask_path)[:, :, 0], height_px=height_px, width_px=width_px)
-            shown.append(("mask", _data_uri(mask[:, :, None], "PNG")))
+            # of a picture as large as the mask
+            mask = shrink(read_mask_levels(sample.mask_path)[:, :, 0], height_px=small.height, width_px=small.width)
+            shown.append(("mask", _data_uri(Image.fromarray(mask), "PNG")))
         return tuple(shown)
 
 
@@ -119,25 +119,16 @@ def worst(
     return tuple(cases)
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h, w, C), the longer side at most that of the page's pictures."""
-    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(picture.height, picture.width, -1)
-
-
-def _data_uri(image: NDArray[np.uint8], file_format: Literal["JPEG", "PNG"]) -> str:
+def _data_uri(picture: Image.Image, file_format: Literal["JPEG", "PNG"]) -> str:
     buffer = BytesIO()
-    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    Image.fromarray(pixels).save(buffer, format=file_format, quality=JPEG_QUALITY)
+    picture.save(buffer, format=file_format, quality=JPEG_QUALITY)
     return f"data:image/{file_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def map_key(painter: Painter) -> str:
     """What the colours and lines of the map pictures mean, with a ramp of the colours themselves."""
     ramp = heat_map(np.linspace(0, painter.scale, 256, dtype=np.float32)[None], scale=painter.scale)
-    picture = f'<img class="ramp" src="{_data_uri(ramp, "PNG")}" alt="from blue over green to red">'
+    picture = f'<img class="ramp" src="{_data_uri(Image.fromarray(ramp), "PNG")}" alt="from blue over green to red">'
     line = (
         ""
         if painter.threshold is None or painter.pixel_threshold is None
