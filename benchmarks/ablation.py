@@ -30,9 +30,9 @@ from result_file import require_place
 from reason_runtime.atomic import write_text
 from reason_runtime.entry import run_script
 from reason_runtime.errors import ConfigurationError
-from reason_train.config import Config, MethodConfig, TrainingConfig
+from reason_train.config import Config, DeviceName, MethodConfig, TrainingConfig
 from reason_train.datasets import DataSet, Sample, read_masks
-from reason_train.device import DeviceName, find_device, multiplies_bf16
+from reason_train.device import find_device, multiplies_bf16
 from reason_train.evaluation import Evaluation, evaluate_scores
 from reason_train.fit import fit
 from reason_train.image_store import ImageStore

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from reason_train.datasets import DataSet, Layout, categories, load_dataset
+from reason_train.config import Layout
+from reason_train.datasets import DataSet, categories, load_dataset
 from reason_train.evaluation import Evaluation
 
 ALL = "all"

@@ -16,6 +16,8 @@ Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]
 NoisePlace = Literal["stem", "features"]
 Preset = Literal["edge", "paper"]
+Layout = Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 TEACHER_NAMES: tuple[TeacherName, ...] = get_args(TeacherName)
 PAPER_TEACHER: TeacherName = "wide_resnet50_2"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from reason_runtime.environment import usable_cores
 from reason_runtime.errors import ConfigurationError
-
-DeviceName = Literal["auto", "cpu", "cuda"]
+from reason_train.config import DeviceName
 
 
 def find_device(name: DeviceName) -> torch.device:

@@ -10,8 +10,8 @@ from reason_runtime.errors import ReasonError
 from reason_train import options
 
 if TYPE_CHECKING:
+    from reason_train.config import DeviceName, Layout
     from reason_train.datasets import DataSet
-    from reason_train.device import DeviceName
     from reason_train.evaluate import Evaluated
     from reason_train.evaluation import Evaluation
 
@@ -109,7 +109,7 @@ def _evaluate_all(
     runs: Path,
     data: Path,
     *,
-    layout: options.LayoutName | None,
+    layout: Layout | None,
     device: DeviceName,
     report: Path | None,
     as_json: bool,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from reason_train.config import Method, Preset, SuppressionTarget, TeacherName
+from reason_train.config import DeviceName, Layout, Method, Preset, SuppressionTarget, TeacherName
 
 _PRESET = "the preset's"
 
@@ -16,14 +16,11 @@ Data = Annotated[
 ]
 Category = Annotated[str | None, typer.Option(help="Category inside a root of several.")]
 CategoryOrAll = Annotated[str | None, typer.Option(help="Category inside a root of several, or `all` of them.")]
-LayoutName = Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"]
 Dataset = Annotated[
-    LayoutName | None,
+    Layout | None,
     typer.Option(help="Layout of the data set.", show_default="recognised by its folders"),
 ]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; cuda is never replaced by cpu.")
-]
+Device = Annotated[DeviceName, typer.Option(help="Where to compute; cuda is never replaced by cpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `reason-train fit` wrote.")]
 RunFolders = Annotated[

@@ -3,12 +3,11 @@
 from reason_runtime.labelled_folders import GOOD
 from reason_train.datasets.loading import categories, detect_layout, load_dataset
 from reason_train.datasets.masks import read_mask, read_masks, read_masks_as_drawn
-from reason_train.datasets.samples import DataSet, Layout, Sample, good_among, require_test
+from reason_train.datasets.samples import DataSet, Sample, good_among, require_test
 
 __all__ = [
     "GOOD",
     "DataSet",
-    "Layout",
     "Sample",
     "categories",
     "detect_layout",

@@ -1,11 +1,12 @@
 from pathlib import Path
 
 from reason_runtime.errors import ConfigurationError, DataError
+from reason_train.config import Layout
 from reason_train.datasets.aebad import FOLDER_S, FOLDER_V, load_aebad_s, load_aebad_v
 from reason_train.datasets.folder import load_folder
 from reason_train.datasets.mvtec import is_category, load_mvtec, mvtec_categories
 from reason_train.datasets.oct2017 import is_oct2017, load_oct2017
-from reason_train.datasets.samples import DataSet, Layout
+from reason_train.datasets.samples import DataSet
 from reason_train.datasets.tree import require_folder
 from reason_train.datasets.visa import is_visa, load_visa, visa_categories
 

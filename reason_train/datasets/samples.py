@@ -1,12 +1,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256
-
-Layout = Literal["mvtec", "oct2017", "aebad-s", "aebad-v", "visa", "folder"]
+from reason_train.config import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

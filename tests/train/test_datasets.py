@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from reason_runtime.errors import ConfigurationError, DataError
-from reason_train.datasets import DataSet, Layout, categories, detect_layout, load_dataset, require_test
+from reason_train.config import Layout
+from reason_train.datasets import DataSet, categories, detect_layout, load_dataset, require_test
 from tests.train import trees
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

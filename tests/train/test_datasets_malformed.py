@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from reason_runtime.errors import DataError
-from reason_train.datasets import Layout, categories, load_dataset
+from reason_train.config import Layout
+from reason_train.datasets import categories, load_dataset
 from tests.train import trees
 
 
