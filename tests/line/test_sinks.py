@@ -938,6 +938,8 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("jsonl:a?fsync=maybe", "expected one of never, always"),
         ("jsonl:a?kep=3", "unknown option kep; expected max_mib, keep, fsync"),
         ("frames:", "expected frames:DIR"),
+        ("pictures:", "expected pictures:DIR"),
+        ("jsonl:r?max_mib=0", "max_mib=0, expected a number, 1 or more"),
         ("frames:a?good=5", "good=5, expected a share, 1 or less"),
         ("frames:a?share=0.5", "unknown option share; expected max_mib, near, good"),
         ("jsonl:a?keep=1.5", "expected a whole number"),

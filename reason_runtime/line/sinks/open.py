@@ -46,14 +46,12 @@ def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
     if address.kind == "pictures":
         from reason_runtime.line.sinks.pictures import PicturesSink
 
-        return PicturesSink(Path(address.place), max_bytes=address.mebibytes("max_mib", 1024), models=models)
+        return PicturesSink(_folder(address), max_bytes=address.mebibytes("max_mib", 1024), models=models)
     if address.kind == "frames":
         from reason_runtime.line.sinks.frames import FramesSink
 
-        if not address.place:
-            raise ConfigurationError(f"{address.text}: expected frames:DIR")
         return FramesSink(
-            Path(address.place),
+            _folder(address),
             max_bytes=address.mebibytes("max_mib", 1024),
             near=address.amount("near", 0.9),
             good=_share(address, "good", 0.01),
@@ -76,6 +74,12 @@ def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
 
     host, port = host_and_port(address, port=9100)
     return PrometheusSink(host, port, metrics=metrics)
+
+
+def _folder(address: Address) -> Path:
+    if not address.place:
+        raise ConfigurationError(f"{address.text}: expected {address.kind}:DIR")
+    return Path(address.place)
 
 
 def _camera(address: Address, models: Models) -> str | None:
@@ -101,7 +105,7 @@ def _share(address: Address, name: str, default: float) -> float:
 
 
 def _jsonl(address: Address) -> Sink:
-    max_mib = address.amount("max_mib", 64)
+    max_bytes = address.mebibytes("max_mib", 64)
     keep = address.count("keep", 10)
     fsync = address.word("fsync", "never", among=("never", "always"))
     if address.place == "-":
@@ -110,7 +114,7 @@ def _jsonl(address: Address) -> Sink:
         raise ConfigurationError(f"{address.text}: expected jsonl:FILE, or jsonl:- for standard output")
     return JsonlSink(
         Path(address.place),
-        max_bytes=max(1, int(max_mib * 2**20)),
+        max_bytes=max_bytes,
         keep=keep,
         fsync="always" if fsync == "always" else "never",
     )
