@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reason_runtime.errors import ReasonError
+
+_AT_FDCWD = -100  # of Linux
+_RENAME_EXCHANGE = 2
 
 
 @contextmanager
@@ -97,3 +101,15 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two paths of one file system change names in a single step (`renameat2(2)`).
+
+    Returns:
+        Whether they did; `False` leaves both as they are: the file system or the C library cannot do it.
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reason_runtime.atomic import flush, reason, replacing, write_text
+from reason_runtime.atomic import exchange, flush, reason, replacing, write_text
 from reason_runtime.choices import Precision, Provider
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import BundleError, ReasonError
@@ -340,17 +340,21 @@ def _sealed(manifest: Manifest, entries: dict[str, FileEntry]) -> Manifest:
 
 
 def _swap(beside: Path, target: Path) -> None:
-    """Rename `beside` to `target`; an old bundle there is set aside first, put back on failure, and removed at last."""
+    """Put `beside` in the place of `target`; an old bundle there ends up beside, or is removed.
+
+    The two change names in one step where the system can do that, so that a kill finds one of them in place. Where it
+    cannot (some network file systems), the old one is set aside first, put back on failure, and removed at last.
+    """
     if not (target / MANIFEST).exists():
         os.replace(beside, target)
-        return
-    aside = target.with_name(f"{beside.name}.old")
-    os.replace(target, aside)
-    try:
-        os.replace(beside, target)
-    except OSError:
-        os.replace(aside, target)
-        raise
+    elif not exchange(beside, target):
+        aside = target.with_name(f"{beside.name}.old")
+        os.replace(target, aside)
+        try:
+            os.replace(beside, target)
+        except OSError:
+            os.replace(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):  # not every file system can flush a folder
         flush(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import ctypes
+import errno
 import io
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,7 @@ from numpy.typing import NDArray
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle, write_bundle
 from reason_runtime.choices import Backend
 from reason_runtime.detector import DecisionLimit, Detector, load
-from reason_runtime.errors import BackendError, BundleError, ParityError
+from reason_runtime.errors import BackendError, BundleError, ParityError, ReasonError
 from reason_runtime.image import square_format
 from reason_runtime.session import open_session
 from tests.runtime.bundles import SIZE_PX, expected_map, golden_bytes, grey_model, make_bundle, make_manifest
@@ -221,6 +225,57 @@ def test_a_new_bundle_is_on_the_disk_before_the_old_one_is_removed(
     write_bundle(first.path, manifest=first.manifest, files=files, overwrite=True)
     (at,) = (i for i, what in enumerate(happened) if what.startswith("remove .bundle"))
     assert {"model.onnx", "golden.npz", tmp_path.name} <= set(happened[:at])
+
+
+# Replaces a bundle by one of another name, and is killed right before the n-th time that a path gets another name.
+KILLED = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from reason_runtime.bundle import open_bundle, write_bundle
+old = open_bundle(sys.argv[1])
+left = int(sys.argv[2])
+def killed(event, arguments):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
+sys.addaudithook(killed)
+write_bundle(old.path, manifest=replace(old.manifest, name="second"), files=files, overwrite=True)
+"""
+
+
+def test_a_kill_while_a_bundle_is_replaced_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
+    old = make_bundle(tmp_path / "bundle")
+    ends = {}
+    for renames in range(5):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(old.path), str(renames)])
+        ends[done.returncode] = open_bundle(old.path).manifest.name
+    assert ends == {-9: old.manifest.name, 0: "second"}
+
+
+def test_where_names_cannot_be_exchanged_the_old_bundle_is_set_aside_and_put_back_on_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_bundle(tmp_path / "bundle")
+    files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
+    renamed = os.replace
+
+    def refused_once(source: Path, target: Path) -> None:
+        if target == old.path and not source.name.endswith(".old"):
+            raise OSError(errno.EIO, "Input/output error")
+        renamed(source, target)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # a C library without renameat2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused_once)
+        with pytest.raises(ReasonError, match=r"bundle: could not be written \(Input/output error\)"):
+            write_bundle(old.path, manifest=replace(old.manifest, name="second"), files=files, overwrite=True)
+    assert (open_bundle(old.path), names(tmp_path)) == (old, ["bundle"])
+    write_bundle(old.path, manifest=replace(old.manifest, name="second"), files=files, overwrite=True)
+    assert (open_bundle(old.path).manifest.name, names(tmp_path)) == ("second", ["bundle"])
 
 
 @pytest.mark.parametrize("place", [".", "..", "real/.."])
