@@ -17,8 +17,8 @@ from reason_export.pointwise import merge_pointwise
 from reason_export.qdq import measured_tensors, quantised_graph, read_by_head_and_network
 from reason_runtime.backends.signature import INPUT, OUTPUTS
 from reason_runtime.errors import ParityError
-from reason_runtime.evenly import evenly
 from reason_runtime.progress import counted
+from reason_runtime.stratified import stratified
 
 TARGET_SQNR_DB = 20.0
 """Of the map on calibration images: layers are left in float32, the noisiest first, until it is met."""
@@ -57,7 +57,7 @@ def quantise_model(model: Path, images: NDArray[np.uint8]) -> Quantised:
         ParityError: Even with half of the layers in float32 the map is too far off.
     """
     original = onnx.load(model)
-    probe = _Probe(original, images[evenly(len(images), most=MEASURED_IMAGES)])
+    probe = _Probe(original, images[stratified(len(images), most=MEASURED_IMAGES)])
     labels = {node.name: node.input[1].removesuffix(".weight") for node in convolutions(original.graph)}
     source = merge_pointwise(original)
     names = [node.name for node in convolutions(source.graph)]

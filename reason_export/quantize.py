@@ -35,9 +35,9 @@ from reason_runtime.bundle import (
     write_bundle,
 )
 from reason_runtime.errors import DataError, ParityError
-from reason_runtime.evenly import evenly
 from reason_runtime.manifest import Quantisation
 from reason_runtime.session import open_session
+from reason_runtime.stratified import stratified
 from reason_runtime.tiles import tile_px_of
 from reason_train.calibration import described_images
 from reason_train.highest_held_out import HighestHeldOut, highest_held_out
@@ -137,7 +137,7 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
             "copies not counted"
         )
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
-    chosen = [calibration[i] for i in evenly(len(calibration), most=MOST_CALIBRATION)]
+    chosen = [calibration[i] for i in stratified(len(calibration), most=MOST_CALIBRATION)]
     _, ranged = load_images(chosen, root=choices.calibration, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION)
     root = choices.held_out or choices.calibration
     names, judged = load_images(held_out, root=root, input_format=form, tile_px=tile_px)

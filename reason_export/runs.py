@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.evenly import evenly
 from reason_runtime.image import InputFormat, load_image
 from reason_runtime.progress import counted
 from reason_runtime.session import Outputs, Session, joined
+from reason_runtime.stratified import stratified
 from reason_runtime.tiles import tiles_of_file
 
 
@@ -45,7 +45,7 @@ def load_images(
         root: What their names begin at.
         input_format: Of the graph.
         tile_px: Side of the tiles that the bundle was trained on; None for whole images.
-        most: So many at most, evenly spaced.
+        most: So many at most, a stratified sample.
 
     Raises:
         ImageError: An image cannot be read, or is smaller than a tile.
@@ -58,5 +58,5 @@ def load_images(
         else:
             tiles = tiles_of_file(path, tile_px=tile_px, input_format=input_format)
             found += [(f"{name}{tile.place}", pixels) for tile, pixels in tiles.items()]
-    chosen = [found[i] for i in evenly(len(found), most=most)]
+    chosen = [found[i] for i in stratified(len(found), most=most)]
     return [name for name, _ in chosen], np.stack([pixels for _, pixels in chosen])

@@ -28,7 +28,7 @@ from reason_train.run import CALIBRATION, THRESHOLD, ImageEntry, Run, describe_i
 from reason_train.trained import input_format, judge
 
 MOST_TILES = 1000
-"""Of all held-out pictures together, evenly spaced."""
+"""Of all held-out pictures together, a stratified sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

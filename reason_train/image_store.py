@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import ImageError
-from reason_runtime.evenly import evenly
 from reason_runtime.image import InputFormat, decode_part, image_of, is_one_channel, resize_image
+from reason_runtime.stratified import stratified
 from reason_runtime.tiles import Tile, cut, place_tiles
 from reason_train.datasets.masks import picture_size
 from reason_train.views import at_view_scale, change_view
@@ -38,7 +38,7 @@ class Piece:
 class ImageStore:
     """Images at the size of the graph's input, by position: all images first, then a view of each, then another, ...
 
-    With `tile_px` every tile is an image. With `most` so many of the images are left, evenly spaced over the list.
+    With `tile_px` every tile is an image. With `most` so many of the images are left, a stratified sample of the list.
 
     The first images, and pictures that views are taken of, that fit into `memory_mib` stay decoded; the others are read
     again each time. Which ones stay changes speed only, never a pixel.
@@ -56,7 +56,7 @@ class ImageStore:
     ) -> None:
         self.paths, self.input_format = tuple(paths), input_format
         pieces = [piece for path in paths for piece in _cut(path, tile_px, input_format)]
-        self.pieces = tuple(pieces[i] for i in evenly(len(pieces), most=most))
+        self.pieces = tuple(pieces[i] for i in stratified(len(pieces), most=most))
         self._siblings: dict[Path, list[int]] = {}
         for position, piece in enumerate(self.pieces):
             self._siblings.setdefault(piece.path, []).append(position)

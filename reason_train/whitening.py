@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reason_runtime.evenly import evenly
+from reason_runtime.stratified import stratified
 from reason_train.anomaly_map import head_distance
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.teacher import TOGETHER, fold_norms, teacher_features
 
 MEASURED_IMAGES = 256
-"""At most so many training images, evenly spaced over the list, are measured."""
+"""At most so many training images, a stratified sample of the list, are measured."""
 SHRINKAGE = 0.05
 """Share of the identity in the correlation matrix, so that directions never seen are not blown up."""
 MEASURED_STRIDE = 8
@@ -126,8 +126,8 @@ def measure_maps(model: ReasonModel, store: ImageStore, *, device: torch.device)
 
 
 def sample_batches(store: ImageStore, device: torch.device) -> Iterator[Tensor]:
-    """At most `MEASURED_IMAGES` images, evenly spaced over the list, as uint8 batches on the device."""
+    """At most `MEASURED_IMAGES` images, a stratified sample of the list, as uint8 batches on the device."""
     images = store.images  # without their views
-    chosen = evenly(images, most=MEASURED_IMAGES)
+    chosen = stratified(images, most=MEASURED_IMAGES)
     for batch in store.batches(chosen[i : i + TOGETHER].tolist() for i in range(0, len(chosen), TOGETHER)):
         yield torch.from_numpy(batch).to(device)
