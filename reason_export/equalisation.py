@@ -45,8 +45,9 @@ def equalise(graph: GraphProto, *, seen: Activations, layers: Collection[str]) -
         value = numpy_helper.to_array(weights[node.input[index]])
         scaled = value * along(axis, factors, dimensions=value.ndim)
         name = f"{node.name}.{index}.equalised"
-        weights[name] = numpy_helper.from_array(scaled.astype(np.float32), name)
-        graph.initializer.append(weights[name])
+        if name not in weights:  # a reader that was scaled may be a maker as well
+            weights[name] = graph.initializer.add()
+        weights[name].CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), name))
         node.input[index] = name
 
     for reader in convolutions(graph):

@@ -35,6 +35,12 @@ BEHIND: dict[str, list[NodeProto]] = {
         simple("Relu", "feature", "a"),
         layer("out", "feature", size=3),
     ],
+    "three in a row": [
+        *FIRST,
+        layer("b", "feature", size=3),
+        simple("Relu", "second", "b"),
+        layer("out", "second", size=3),
+    ],
 }
 
 
@@ -81,8 +87,10 @@ def test_the_float_network_stays_what_it_was(kind: str) -> None:
     model = uneven(BEHIND[kind])
     expected = run_by_onnx_runtime(model, IMAGE, plain=True)
     seen = measure_activations(model, IMAGE, tensors=measured_tensors(model.graph))
-    equalise(model.graph, seen=seen, layers=["a", "out"])
+    equalise(model.graph, seen=seen, layers=["a", "b", "out"])
     onnx.checker.check_model(model)
+    names = [item.name for item in model.graph.initializer]
+    assert sorted(set(names)) == sorted(names)
     found = run_by_onnx_runtime(model, IMAGE, plain=True)
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
