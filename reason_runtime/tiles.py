@@ -81,7 +81,8 @@ def stitch(tiles: Sequence[Tile], maps: NDArray[np.float32], *, shape: tuple[int
     """One map of the frame from the maps of its tiles.
 
     Where tiles overlap, each counts by how far the pixel is from that tile's edge, so that neither the edge of one
-    nor the change from one to the next shows. Maps that agree come out unchanged.
+    nor the change from one to the next shows. Maps that agree come out unchanged, but for rounding; that of a frame of
+    one tile comes out as it is, since the threshold is of such maps' scores.
 
     Args:
         tiles: From `place_tiles`; they cover the frame.
@@ -91,6 +92,8 @@ def stitch(tiles: Sequence[Tile], maps: NDArray[np.float32], *, shape: tuple[int
     Returns:
         (rows, columns) float32, raw units; not finite wherever a tile's map was not.
     """
+    if len(tiles) == 1:
+        return np.asarray(maps[0])
     total = np.zeros(shape, np.float32)
     weights = np.zeros(shape, np.float32)
     for tile, map_ in zip(tiles, maps, strict=True):

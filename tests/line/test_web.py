@@ -145,6 +145,11 @@ def test_tiles_of_one_map_are_stitched_to_that_map_without_a_seam() -> None:
     np.testing.assert_allclose(stitch(tiles, maps, shape=(100, 150)), whole, rtol=1e-6)
 
 
+def test_the_map_of_one_tile_is_the_map() -> None:
+    maps = np.random.default_rng(3).random((1, 64, 64), dtype=np.float32)
+    np.testing.assert_array_equal(stitch(place_tiles((64, 64), tile_px=64), maps, shape=(64, 64)), maps[0])
+
+
 def test_maps_that_disagree_change_smoothly_from_one_to_the_next() -> None:
     tiles = place_tiles((64, 96), tile_px=64, overlap_px=32)
     maps = np.stack([np.full((64, 64), value, np.float32) for value in (0.0, 1.0)])
