@@ -144,7 +144,7 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: Not a bundle, of another format version, with a manifest that is not exactly as specified, or a
             file that is missing, changed or unknown; the message names the file.
     """
-    folder = Path(path).resolve()
+    folder = Path(os.path.realpath(path))  # never fails; `resolve` does for a link that leads to itself
     manifest = read_manifest(folder)
     _check_names(folder, manifest)
     for name, entry in manifest.files.items():

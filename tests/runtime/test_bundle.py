@@ -227,6 +227,15 @@ def test_a_new_bundle_is_on_the_disk_before_the_old_one_is_removed(
     assert {"model.onnx", "golden.npz", tmp_path.name} <= set(happened[:at])
 
 
+def test_a_link_that_leads_to_itself_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read \(Too many levels of symbolic links\)"):
+        open_bundle(tmp_path / "a")
+    with pytest.raises(BundleError, match="a: exists and is not a bundle"):
+        write_bundle(tmp_path / "a", manifest=make_manifest(), files={})
+
+
 # Replaces a bundle by one of another name, and is killed right before the n-th time that a path gets another name.
 KILLED = """
 import os, sys
