@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -81,8 +82,9 @@ def forget_unstarted(out: Path) -> None:
 
 def _require_same(out: Path, run: Run) -> None:
     found = read_run(out)
+    settings = dataclasses.replace(found.config, departures=run.config.departures)  # they follow from the others
     for name, ours, theirs in (
-        ("settings", run.config, found.config),
+        ("settings", run.config, settings),
         ("teacher weights", run.teacher_weights_sha256, found.teacher_weights_sha256),
         ("training images", run.train, found.train),
         ("held-out images", run.held_out, found.held_out),

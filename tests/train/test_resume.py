@@ -143,6 +143,19 @@ def test_another_run_is_not_continued(changes: dict[str, object], message: str, 
         small_training(data, run, resume=True, **changes)
 
 
+def test_a_run_whose_departures_were_told_in_other_words_is_continued(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(2))
+    content = json.loads((run / RUN).read_text())
+    content["config"]["departures"] = ["as a version of before said it"]
+    (run / RUN).write_text(json.dumps(content))
+    small_training(data, run, resume=True)
+    assert_same_training(run, uninterrupted)
+
+
 def test_changed_images_are_noticed(tmp_path: Path) -> None:
     data, run = good_parts(tmp_path / "stripes", images=6), tmp_path / "run"
     with pytest.raises(Stopped):
