@@ -21,6 +21,7 @@ from reason_runtime.session import Outputs, Session, joined, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
+from reason_train.evaluation import masks_that_count
 from reason_train.metrics import auroc, wrong_decisions
 from reason_train.ranking import of_counted, rank
 
@@ -219,9 +220,11 @@ class LabelledSet:
     def detection(self, outputs: Outputs) -> DetectionFigures:
         """How well outputs for all images find the defects."""
         image_auroc = auroc(rank(outputs.score, self.anomalous))
-        if self.masks is None:
+        masks = self.masks
+        if masks is not None and self.counted is not None:
+            masks = masks_that_count(masks, self.counted)
+        if masks is None:
             return DetectionFigures(image_auroc=image_auroc, pixel_auroc=None, aupro=None)
-        masks = self.masks if self.counted is None else self.masks & self.counted
         ranking = rank(of_counted(outputs.anomaly_map, self.counted), of_counted(masks, self.counted))
         return DetectionFigures(image_auroc=image_auroc, pixel_auroc=auroc(ranking), aupro=aupro(ranking, masks))
 

@@ -53,17 +53,19 @@ class Evaluated:
         drew = None
         if self.good_of_threshold:
             drew = of_threshold_text(self.good_of_threshold, of=self.evaluation.good)
-        where = unmarked = unknown = None
+        where = unmarked = unknown = none_counts = None
         if not self.run.training_known:
             unknown = "what the checkpoint was trained on is not known: these images may be among it"
-        if self.counted is not None and self.masks is not None:
+        if self.masks is not None and self.evaluation.pixel is None:
+            none_counts = "no defect is marked where defects count: there are no figures of pixels"
+        elif self.counted is not None and self.masks is not None:
             where = f"figures of pixels are of the {self.counted.mean():.0%} of the map where defects count"
         if self.masks is not None and (pixel := self.evaluation.pixel) is not None and pixel.unmarked:
             unmarked = (
                 f"{pixel.unmarked} of {self.evaluation.defective} defective images have no defective pixel at "
                 f"{self.masks.shape[2]} x {self.masks.shape[1]} pixels: figures of pixels do not know of them"
             )
-        return tuple(note for note in (self.protocol, unknown, drew, where, unmarked) if note is not None)
+        return tuple(note for note in (self.protocol, unknown, drew, none_counts, where, unmarked) if note is not None)
 
 
 def evaluate(

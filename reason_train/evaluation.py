@@ -124,14 +124,17 @@ def evaluate_scores(
         counted: (S, S), True where defects count: figures of pixels are of these alone, since the map is 0 elsewhere
             whatever the model finds. None: everywhere.
 
+    Returns:
+        Without figures of pixels, where no defect is marked, or nothing else is, where defects count.
+
     Raises:
         ValueError: The lengths or shapes differ.
         DataError: A score or a map is not finite (the image is named), the test images are all of one kind, or the
             masks are all empty.
     """
-    if masks is not None and counted is not None:
-        masks = masks & counted
     _check(samples, scores, maps=maps, masks=masks)
+    if masks is not None and counted is not None:
+        masks = masks_that_count(masks, counted)
     anomalous = np.array([sample.anomalous for sample in samples], dtype=np.bool_)
     defective = int(anomalous.sum())
     if defective in (0, len(samples)):
@@ -158,6 +161,17 @@ def evaluate_scores(
     )
 
 
+def masks_that_count(masks: Masks, counted: NDArray[np.bool_]) -> Masks | None:
+    """(N, S, S) masks where defects count; None where pixels of one kind are left alone, which no figure can rank.
+
+    Args:
+        masks: (N, S, S), True where defective; some pixel is.
+        counted: (S, S), True where defects count.
+    """
+    marked = masks[:, counted]
+    return masks & counted if marked.any() and not marked.all() else None
+
+
 def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, masks: Masks | None) -> None:
     if scores.shape != (len(samples),):
         raise ValueError(f"scores of shape {scores.shape} for {len(samples)} samples; expected one each")
@@ -175,9 +189,7 @@ def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, ma
         if not masks.any():
             first = next((sample for sample in samples if sample.anomalous), samples[0])
             size = f"{masks.shape[1]} x {masks.shape[2]} pixels"
-            raise DataError(
-                f"{first.path}: its mask and all others are empty at {size}, where defects count; remove or mend them"
-            )
+            raise DataError(f"{first.path}: its mask and all others are empty at {size}; remove or mend them")
 
 
 def _pixel_result(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None, unmarked: int) -> PixelResult:

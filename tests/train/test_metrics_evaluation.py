@@ -82,6 +82,18 @@ def test_an_image_that_is_defective_wherever_it_counts_has_no_figures_of_its_own
     assert evaluation.pixel.auroc == auroc(rank(maps[:3, 2:4, 3:6], masks[:3, 2:4, 3:6]))
 
 
+def test_where_no_defect_counts_or_nothing_else_there_are_image_figures_alone() -> None:
+    maps, masks = maps_and_masks()
+    without = evaluate_scores(SAMPLES, SCORES, maps=None, masks=None)
+    nowhere = ~masks.any(axis=0)
+    assert nowhere.any()
+    assert evaluate_scores(SAMPLES, SCORES, maps=maps, masks=masks, counted=nowhere) == without
+    everywhere = np.ones_like(masks)
+    assert evaluate_scores(SAMPLES, SCORES, maps=maps, masks=everywhere, counted=masks.any(axis=0)) == without
+    with pytest.raises(DataError, match="its mask and all others are empty at 8 x 8 pixels"):
+        evaluate_scores(SAMPLES, SCORES, maps=maps, masks=np.zeros_like(masks), counted=nowhere)
+
+
 def test_defective_images_without_a_defective_pixel_are_counted() -> None:
     maps, masks = maps_and_masks()
     masks[3] = False
