@@ -118,7 +118,6 @@ def quantize(
 ) -> None:
     """Add an int8 file (explicit Q/DQ) with its own threshold, and check it in every installed backend for CPUs."""
     from reason_export.check import check_bundle
-    from reason_export.good_images import training_known
     from reason_export.quantize import QuantizeChoices
     from reason_export.quantize import quantize as quantize_bundle
     from reason_runtime.bundle import open_bundle
@@ -147,7 +146,7 @@ def quantize(
         print_threshold(
             changed.manifest.thresholds["int8"],
             tile_px=tile_px_of(changed.manifest),
-            training_known=training_known(changed),
+            training_known=changed.manifest.training.images_known,
         )
         print_highest(highest)
     for result in checks:
@@ -319,12 +318,16 @@ def _print_check(result: Check, bundle: Bundle) -> None:
         _print_painted(result.painted)
     if result.accuracy is not None:
         _print_accuracy(result.accuracy, precision=result.precision)
+    if result.lost_threshold is not None:
+        print(f"  this device's own threshold {result.lost_threshold.value:.6g} was drawn with another version", end="")
+        print(" and is gone; draw it again with --held-out")
     if result.threshold is not None:
-        from reason_export.good_images import training_known
         from reason_runtime.tiles import tile_px_of
         from reason_train.threshold_text import print_highest, print_threshold
 
-        print_threshold(result.threshold, tile_px=tile_px_of(bundle.manifest), training_known=training_known(bundle))
+        print_threshold(
+            result.threshold, tile_px=tile_px_of(bundle.manifest), training_known=bundle.manifest.training.images_known
+        )
         print_highest(result.highest_held_out)
 
 

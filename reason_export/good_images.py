@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256, list_images
-from reason_train.calibration import USUAL_RATE, check_rate
 
 LEAST_HELD_OUT = 8
 """Good images that a threshold is drawn from, at least; its bound says how little so few prove."""
@@ -39,6 +38,8 @@ def wanted_rate(bundle: Bundle, asked: float | None) -> float:
     Raises:
         ConfigurationError: It is no rate.
     """
+    from reason_train.calibration import USUAL_RATE, check_rate
+
     known = bundle.manifest.thresholds.get("fp32")
     rate = asked if asked is not None else USUAL_RATE if known is None else known.target_false_reject_rate
     check_rate(rate)
@@ -56,12 +57,6 @@ def different_images(folder: Path) -> dict[str, Path]:
     for path in list_images(folder):
         found.setdefault(image_sha256(path), path)
     return found
-
-
-def training_known(bundle: Bundle) -> bool:
-    """Whether it is known what the model was trained on: not of a checkpoint that was imported without its images."""
-    training = bundle.manifest.training
-    return "imported_from" not in training.configuration or training.images > 0
 
 
 def unseen(bundle: Bundle, images: Mapping[str, Path]) -> dict[str, Path]:

@@ -16,7 +16,6 @@ from reason_export.good_images import (
     different_images,
     require_good,
     require_unseen,
-    training_known,
     unseen,
     wanted_rate,
 )
@@ -147,7 +146,7 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
         names=names,
         held_out_sha256=frozenset(kept_out),
         source=described_images(
-            len(judged), pictures=len(held_out), tile_px=tile_px, training_known=training_known(bundle)
+            len(judged), pictures=len(held_out), tile_px=tile_px, training_known=bundle.manifest.training.images_known
         ),
     )
 

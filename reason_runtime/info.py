@@ -49,9 +49,10 @@ def describe(bundle: Bundle) -> str:
         ("good images", "good parts") if whole else ("tiles", "tiles, were those of a picture independent")
     )
     for precision, limit in manifest.thresholds.items():
+        bound = f"at most {limit.false_reject_upper_bound:.2%} of {promised} (95 % confidence)"
         lines.append(
             f"threshold   {precision}: {limit.value:.6g}, rejects {limit.rejected} of {limit.images} {judged}; "
-            f"at most {limit.false_reject_upper_bound:.2%} of {promised} (95 % confidence), asked for "
+            f"{bound if training.images_known else 'no bound is known to hold'}, asked for "
             f"{limit.target_false_reject_rate:.2%}; {limit.source}"
         )
     if manifest.quantisation is not None:
@@ -88,6 +89,9 @@ def _checks(bundle: Bundle) -> list[str]:
             continue
         if check is None:
             lines.append(f"{name}: of other files or of another processor; check again")
+            continue
+        if not check.is_of_this_runtime:
+            lines.append(f"{name}: made with another version of this runtime, counts no more; check again")
             continue
         verdict = "passed" if check.passed else "FAILED"
         own = "" if check.threshold is None else f", own threshold {check.threshold.value:.6g}"

@@ -63,6 +63,11 @@ class TrainingProvenance:
     libraries: dict[str, str]
     configuration: dict[str, Json]
 
+    @property
+    def images_known(self) -> bool:
+        """Whether it is known what was trained on: not of a checkpoint that was imported without its images."""
+        return "imported_from" not in self.configuration or self.images > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreStatistics:

@@ -67,14 +67,14 @@ def calibrate(
     hint = unused_levels(store.highest_16_bit, input_format=store.input_format)
     if hint is not None:
         print(hint, file=sys.stderr)
-    highest = run_highest(run_folder, threshold=threshold.value)
+    highest, tile_px = run_highest(run_folder, threshold=threshold.value), trained.config.training.tile_px
     if as_json:
-        facts = threshold_facts(threshold, training_known=trained.training_known)
+        facts = threshold_facts(threshold, tile_px=tile_px, training_known=trained.training_known)
         print(json.dumps({**facts, "copies_left_out": new.copies, "highest_held_out": highest}))
     else:
         if new.copies:
             print(f"{new.copies} good images are copies of others and were left out")
-        print_threshold(threshold, tile_px=trained.config.training.tile_px, training_known=trained.training_known)
+        print_threshold(threshold, tile_px=tile_px, training_known=trained.training_known)
         print_highest(highest)
 
 

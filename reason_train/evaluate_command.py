@@ -98,6 +98,7 @@ def _judge(
                 input_format=input_format(result.run.config.method),
                 settings=report_settings(result),
                 tile_px=result.run.config.training.tile_px,
+                training_known=result.run.training_known,
             )
             facts["report"] = str(page)
         except ReasonError as error:  # a full disk costs the page, not the figures

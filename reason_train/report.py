@@ -45,6 +45,7 @@ def write_report(
     settings: Mapping[str, object],
     notes: Sequence[str] = (),
     tile_px: int | None = None,
+    training_known: bool = True,
 ) -> Path:
     """Write `<folder>/report.html` and return its path.
 
@@ -63,6 +64,7 @@ def write_report(
         settings: What was run; names and values as they shall be read.
         notes: Sentences that a reader must know before the figures.
         tile_px: Side of the tiles that the run was trained on; None where it was not.
+        training_known: See `Run.training_known`: where it is not, no bound is known to hold.
 
     Raises:
         ImageError: A picture that the page shows cannot be read.
@@ -88,8 +90,22 @@ def write_report(
         subtitle=f"{evaluation.good} good and {evaluation.defective} defective test images · written {now}",
         notes="".join(f"<p><strong>{escape(note)}</strong></p>" for note in notes),
         figures=_figures(evaluation),
-        threshold=_threshold_text(threshold, evaluation, false_alarms=false_alarms, missed=missed, tile_px=tile_px),
-        charts=_charts(scores, anomalous, limit=limit, maps=maps, masks=masks, counted=counted),
+        threshold=_threshold_text(
+            threshold,
+            evaluation,
+            false_alarms=false_alarms,
+            missed=missed,
+            tile_px=tile_px,
+            training_known=training_known,
+        ),
+        charts=_charts(
+            scores,
+            anomalous,
+            limit=limit,
+            maps=maps,
+            masks=None if evaluation.pixel is None else masks,
+            counted=counted,
+        ),
         defects=defect_table(evaluation, samples=samples, scores=scores, limit=limit),
         groups=group_section(evaluation),
         map_key="" if maps is None else map_key(painter),
@@ -139,6 +155,7 @@ def _threshold_text(
     false_alarms: int | None,
     missed: int | None,
     tile_px: int | None,
+    training_known: bool,
 ) -> str:
     if threshold is None:
         return (
@@ -146,7 +163,12 @@ def _threshold_text(
             "<code>reason-train calibrate</code> draws one from held-out good images.</p>"
         )
     bound, wanted = threshold.false_reject_upper_bound, threshold.target_false_reject_rate
-    if tile_px is not None:
+    if not training_known:
+        promise = (
+            f"Wanted: at most {wanted:.2%} of good parts rejected. {threshold.rejected} of {threshold.images} good "
+            "images are rejected, which the checkpoint may have been trained on: no bound is known to hold."
+        )
+    elif tile_px is not None:
         promise = (
             f"Wanted: at most {wanted:.2%} of good tiles rejected. {threshold.rejected} of these {threshold.images} "
             f"are, so the true rate is at most {bound:.2%} of tiles with 95 % confidence, were those of a picture "

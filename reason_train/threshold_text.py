@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from reason_train.highest_held_out import HighestHeldOut
 
 
-def threshold_facts(threshold: Threshold, *, training_known: bool) -> dict[str, object]:
+def threshold_facts(threshold: Threshold, *, tile_px: int | None, training_known: bool) -> dict[str, object]:
     """A threshold with whether its bound holds the wanted rate, and how many images that takes.
 
     Args:
         threshold: Of a run.
+        tile_px: Side of the tiles that it was trained on, whose bound would hold were they independent; None without.
         training_known: See `reason_train.run.Run.training_known`; where it is not, no bound is known to hold.
     """
     from reason_train.calibration import images_needed
 
     needed = images_needed(threshold.target_false_reject_rate)
-    kept = training_known and threshold.false_reject_upper_bound <= threshold.target_false_reject_rate
+    known = training_known and tile_px is None
+    kept = known and threshold.false_reject_upper_bound <= threshold.target_false_reject_rate
     return {**dataclasses.asdict(threshold), "images_needed": needed, "bound_kept": kept}
 
 
@@ -48,7 +50,7 @@ def print_highest(highest: HighestHeldOut | None) -> None:
 
 def print_threshold(threshold: Threshold, *, tile_px: int | None, training_known: bool) -> None:
     """The same in two lines; of a run that was trained on tiles the rate is that of tiles."""
-    facts = threshold_facts(threshold, training_known=training_known)
+    facts = threshold_facts(threshold, tile_px=tile_px, training_known=training_known)
     print(f"threshold {threshold.value:.6g} from {threshold.source}, {threshold.rejected} of them rejected")
     if not training_known:
         print("false rejects: no bound is known to hold; import the checkpoint with --trained-on DIR")

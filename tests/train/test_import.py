@@ -11,7 +11,6 @@ import torch
 import torchvision
 from torch import Tensor
 
-from reason_export.good_images import training_known
 from reason_runtime.bundle import open_bundle
 from reason_runtime.image import image_sha256
 from reason_train.config import MethodConfig, TeacherName
@@ -120,7 +119,8 @@ def test_an_imported_run_can_be_calibrated_and_exported(files: Path, parts: Path
     refused = call("reason-train", "calibrate", run, "--data", parts, "--false-reject-rate", 0.9, "--require-bound")
     assert "left as it was; what the checkpoint was trained on is not known" in refused.error
     assert (run / "calibration.json").read_bytes() == calibrated
-    told = call("reason-train", "evaluate", run, "--data", parts).output
+    told = call("reason-train", "evaluate", run, "--data", parts, "--report", tmp_path / "report").output
+    assert "no bound is known to hold" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "what the checkpoint was trained on is not known: these images may be among it" in told
     done = call("reason-export", "onnx", run, "--out", bundle)
     assert done.status == 0, done.log
@@ -128,7 +128,8 @@ def test_an_imported_run_can_be_calibrated_and_exported(files: Path, parts: Path
     assert described["training"]["seed"] is None
     assert described["training"]["configuration"]["imported_from"] == "reason.pth"
     assert open_bundle(bundle).trained_on() == frozenset()
-    assert not training_known(open_bundle(bundle))
+    assert not open_bundle(bundle).manifest.training.images_known
+    assert "no bound is known to hold" in call("reason-run", "info", bundle).output
     held_out = call("reason-export", "check", bundle, "--held-out", parts)
     assert held_out.status == 0, held_out.log
     assert "good images that may have been trained on, onnxruntime fp32 on this device" in held_out.output
@@ -153,7 +154,7 @@ def test_an_imported_run_that_knows_its_images_is_calibrated_on_others(
     assert (facts["images"], facts["source"]) == (len(good) - 4, f"{len(good) - 4} held-out good images")
     assert call("reason-export", "onnx", run, "--out", bundle).status == 0
     assert open_bundle(bundle).trained_on() == {image_sha256(path) for path in good[:4]}
-    assert training_known(open_bundle(bundle))
+    assert open_bundle(bundle).manifest.training.images_known
 
 
 def test_a_folder_without_the_images_of_a_checkpoint_is_refused(files: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def page(
     title: str = "bolt & <nut>",
     tile_px: int | None = None,
     alarm: float = 0.6,
+    training_known: bool = True,
 ) -> Path:
     dataset = load_dataset(trees.mvtec(tmp_path / "bolt", masks=masks))
     truth = read_masks(dataset.test, size_px=SIZE)
@@ -65,6 +66,7 @@ def page(
         masks=truth,
         input_format=square_format(SIZE),
         settings={"teacher": "efficientnet_lite0", "folder": "<b>mine</b>"},
+        training_known=training_known,
         tile_px=tile_px,
     )
 
@@ -187,6 +189,12 @@ def test_a_threshold_that_judges_all_rightly_is_said_to(tmp_path: Path) -> None:
 def test_a_score_just_below_the_threshold_is_not_rounded_to_it(tmp_path: Path) -> None:
     text = text_of(page(tmp_path, threshold=replace(LIMIT, value=0.600013), alarm=0.600007).read_text(encoding="utf-8"))
     assert "good/001.png score 0.600007" in text
+
+
+def test_no_bound_is_promised_where_it_is_not_known_what_was_trained_on(tmp_path: Path) -> None:
+    text = text_of(page(tmp_path, training_known=False).read_text(encoding="utf-8"))
+    assert "which the checkpoint may have been trained on: no bound is known to hold." in text
+    assert "confidence" not in text
 
 
 def test_a_bound_of_tiles_promises_nothing_of_parts(tmp_path: Path) -> None:

@@ -71,11 +71,12 @@ def test_a_picture_is_read_once_for_tiles_one_after_the_other(tmp_path: Path) ->
         np.testing.assert_array_equal(store[position], picture[tile.top : tile.top + 64, tile.left : tile.left + 64])
 
 
-def test_a_thinned_store_keeps_tiles_of_the_first_and_the_last_picture(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"{number}.png", web_picture(number)) for number in range(5)]
-    store = ImageStore(paths, input_format=FORM, tile_px=TILE_PX, most=7)
-    assert store.images == 7
-    assert (store.pieces[0].path, store.pieces[-1].path) == (paths[0], paths[-1])
+def test_a_thinned_store_keeps_tiles_of_all_pictures_and_of_all_places(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{number}.png", web_picture(number)) for number in range(40)]
+    tiles = ImageStore(paths, input_format=FORM, tile_px=TILE_PX).images // 40
+    store = ImageStore(paths, input_format=FORM, tile_px=TILE_PX, most=40)
+    assert [piece.path for piece in store.pieces] == paths
+    assert len({piece.place for piece in store.pieces}) == tiles
 
 
 @pytest.mark.parametrize(
