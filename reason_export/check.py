@@ -26,7 +26,6 @@ from reason_export.good_images import (
     different_images,
     require_good,
     require_unseen,
-    training_known,
     unseen,
     wanted_rate,
 )
@@ -76,6 +75,8 @@ class Check:
     """What is lost on labelled images; None where none were given."""
     threshold: Threshold | None = None
     """From this backend's own scores of held-out good images; None where none were given."""
+    lost_threshold: Threshold | None = None
+    """Of an earlier check here that counts no more, since another version of the runtime or of the library made it."""
     scores: ScoreStatistics | None = None
     """These scores."""
     highest_held_out: HighestHeldOut | None = None
@@ -131,6 +132,7 @@ class _Established:
     accuracy: Accuracy | None = None
     drawn: _Drawn = _Drawn()
     not_finite: dict[ImageKind, str] = field(default_factory=dict)
+    lost: Threshold | None = None
 
 
 def check_bundle(
@@ -225,6 +227,7 @@ def check_bundle(
         batched=batched,
         accuracy=accuracy,
         threshold=drawn.threshold,
+        lost_threshold=before.lost if drawn.threshold is None else None,
         scores=drawn.scores,
         highest_held_out=drawn.highest_held_out,
         not_finite=not_finite,
@@ -262,7 +265,7 @@ def _established(bundle: Bundle, session: Session) -> _Established:
     try:
         known = known_check(bundle, backend=session.backend, precision=session.precision, provider=session.provider)
         if known is None or not known.holds_for(session):
-            return _Established()
+            return _Established(lost=None if known is None else known.threshold)
         facts: dict[str, Any] = known.facts
         accuracy = None
         if facts["accuracy"] is not None:
@@ -303,7 +306,9 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
         )
     require_good(bundle, scores, where=held_out.folder)
     require_unseen(bundle, scores, where=held_out.folder)
-    what = described_images(len(scores), pictures=len(paths), tile_px=tile_px, training_known=training_known(bundle))
+    what = described_images(
+        len(scores), pictures=len(paths), tile_px=tile_px, training_known=bundle.manifest.training.images_known
+    )
     source = f"{what}, {session.backend} {session.precision} on this device"
     threshold, statistics = drawn_from(
         scores,

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_export.good_images import LEAST_HELD_OUT
-from reason_export.parity import MOST_SHIFT, TOLERANCES, Limits, Parity, Tolerance, broken, compare
+from reason_export.parity import MOST_SHIFT, TOLERANCES, Limits, Parity, Tolerance, broken, compare, exchanged
 from reason_export.runs import run_each
 from reason_runtime.choices import Precision
 from reason_runtime.golden import Golden
-from reason_runtime.manifest import Manifest
+from reason_runtime.manifest import Manifest, ScoreStatistics
 from reason_runtime.session import Session, joined
 
 MOST_IN_A_RUN = 4
@@ -52,10 +52,13 @@ class Batched:
 
     images_in_a_run: int
     parity: Parity
+    exchanged: list[str]
+    """See `reason_export.parity.exchanged`."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
         """Gates that do not hold, in words."""
-        return [f"with {self.images_in_a_run} images in a run: {line}" for line in broken(self.parity, tolerance)]
+        told = [*broken(self.parity, tolerance), *self.exchanged]
+        return [f"with {self.images_in_a_run} images in a run: {line}" for line in told]
 
 
 def painted_defects(
@@ -95,7 +98,8 @@ def in_batches(session: Session, golden: Golden) -> Batched | None:
         anomaly_map=outputs.anomaly_map,
         score=outputs.score,
     )
-    return Batched(images_in_a_run=size, parity=parity)
+    answered = exchanged(golden_map=golden.anomaly_map[:whole], anomaly_map=outputs.anomaly_map)
+    return Batched(images_in_a_run=size, parity=parity, exchanged=answered)
 
 
 def _rejected(scores: NDArray[np.float32], limit: float | None) -> int | None:
@@ -121,14 +125,26 @@ def threshold_shift(
     limit, known = manifest.thresholds.get(precision), manifest.scores_in(precision)
     if limit is None or known is None or limit.value <= known.mean:
         return None
-    trained_mean: float | None = known.mean
-    if precision == "int8" and manifest.quantisation is not None:
-        trained_mean = manifest.quantisation.trained_mean
+    trained_mean = _trained_mean(manifest, precision, known)
     photographs = ~golden.synthetic
     if trained_mean is None or known.images < LEAST_HELD_OUT or not photographs.any():
         return None
     moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - (known.mean - trained_mean)
     return moved / (limit.value - known.mean) if np.isfinite(moved) else None
+
+
+def _trained_mean(manifest: Manifest, precision: Precision, known: ScoreStatistics) -> float | None:
+    """What the trained model gives the images that `known` is of, on average; None where that is not known.
+
+    For int8 the quantisation says it. One of before does not: its images are taken for those of the trained model's own
+    statistics where they are as many.
+    """
+    if precision != "int8" or manifest.quantisation is None:
+        return known.mean
+    trained = manifest.score_statistics
+    if manifest.quantisation.trained_mean is None and trained is not None and trained.images == known.images:
+        return trained.mean
+    return manifest.quantisation.trained_mean
 
 
 def shifted(shift: float | None) -> list[str]:

@@ -90,6 +90,9 @@ LEAST_ALIKE = 0.9
 """Correlation of maps, each less its mean, from which their places can be compared; int8 maps had 0.97 and more."""
 LEAST_FOLLOWED = 0.2
 """Correlation of what is an image's own in the maps; int8 maps at 15 dB had 0.35 and more."""
+LEAST_OF_ANOTHER, LEAST_CLOSER = 0.7, 0.3
+"""Correlation of that with another image's, and by how much it is above the one with its own, from which a map is that
+other image's; of screw's golden photographs, in int8, 0.97 and more was with their own, 0.56 at most with another's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,4 +240,26 @@ def blind(
             )
     if np.ptp(golden_score) > 0 and (score == score[0]).all():
         found.append("the score is the same for all images")
-    return found
+    return [*found, *exchanged(golden_map=golden_map, anomaly_map=anomaly_map)]
+
+
+def exchanged(*, golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float32]) -> list[str]:
+    """Whether maps (N, S, S) are clearly those of other images, in words; empty where none is.
+
+    An image that is like another one, or a map of much noise, shows no exchange.
+    """
+    if not np.isfinite(anomaly_map).all():
+        return []
+    expected, found = (_own(values) for values in (golden_map, anomaly_map))
+    correlation = found @ expected.T
+    best, own = correlation.max(axis=1), correlation.diagonal()
+    others = int(np.count_nonzero((best >= LEAST_OF_ANOTHER) & (best - own >= LEAST_CLOSER)))
+    return [f"{others} of {len(best)} maps are those of other images"] if others else []
+
+
+def _own(maps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, S * S) what differs from the mean of (N, S, S) maps, each of length 1, or 0 where nothing does."""
+    own: NDArray[np.float64] = (maps - maps.mean(axis=0, dtype=np.float64)).reshape(len(maps), -1)
+    length = np.linalg.norm(own, axis=1, keepdims=True)
+    own[:] = np.divide(own, length, out=np.zeros_like(own), where=length > 1e-6 * np.linalg.norm(maps))
+    return own

@@ -73,7 +73,12 @@ class KnownCheck:
         """
         same = (session.backend, "tensorrt", "device", "float_layers", "engine_sha256")
         libraries = all(session.libraries.get(name) == self.libraries.get(name) for name in same)
-        return libraries and self.runtime == runtime_version()
+        return libraries and self.is_of_this_runtime
+
+    @property
+    def is_of_this_runtime(self) -> bool:
+        """Whether it was made with this version of the runtime; without that it holds for no session."""
+        return self.runtime == runtime_version()
 
 
 def check_path(bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None) -> Path:
@@ -142,7 +147,7 @@ def known_check(
     if has_seal and content[_SEAL] != _digest(content):
         raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
     bundles_own = threshold_beside(bundle, precision)
-    is_superseded = None not in (found, bundles_own) and content.get(BESIDE, bundles_own) != bundles_own
+    is_superseded = None not in (found, bundles_own) and content.get(BESIDE) != bundles_own
     if is_superseded:
         found = scores = drew = None
     return KnownCheck(

@@ -283,7 +283,7 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
             return DecisionLimit(
                 value=own.value, source=source, scores=check.scores or scores, threshold_from=check.threshold_from
             )
-        note = "this device's own was drawn with another version: run its check again"
+        note = "this device's own was drawn with another version: run its check with --held-out again"
     remark = "" if note is None else f" ({note})"
     found = bundle.manifest.thresholds.get(precision)
     if found is not None:

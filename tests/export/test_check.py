@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from reason_runtime.bundle import open_bundle, update_bundle
-from reason_runtime.checks import known_check
+from reason_runtime.checks import known_check, sealed
 from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.session import open_session
 from tests.commands import Done, call
@@ -178,11 +178,32 @@ def test_a_check_from_before_there_were_hashes_holds_for_nothing_and_stops_nothi
     picture = next(good_pictures.iterdir())
     done = call("reason-run", "predict", bundle, picture, "--json")
     assert done.status == 0, done.log
-    assert "this device's own was drawn with another version: run its check again" in done.log
+    assert "this device's own was drawn with another version: run its check with --held-out again" in done.log
+    info = call("reason-run", "info", bundle).output
+    assert (
+        "check       onnxruntime fp32: made with another version of this runtime, counts no more; check again" in info
+    )
     (line,) = done.output.splitlines()
     assert json.loads(line)["threshold"] == open_bundle(bundle).manifest.thresholds["fp32"].value
     told = call("reason-run", "predict", bundle, picture, "--backend", "auto").log
     assert "left out: onnxruntime fp32 (checked with another version or device)" in told
+    own = content["threshold"]["value"]
+    gone = f"this device's own threshold {own:.6g} was drawn with another version and is gone; draw it again"
+    assert gone in check(bundle).output
+    assert "is gone" not in check(bundle).output  # said once
+
+
+def test_a_threshold_of_a_check_that_does_not_say_what_it_was_drawn_beside_goes_after_the_bundles(
+    bundle: Path, good_pictures: Path
+) -> None:
+    assert check(bundle, "--held-out", good_pictures).status == 0
+    path = bundle / "checks" / "onnxruntime_fp32.json"
+    content = json.loads(path.read_text())
+    del content["bundle_threshold"]
+    path.write_text(sealed(content))
+    done = call("reason-run", "predict", bundle, next(good_pictures.iterdir()), "--json")
+    assert "this device's own was drawn before it: run its check with --held-out again" in done.log
+    assert json.loads(done.output)["threshold"] == open_bundle(bundle).manifest.thresholds["fp32"].value
 
 
 def test_a_check_that_was_changed_is_said_by_info_and_left_out_by_auto(bundle: Path, good_pictures: Path) -> None:
@@ -252,6 +273,20 @@ def test_a_model_that_is_wrong_in_batches_alone_fails(bundle: Path) -> None:
     assert facts["batched"]["images_in_a_run"] == 2
     assert facts["batched"]["score_difference_max"] == pytest.approx(0.01, rel=0.01)
     assert "with 2 images in a run: map differs by" in done.error
+
+
+def test_a_model_that_answers_in_another_order_in_batches_fails(bundle: Path) -> None:
+    change_map(
+        bundle,
+        nodes=[onnx.helper.make_node("Slice", ["seen", "last", "first", "images", "back"], ["anomaly_map"])],
+        constants={
+            "last": np.array([-1]),
+            "first": np.array([-(2**31)]),
+            "images": np.array([0]),
+            "back": np.array([-1]),
+        },
+    )
+    assert "with 2 images in a run: 2 of 2 maps are those of other images" in check(bundle).error
 
 
 @pytest.mark.parametrize(("images", "in_a_run", "compared"), [(1, None, 0), (3, 3, 3), (7, 4, 4), (9, 4, 8)])

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from reason_export.accuracy import Accuracy, Figure
+from reason_export.accuracy import Accuracy, Figure, LabelledSet
 from reason_export.parity import TOLERANCES, compare
 from reason_runtime import load
 from reason_runtime.bundle import open_bundle, update_bundle
@@ -176,6 +176,16 @@ def test_the_reference_loses_nothing_against_itself(bundle: Path, parts: Path) -
     assert found["parity"]["map_difference_max"] == 0
 
 
+def test_where_no_defect_counts_images_alone_are_judged(bundle: Path, parts: Path) -> None:
+    labelled = LabelledSet(open_bundle(bundle), parts)
+    whole = labelled.detection(labelled.reference)
+    assert whole.aupro is not None
+    assert labelled.masks is not None
+    labelled.counted = ~labelled.masks.any(axis=0)  # as with --roi beside all defects
+    found = labelled.detection(labelled.reference)
+    assert (found.image_auroc, found.pixel_auroc, found.aupro) == (whole.image_auroc, None, None)
+
+
 def test_good_images_that_drew_the_threshold_are_counted(bundle: Path, parts: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(parts, tmp_path / "parts"))
     drew = open_bundle(bundle).threshold_from()
@@ -244,14 +254,11 @@ def test_a_threshold_of_this_device_goes_before_the_bundles(bundle: Path, good_p
     environment = json.loads(path.read_text())["environment"]
     change_check(path, environment={**environment, "session": {**environment["session"], "openvino": "2020.1"}})
     done = call("reason-run", "predict", bundle, image, *arguments, "--json")
-    assert done.log.strip() == (
-        "the threshold is the bundle's: this device's own was drawn with another version: run its check again"
-    )
+    note = "this device's own was drawn with another version: run its check with --held-out again"
+    assert done.log.strip() == f"the threshold is the bundle's: {note}"
     stale = json.loads(done.output)
     assert stale["threshold"] == before["threshold"]
-    assert stale["threshold_source"] == (
-        f"{before['threshold_source']} (this device's own was drawn with another version: run its check again)"
-    )
+    assert stale["threshold_source"] == f"{before['threshold_source']} ({note})"
 
 
 def test_the_held_out_scores_of_this_device_go_before_the_bundles(bundle: Path, good_pictures: Path) -> None:

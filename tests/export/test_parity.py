@@ -114,7 +114,8 @@ def test_one_map_for_all_images_is_noticed_whatever_its_sqnr() -> None:
     for unseeing in (fixed, np.ones_like(golden), golden[::-1], 2 - golden):
         for unit in (1.0, 1e-6, 1e6):
             told = told_blind(unit * golden, unit * unseeing)
-            assert ["the map does not follow the image" in line for line in told] == [True]
+            assert [line for line in told if "are those of other images" not in line] == [told[0]]
+            assert "the map does not follow the image" in told[0]
             assert told_blind(unit * golden, unit * golden) == []
     assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []  # noisier than images differ
 
@@ -124,6 +125,22 @@ def test_what_all_maps_have_in_common_hides_nothing_of_what_is_their_own() -> No
     common = 100 + 10 * rng.normal(size=(64, 64))
     golden = common + rng.normal(size=(4, 64, 64))
     assert told_blind(golden, golden + 0.1 * rng.normal(size=golden.shape)) == []
+
+
+def test_maps_of_other_images_are_noticed_and_noise_and_likeness_are_not() -> None:
+    golden = maps_as_of_parts((8, 64, 64))
+    rng = np.random.default_rng(2)
+    own = np.std(golden - golden.mean(axis=0))
+    exchanged_pair = golden[[1, 0, *range(2, 8)]]
+    for noise in (0.0, 0.5 * own):
+        found = exchanged_pair + noise * rng.normal(size=golden.shape)
+        assert told_blind(golden, found) == ["2 of 8 maps are those of other images"]
+    for noise in (0.0, 0.5 * own, 3 * own):
+        assert told_blind(golden, golden + noise * rng.normal(size=golden.shape)) == []
+    alike = golden.copy()
+    alike[1] = alike[0] + 0.1 * (alike[1] - alike[0])  # which of these two it was cannot be told
+    assert told_blind(alike, alike[[1, 0, *range(2, 8)]]) == []
+    assert told_blind(golden[[0, 0, 1]], golden[[0, 0, 1]]) == []
 
 
 def test_a_map_that_is_not_finite_is_not_said_to_be_blind() -> None:
