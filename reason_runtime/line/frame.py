@@ -17,7 +17,8 @@ class Strip:
     around them only so that a defect on its edge is seen whole.
 
     Attributes:
-        first_line: Number of the frame's first line since the source started.
+        first_line: Number of the frame's first line since the source started; lost lines count where it is known how
+            many they were. A frame that holds a gap has more numbers than lines, and no image.
         valid_lines: Lines that the camera gave; the rows after them mirror these.
         owned_first: First row that this frame decides about.
         owned_end: One after the last such row.

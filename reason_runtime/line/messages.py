@@ -93,7 +93,7 @@ class Answer:
         bundle: First 12 digits of the bundle's content hash.
         path: File that the frame came from.
         encoder_count: At the grab, or at the first line of a web's frame.
-        first_line: Of a web's frame, since the source started.
+        first_line: Of a web's frame, since the source started; lost lines count where it is known how many they were.
         valid_lines: Of a web's frame.
         defects: Regions at or above the pixel threshold, in pixels of the frame; on a web each is listed once, by one
             frame.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from reason_runtime import load
 from reason_runtime.blind import FROZEN
-from reason_runtime.errors import BundleError, ConfigurationError, ImageError, SinkError
+from reason_runtime.errors import BundleError, ConfigurationError, ImageError, SinkError, SourceError
 from reason_runtime.line.frame import Grab, Strip
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Defect
 from reason_runtime.line.model import LineModel
+from reason_runtime.line.pipeline import PipelineSettings
 from reason_runtime.line.sources.linescan import LineScanSource, Motion
 from reason_runtime.line.sources.open import open_source
 from reason_runtime.line.sources.source import Source
@@ -25,7 +27,7 @@ from reason_runtime.line.web.judge import DefectBook, WebSettings
 from reason_runtime.strict_json import Json
 from reason_runtime.tiles import cut, place_tiles, stitch, tile_px_of
 from tests.line.models import line_bundle, part
-from tests.line.stations import Line, running
+from tests.line.stations import Given, Line, ListSource, running
 from tests.runtime.bundles import make_manifest
 
 
@@ -80,6 +82,24 @@ def test_lost_lines_make_the_frames_that_hold_the_gap_incomplete() -> None:
     grabs = fed(assembler, lines(0, 10), lines(10, 4), lines(17, 16))
     assert [grab.failure for grab in grabs] == [None, "3 lines lost before encoder count 17", None]
     assert grabs[1].image is None
+
+
+def test_lost_lines_have_their_numbers_so_that_those_after_them_keep_their_place() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=2, counts_per_line=4)
+    blocks = [lines(first, count, counts_per_line=4) for first, count in ((0, 10), (10, 4), (12_345, 16))]
+    grabs = [*fed(assembler, *blocks), *assembler.flush()]
+    assert [grab.failure for grab in grabs] == [None, "12331 lines lost before encoder count 49380", None, None]
+    strips = [grab.strip for grab in grabs if grab.strip]
+    assert [strip.first_line for strip in strips] == [0, 8, 12_347, 12_355]
+    assert [strip.encoder_count / 4 for strip in strips] == [strip.first_line for strip in strips]
+
+
+def test_an_encoder_count_that_went_back_makes_its_frame_incomplete_and_no_number_less() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=0)
+    grabs = fed(assembler, lines(100, 10), lines(0, 10), lines(10, 10))
+    told = "lines lost: the encoder count went back to 0 where 110 was to come"
+    assert [grab.failure for grab in grabs] == [None, told, None]
+    assert [grab.strip.first_line for grab in grabs if grab.strip] == [0, 10, 20]
 
 
 def test_lines_lost_between_two_frames_without_overlap_make_the_second_incomplete() -> None:
@@ -358,8 +378,6 @@ def frames_of(source: Source, *, frame_lines: int) -> list[Grab]:
 
 
 def test_a_line_scan_camera_that_gives_the_same_block_again_is_frozen() -> None:
-    from tests.line.stations import ListSource
-
     blocks = [np.full((8, 4), value, np.uint8) for value in (1, 2, 2, 3, 4, 5)]
     source = ListSource(blocks, live=True, checks_freezing=True)  # type: ignore[arg-type]
     found = [grab.failure for grab in frames_of(source, frame_lines=8)]
@@ -367,12 +385,47 @@ def test_a_line_scan_camera_that_gives_the_same_block_again_is_frozen() -> None:
 
 
 def test_a_block_that_the_host_lost_is_lines_that_nobody_saw() -> None:
-    from tests.line.stations import ListSource
-
     blocks = [np.full((6, 4), 1, np.uint8), "lost", "lost", *[np.full((6, 4), 1, np.uint8)] * 3]
     source = ListSource(blocks)  # type: ignore[arg-type]
     found = [(grab.encoder_count, grab.failure) for grab in frames_of(source, frame_lines=8)]
     assert found == [(0, "lost"), (8, "lost"), (16, "lost"), (24, None), (32, None)]
+
+
+class Counting(ListSource):
+    """Whose blocks have encoder counts, four a line; `lost` blocks came to nobody."""
+
+    def __init__(self, web: NDArray[np.uint8], *, lost: range, unplugged: bool = False) -> None:
+        blocks = [number for number in range(len(web) // 10) if number not in lost]
+        items: list[Given] = [web[10 * number : 10 * number + 10] for number in blocks]
+        if unplugged:
+            items.insert(lost.start, SourceError("connection lost"))
+        super().__init__(items, live=True)
+        self._counts = iter([40 * number for number in blocks])
+
+    def read(self) -> Grab | Literal["idle", "end"]:
+        grab = super().read()
+        return dataclasses.replace(grab, encoder_count=next(self._counts)) if isinstance(grab, Grab) else "end"
+
+
+def counted(tiled: Path, source: Source) -> list[Answer]:
+    assembler = Assembler(frame_lines=64, overlap_lines=16, counts_per_line=4)
+    web = WebSource(source, assembler=assembler, counts_per_line=4)
+    settings = PipelineSettings(when_full="block")
+    with running(
+        tiled,
+        Camera(name="web", source=web),
+        web=WebSettings(overlap_px=8, line_mm=0.5),
+        settings=settings,
+    ) as line:
+        line.finish()
+    return line.sink.answers
+
+
+def test_a_defect_behind_lost_lines_is_listed_where_it_lies(tiled: Path) -> None:
+    answers = counted(tiled, Counting(web_with_spots((600, 30, 3, 3)), lost=range(20, 45)))
+    assert {answer.reason for answer in answers} == {None, "250 lines lost before encoder count 1800"}
+    (item,) = [item for answer in answers for item in answer.defects]
+    assert (item.first_line, item.encoder_count, item.y_mm) == (600, 2400, 300.0)
 
 
 def test_an_area_camera_can_be_tiled_too(tiled: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,13 +28,28 @@ class Lines:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Failure:
-    """Lines `first` to `end`, the last one excluded, that nobody may judge."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Block:
+    """Lines that are held.
 
-    first: int
-    end: int
-    text: str
+    Attributes:
+        first_line: Number of the first one on the web.
+        lines: As they came, without those that no frame needs any more.
+        gap: Why the first one does not follow the line before it; None where it does.
+    """
+
+    first_line: int
+    lines: Lines
+    gap: str | None
+
+    def without(self, count: int, counts_per_line: int) -> _Block:
+        """What is left of it without its first lines."""
+        rest = replace(
+            self.lines,
+            pixels=self.lines.pixels[count:],
+            encoder_count=self.lines.encoder_count + count * counts_per_line,
+        )
+        return _Block(first_line=self.first_line + count, lines=rest, gap=None)
 
 
 class Assembler:
@@ -57,26 +72,19 @@ class Assembler:
         self._frame_lines = frame_lines
         self._overlap = overlap_lines
         self._counts_per_line = counts_per_line
-        self._blocks: list[Lines] = []
+        self._blocks: list[_Block] = []
         self._held = 0
-        self._first_line = 0
         self._carried = 0  # of the held lines, those that the frame before has shown
-        self._seen = 0
+        self._next_line = 0
         self._expected_count: int | None = None  # of the next line; None where a web begins
-        self._failures: list[_Failure] = []
 
     def add(self, lines: Lines) -> list[Grab]:
         """Take lines in; gives the frames that they complete."""
-        first, end = self._seen, self._seen + len(lines.pixels)
-        if self._expected_count is not None and lines.encoder_count != self._expected_count:
-            lost = (lines.encoder_count - self._expected_count) / self._counts_per_line
-            text = f"{lost:g} lines lost before encoder count {lines.encoder_count}"
-            self._failures.append(_Failure(first=first, end=first + 1, text=text))
-        if lines.failure is not None:
-            self._failures.append(_Failure(first=first, end=end, text=lines.failure))
-        self._blocks.append(lines)
+        lost, gap = self._lost_before(lines)
+        first_line = self._next_line + lost
+        self._blocks.append(_Block(first_line=first_line, lines=lines, gap=gap))
         self._held += len(lines.pixels)
-        self._seen = end
+        self._next_line = first_line + len(lines.pixels)
         self._expected_count = lines.encoder_count + len(lines.pixels) * self._counts_per_line
         grabs = []
         while self._held >= self._frame_lines:
@@ -92,25 +100,36 @@ class Assembler:
         """
         grabs = []
         if self._held > self._carried // 2:
-            grabs.append(self._frame(self._held, grabbed_ns=self._blocks[-1].grabbed_ns, last=True))
+            grabs.append(self._frame(self._held, grabbed_ns=self._blocks[-1].lines.grabbed_ns, last=True))
         self._forget(self._held)
         self._carried = 0
         self._expected_count = None
         return grabs
 
+    def _lost_before(self, lines: Lines) -> tuple[int, str | None]:
+        """How many lines are missing before these, as far as their count says, and what is to be said of it."""
+        expected, count = self._expected_count, lines.encoder_count
+        if expected is None or count == expected:
+            return 0, None
+        lost = (count - expected) / self._counts_per_line
+        if lost < 0:
+            return 0, f"lines lost: the encoder count went back to {count} where {expected} was to come"
+        return round(lost), f"{lost:.12g} lines lost before encoder count {count}"
+
     def _frame(self, valid: int, *, grabbed_ns: int, last: bool) -> Grab:
-        pixels = np.concatenate([block.pixels for block in self._blocks])[:valid]
+        pixels = np.concatenate([block.lines.pixels for block in self._blocks])[:valid]
         if valid < self._frame_lines:
             mirrored = np.arange(self._frame_lines) % (2 * valid)  # goes on like the web; a repeated line would not
             pixels = pixels[np.where(mirrored < valid, mirrored, 2 * valid - 1 - mirrored)]
-        end = self._first_line + valid
-        failure = next((item.text for item in self._failures if item.first < end and self._first_line < item.end), None)
+        # frames are cut as lines come, so that this one holds some of every block
+        failures = (text for block in self._blocks for text in (block.gap, block.lines.failure))
+        failure = next((text for text in failures if text is not None), None)
         strip = Strip(
-            first_line=self._first_line,
+            first_line=self._blocks[0].first_line,
             valid_lines=valid,
             owned_first=self._carried // 2,
             owned_end=valid if last else valid - (self._overlap - self._overlap // 2),
-            encoder_count=self._blocks[0].encoder_count,
+            encoder_count=self._blocks[0].lines.encoder_count,
             counts_per_line=self._counts_per_line,
         )
         return Grab(
@@ -123,18 +142,10 @@ class Assembler:
 
     def _forget(self, count: int) -> None:
         """Drop the oldest lines."""
-        self._first_line += count
         self._held -= count
-        self._failures = [item for item in self._failures if item.end > self._first_line]
-        while count and self._blocks:
-            block = self._blocks[0]
-            if len(block.pixels) <= count:
-                count -= len(block.pixels)
-                self._blocks.pop(0)
-                continue
-            self._blocks[0] = Lines(
-                pixels=block.pixels[count:],
-                encoder_count=block.encoder_count + count * self._counts_per_line,
-                grabbed_ns=block.grabbed_ns,
-            )
-            count = 0
+        while count:
+            block = self._blocks.pop(0)
+            size = len(block.lines.pixels)
+            if size > count:
+                self._blocks.insert(0, block.without(count, self._counts_per_line))
+            count -= min(count, size)
