@@ -86,7 +86,7 @@ def test_defects_of_a_web_have_their_place_across_and_along_it(tmp_path: Path) -
     web[100:105, 40:46] = 255  # across a seam
     blocks = [web[first : first + 16] for first in range(0, 208, 16)]
     assembler = Assembler(frame_lines=48, overlap_lines=16, counts_per_line=2)
-    source = WebSource(ListSource(blocks), assembler=assembler, counts_per_line=2)  # type: ignore[arg-type]
+    source = WebSource(ListSource(blocks), assembler=assembler)  # type: ignore[arg-type]
     settings = WebSettings(overlap_px=8, lanes=3)
     with running(bundle, Camera(name="web", source=source), web=settings) as line:
         line.finish()
@@ -101,7 +101,6 @@ def test_lines_of_a_web_that_nobody_would_look_at_are_unknown(tiled: Path) -> No
     source = WebSource(
         ListSource(blocks),  # type: ignore[arg-type]
         assembler=Assembler(frame_lines=80, overlap_lines=0),
-        counts_per_line=1,
     )
     with running(tiled, Camera(name="web", source=source), web=WebSettings()) as line:
         line.finish()

@@ -132,8 +132,25 @@ def test_no_line_of_a_block_that_failed_is_judged_however_blocks_and_frames_lie(
 
 def test_after_a_flush_a_new_web_begins_and_owns_its_first_line() -> None:
     assembler = Assembler(frame_lines=10, overlap_lines=4)
-    grabs = fed(assembler, lines(0, 13)) + assembler.flush() + assembler.flush() + fed(assembler, lines(50, 10))
-    assert [line for grab in grabs for line in owned(grab)] == [*range(13), *range(50, 58)]
+    grabs = fed(assembler, lines(0, 13)) + assembler.flush() + assembler.flush() + fed(assembler, lines(13, 10))
+    assert [line for grab in grabs for line in owned(grab)] == list(range(21))
+
+
+def test_lines_lost_over_a_flush_are_counted_as_others_are() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=4)
+    grabs = fed(assembler, lines(0, 13)) + assembler.flush() + fed(assembler, lines(50, 20))
+    assert [grab.failure for grab in grabs] == [None, None, "37 lines lost before encoder count 50", None]
+    assert [grab.strip.first_line for grab in grabs if grab.strip] == [0, 6, 50, 56]
+
+
+def test_what_comes_after_a_flush_is_incomplete_where_no_count_says_what_was_lost() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=4)
+    blocks = [dataclasses.replace(lines(first, 20), encoder_count=None) for first in (0, 20, 40)]
+    assert assembler.flush() == []  # nothing came before it, so nothing can be missing
+    grabs = fed(assembler, blocks[0]) + assembler.flush() + assembler.flush() + fed(assembler, *blocks[1:])
+    told = "lines lost while the camera was away; it has no encoder count that says how many"
+    assert [grab.failure for grab in grabs] == [None, None, None, told, *[None] * 5]
+    assert [grab.encoder_count for grab in grabs] == [0, 6, 12, 20, 26, 32, 38, 44, 50]
 
 
 def test_an_overlap_of_more_than_half_a_frame_is_refused() -> None:
@@ -256,7 +273,7 @@ def inspected(
         web, motion=Motion(lines_per_s=20_000, block_lines=10, loops=1, buffer_blocks=10**6), name="web"
     )
     assembler = Assembler(frame_lines=64, overlap_lines=overlap_lines)
-    source = WebSource(camera, assembler=assembler, counts_per_line=1)
+    source = WebSource(camera, assembler=assembler)
     plan = WebSettings(overlap_px=8, **settings)  # type: ignore[arg-type]
     with running(tiled, Camera(name="web", source=source), web=plan, journal=journal) as line:
         line.finish()
@@ -368,7 +385,7 @@ def test_the_partial_frame_at_the_end_judges_its_valid_lines_only(tiled: Path) -
 
 def frames_of(source: Source, *, frame_lines: int) -> list[Grab]:
     """All frames of a web without overlap, one encoder count a line."""
-    web = WebSource(source, assembler=Assembler(frame_lines=frame_lines, overlap_lines=0), counts_per_line=1)
+    web = WebSource(source, assembler=Assembler(frame_lines=frame_lines, overlap_lines=0))
     web.open()
     found = []
     while (item := web.read()) != "end":
@@ -408,8 +425,7 @@ class Counting(ListSource):
 
 
 def counted(tiled: Path, source: Source) -> list[Answer]:
-    assembler = Assembler(frame_lines=64, overlap_lines=16, counts_per_line=4)
-    web = WebSource(source, assembler=assembler, counts_per_line=4)
+    web = WebSource(source, assembler=Assembler(frame_lines=64, overlap_lines=16, counts_per_line=4))
     settings = PipelineSettings(when_full="block")
     with running(
         tiled,
@@ -426,6 +442,31 @@ def test_a_defect_behind_lost_lines_is_listed_where_it_lies(tiled: Path) -> None
     assert {answer.reason for answer in answers} == {None, "250 lines lost before encoder count 1800"}
     (item,) = [item for answer in answers for item in answer.defects]
     assert (item.first_line, item.encoder_count, item.y_mm) == (600, 2400, 300.0)
+
+
+def test_lines_lost_while_the_camera_was_away_are_answered(tiled: Path) -> None:
+    source = Counting(web_with_spots((600, 30, 3, 3)), lost=range(20, 45), unplugged=True)
+    answers = counted(tiled, source)
+    assert source.opened == 2
+    (gap,) = [answer for answer in answers if answer.decision == "UNKNOWN"]
+    assert (gap.reason, gap.first_line) == ("250 lines lost before encoder count 1800", 450)
+    (item,) = [item for answer in answers for item in answer.defects]
+    assert (item.first_line, item.encoder_count, item.y_mm) == (600, 2400, 300.0)
+
+
+@pytest.mark.parametrize("error", [SourceError("connection lost"), OSError("the driver failed")])
+def test_after_a_loss_of_a_camera_without_a_count_nobody_knows_what_is_missing(tiled: Path, error: Exception) -> None:
+    block = np.full((40, 80, 3), 128, np.uint8)
+    answers = counted(tiled, ListSource([block, block, error, *[block] * 4], live=True))
+    told = "lines lost while the camera was away; it has no encoder count that says how many"
+    assert [(answer.first_line, answer.reason) for answer in answers] == [
+        (0, None),
+        (48, None),  # the rest before the loss
+        (80, told),
+        (128, None),
+        (176, None),
+        (224, None),
+    ]
 
 
 def test_an_area_camera_can_be_tiled_too(tiled: Path) -> None:

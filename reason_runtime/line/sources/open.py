@@ -61,7 +61,7 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
     from reason_runtime.line.web.assemble import Assembler
 
     assembler = Assembler(frame_lines=frame_lines, overlap_lines=overlap_lines, counts_per_line=counts_per_line)
-    return WebSource(source, assembler=assembler, counts_per_line=counts_per_line)
+    return WebSource(source, assembler=assembler)
 
 
 def gives_files(text: str) -> bool:

@@ -15,30 +15,28 @@ from reason_runtime.line.web.assemble import Assembler, Lines
 
 
 class WebSource:
-    """See `Source`; the encoder count is the source's, else the number of lines so far.
+    """See `Source`.
 
     Args:
         source: Gives blocks of lines of one width.
         assembler: Makes frames of them.
-        counts_per_line: Encoder counts from one line to the next.
     """
 
     checks_freezing = False  # told here, from blocks: frames share lines and so are never the same
 
-    def __init__(self, source: Source, *, assembler: Assembler, counts_per_line: int) -> None:
+    def __init__(self, source: Source, *, assembler: Assembler) -> None:
         self.live = source.live
         self._source = source
         self._assembler = assembler
-        self._counts_per_line = counts_per_line
         self._ready: deque[Grab] = deque()
         self._failure: SourceError | None = None
         self._ended = False
-        self._count = 0
         self._shape: tuple[int, ...] | None = None
         self._last: Pixels | None = None
 
     def open(self) -> None:
-        """See `Source.open`."""
+        """See `Source.open`; whatever ended the web before, another one begins."""
+        self._ready.extend(self._assembler.flush())
         self._source.open()
 
     def read(self) -> Grab | Nothing:
@@ -80,8 +78,5 @@ class WebSource:
         if self._source.checks_freezing and grab.image is not None:
             frozen = self._last is not None and same_pixels(self._last, grab.image)
             failure, self._last = FROZEN if frozen else None, grab.image
-        count = self._count if grab.encoder_count is None else grab.encoder_count
-        self._count = count + len(pixels) * self._counts_per_line
-        self._ready.extend(
-            self._assembler.add(Lines(pixels=pixels, encoder_count=count, grabbed_ns=grab.grabbed_ns, failure=failure))
-        )
+        lines = Lines(pixels=pixels, encoder_count=grab.encoder_count, grabbed_ns=grab.grabbed_ns, failure=failure)
+        self._ready.extend(self._assembler.add(lines))
