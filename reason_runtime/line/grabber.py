@@ -13,6 +13,7 @@ from reason_runtime.errors import ConfigurationError, ReasonError, SourceError
 from reason_runtime.line.frame import Frame, Grab
 from reason_runtime.line.queues import BoundedQueue
 from reason_runtime.line.sources.source import Source
+from reason_runtime.line.sources.web import WebSource
 from reason_runtime.line.stage import Desk
 from reason_runtime.line.work import Work
 
@@ -109,6 +110,9 @@ class Grabber:
                 self._stop.wait(pause_s)
             finally:
                 self._camera.source.close()
+        if isinstance(self._camera.source, WebSource):  # what came before a stop is answered
+            for grab in self._camera.source.rest():
+                self._enter(grab)
         if self._failure is not None and self._camera.source.live:  # of a file, the command says it in its one line
             self._desk.health.fault(f"camera {self._camera.name}", str(self._failure))
 
@@ -123,7 +127,7 @@ class Grabber:
             grab = source.read()
             if grab == "end":
                 return
-            if self._stop.is_set():  # what comes after the stop was never promised an answer
+            if self._stop.is_set() and (grab == "idle" or grab.strip is None):  # nobody promised it an answer
                 if grab != "idle" and grab.reply is not None:
                     grab.reply(None)
                 return

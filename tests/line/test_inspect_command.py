@@ -95,6 +95,22 @@ def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: 
     assert (tmp_path / "journal").read_text().count('"delivered"') >= len(found)
 
 
+def test_sigterm_judges_the_lines_of_a_web_that_fill_no_frame(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    np.save(tmp_path / "web.npy", part(130))
+    web = f"linescan:{tmp_path / 'web.npy'}?lines_per_s=16000&block_lines=32&frame_lines=6400"
+    process = start(bundle, "--source", web, "--sink", f"jsonl:{out}", "--journal", tmp_path / "journal")
+    wait_for(out, 1)
+    process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+    _, log = process.communicate(timeout=10)
+    assert time.monotonic() - started_s < 5
+    assert process.returncode == 0, log
+    last = results(out)[-1]
+    assert last["decision"] == "OK"
+    assert 0 < int(str(last["valid_lines"])) < 6400
+
+
 @NEEDS_MOUNT
 def test_answers_that_a_full_disk_did_not_take_are_an_error(bundle: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"

@@ -469,6 +469,30 @@ def test_after_a_loss_of_a_camera_without_a_count_nobody_knows_what_is_missing(t
     ]
 
 
+class Slow(ListSource):
+    """Takes 20 ms for a block of 40 lines."""
+
+    given_lines = 0
+
+    def read(self) -> Grab | Literal["idle", "end"]:
+        time.sleep(0.02)
+        self.given_lines += 40
+        return super().read()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("frame_lines", [64, 4000])
+def test_every_line_that_was_taken_before_a_stop_is_judged(tiled: Path, frame_lines: int, live: bool) -> None:
+    camera = Slow([np.full((40, 80, 3), 128, np.uint8)] * 1000, live=live)
+    web = WebSource(camera, assembler=Assembler(frame_lines=frame_lines, overlap_lines=0))
+    with running(tiled, Camera(name="web", source=web), web=WebSettings(overlap_px=8)) as line:
+        while camera.given_lines < 200:
+            time.sleep(0.005)
+        line.close()
+    assert set(line.sink.causes) == {"judged"}
+    assert sum(answer.valid_lines or 0 for answer in line.sink.answers) == camera.given_lines
+
+
 def test_an_area_camera_can_be_tiled_too(tiled: Path) -> None:
     from tests.line.stations import camera
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from reason_runtime.blind import FROZEN, same_pixels
 from reason_runtime.detector import Pixels
-from reason_runtime.errors import SourceError
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.source import Nothing, Source
 from reason_runtime.line.web.assemble import Assembler, Lines
@@ -29,14 +28,13 @@ class WebSource:
         self._source = source
         self._assembler = assembler
         self._ready: deque[Grab] = deque()
-        self._failure: SourceError | None = None
+        self._failure: Exception | None = None
         self._ended = False
         self._shape: tuple[int, ...] | None = None
         self._last: Pixels | None = None
 
     def open(self) -> None:
-        """See `Source.open`; whatever ended the web before, another one begins."""
-        self._ready.extend(self._assembler.flush())
+        """See `Source.open`."""
         self._source.open()
 
     def read(self) -> Grab | Nothing:
@@ -50,7 +48,7 @@ class WebSource:
             return "end"
         try:
             grab = self._source.read()
-        except SourceError as error:
+        except Exception as error:  # of whatever kind: it is raised again, behind the lines that came before it
             self._failure = error
             self._ready.extend(self._assembler.flush())
             return "idle"
@@ -60,6 +58,12 @@ class WebSource:
         elif grab != "idle":
             self._take(grab)
         return self._ready.popleft() if self._ready else "idle"
+
+    def rest(self) -> list[Grab]:
+        """The frames of all lines that came and that no `read` gave, once the line stops; the last is partial."""
+        rest = [*self._ready, *self._assembler.flush()]
+        self._ready.clear()
+        return rest
 
     def close(self) -> None:
         """See `Source.close`."""
