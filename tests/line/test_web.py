@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from reason_runtime import load
 from reason_runtime.blind import FROZEN
@@ -467,6 +469,26 @@ def test_after_a_loss_of_a_camera_without_a_count_nobody_knows_what_is_missing(t
         (176, None),
         (224, None),
     ]
+
+
+def test_a_picture_of_another_width_ends_a_web_by_name_behind_the_lines_before_it(tiled: Path, tmp_path: Path) -> None:
+    for number, width in enumerate((80, 80, 72, 80)):
+        Image.fromarray(np.full((40, width, 3), 128, np.uint8)).save(tmp_path / f"{number}.png")
+    source = open_source(f"folder:{tmp_path}?frame_lines=64", input_format=load(tiled).bundle.manifest.input)
+    told = (
+        f"{tmp_path / '2.png'}: lines of 72 px and 3 channels, uint8; expected 80 px and 3 channels, uint8 "
+        "as in those before; a web has one width, take this out"
+    )
+    with running(tiled, Camera(name="web", source=source), web=WebSettings(overlap_px=8)) as line:
+        with pytest.raises(SourceError, match=re.escape(told)):
+            line.finish()
+    assert [(answer.decision, answer.valid_lines) for answer in line.sink.answers] == [("OK", 64), ("OK", 16)]
+
+
+def test_a_camera_that_gives_another_width_is_lost_and_goes_on_with_it(tiled: Path) -> None:
+    wide, narrow = (np.full((40, width, 3), 128, np.uint8) for width in (80, 72))
+    answers = counted(tiled, ListSource([wide, wide, narrow, narrow, narrow], live=True))
+    assert [answer.cause for answer in answers] == ["judged", "judged", "incomplete", "judged"]
 
 
 class Slow(ListSource):

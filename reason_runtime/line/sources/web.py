@@ -8,6 +8,7 @@ import numpy as np
 
 from reason_runtime.blind import FROZEN, same_pixels
 from reason_runtime.detector import Pixels
+from reason_runtime.errors import SourceError
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.source import Nothing, Source
 from reason_runtime.line.web.assemble import Assembler, Lines
@@ -17,7 +18,7 @@ class WebSource:
     """See `Source`.
 
     Args:
-        source: Gives blocks of lines of one width.
+        source: Gives blocks of lines of one width; one of another width is the end of a file, and a lost camera.
         assembler: Makes frames of them.
     """
 
@@ -30,8 +31,7 @@ class WebSource:
         self._ready: deque[Grab] = deque()
         self._failure: Exception | None = None
         self._ended = False
-        self._shape: tuple[int, ...] | None = None
-        self._last: Pixels | None = None
+        self._before: Pixels | None = None  # the last block that came whole
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -48,6 +48,8 @@ class WebSource:
             return "end"
         try:
             grab = self._source.read()
+            if grab != "end" and grab != "idle":
+                self._take(grab)
         except Exception as error:  # of whatever kind: it is raised again, behind the lines that came before it
             self._failure = error
             self._ready.extend(self._assembler.flush())
@@ -55,8 +57,6 @@ class WebSource:
         if grab == "end":
             self._ended = True
             self._ready.extend(self._assembler.flush())
-        elif grab != "idle":
-            self._take(grab)
         return self._ready.popleft() if self._ready else "idle"
 
     def rest(self) -> list[Grab]:
@@ -70,17 +70,35 @@ class WebSource:
         self._source.close()
 
     def _take(self, grab: Grab) -> None:
+        failure, before = grab.failure, self._before
         if grab.image is None:
-            if self._shape is None:  # nobody knows how many lines these were
+            if before is None:  # nobody knows how many lines these were
                 self._ready.append(grab)
                 return
-            pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = np.zeros(self._shape, np.uint8)
+            pixels: Pixels = np.zeros_like(before)
         else:
-            pixels = grab.image  # type: ignore[assignment]  # uint8 or uint16
-            self._shape = pixels.shape
-        failure = grab.failure
-        if self._source.checks_freezing and grab.image is not None:
-            frozen = self._last is not None and same_pixels(self._last, grab.image)
-            failure, self._last = FROZEN if frozen else None, grab.image
+            pixels, self._before = grab.image, None  # what is refused is compared with no more
+            if before is not None:
+                _check_kind(grab.path or "a block", pixels, before)
+                if self._source.checks_freezing and same_pixels(before, pixels):
+                    failure = FROZEN
+            self._before = pixels
         lines = Lines(pixels=pixels, encoder_count=grab.encoder_count, grabbed_ns=grab.grabbed_ns, failure=failure)
         self._ready.extend(self._assembler.add(lines))
+
+
+def _check_kind(name: str, pixels: Pixels, before: Pixels) -> None:
+    """Refuse lines that cannot follow those before them.
+
+    Raises:
+        SourceError: They have another width, other channels or another type.
+    """
+    found, expected = _kind(pixels), _kind(before)
+    if found != expected:
+        raise SourceError(
+            f"{name}: lines of {found}; expected {expected} as in those before; a web has one width, take this out"
+        )
+
+
+def _kind(pixels: Pixels) -> str:
+    return f"{pixels.shape[1]} px and {1 if pixels.ndim == 2 else pixels.shape[2]} channels, {pixels.dtype}"
