@@ -43,6 +43,13 @@ def find_regions(anomaly_map: NDArray[np.float32], *, pixel_threshold: float) ->
         anomaly_map: (H, W), raw units, finite.
         pixel_threshold: A pixel at or above it belongs to a region.
     """
+    return tuple(region for region, _ in regions_and_pixels(anomaly_map, pixel_threshold=pixel_threshold))
+
+
+def regions_and_pixels(
+    anomaly_map: NDArray[np.float32], *, pixel_threshold: float
+) -> tuple[tuple[Region, NDArray[np.bool_]], ...]:
+    """The same, each with its own pixels of its box, of which other regions may have some too."""
     above = (anomaly_map >= pixel_threshold).astype(np.uint8)
     # components with statistics would be one call, and five times as long as all of this
     contours, tree = cv2.findContours(above, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -51,16 +58,20 @@ def find_regions(anomaly_map: NDArray[np.float32], *, pixel_threshold: float) ->
         if outer >= 0:
             holes[outer].append(contour)
     found = []
-    for i, inner in holes.items():
+    for i in sorted(holes, key=lambda i: _first_pixel(contours[i]))[:MOST_REGIONS]:
         left, top, width, height = cv2.boundingRect(contours[i])
         own = np.zeros((height, width), np.uint8)
-        cv2.drawContours(own, [contours[i], *inner], -1, 1, cv2.FILLED, offset=(-left, -top))
+        cv2.drawContours(own, [contours[i], *holes[i]], -1, 1, cv2.FILLED, offset=(-left, -top))
         part = anomaly_map[top : top + height, left : left + width]
         peak = cv2.minMaxLoc(part, own)[1]
-        region = Region(x_px=left, y_px=top, width_px=width, height_px=height, peak=peak)
-        found.append((top, left + int(own[0].argmax()), region))
-    found.sort(key=lambda item: item[:2])  # by the first pixel
-    return tuple(region for _, _, region in found[:MOST_REGIONS])
+        found.append((Region(x_px=left, y_px=top, width_px=width, height_px=height, peak=peak), own.astype(bool)))
+    return tuple(found)
+
+
+def _first_pixel(contour: MatLike) -> tuple[int, int]:
+    """Row and column of the uppermost pixel, of several the leftmost, which is always a corner."""
+    column, row = min(contour[:, 0].tolist(), key=lambda point: (point[1], point[0]))
+    return row, column
 
 
 def regions_of_picture(

@@ -129,9 +129,9 @@ class LineModel:
                 detector=self.detector,
                 settings=self._web,
             )
-            score, anomaly_map, defects = np.float32(seen.score), seen.anomaly_map, seen.defects
-            if frame.grab.strip is not None:
-                defects = book.new(defects, frame.grab.strip)
+            score, anomaly_map = np.float32(seen.score), seen.anomaly_map
+            strip = frame.grab.strip
+            defects = book.new(seen.defects, strip) if strip else tuple(item.defect for item in seen.defects)
         else:
             score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], ()
         verdict = self.detector.judge(score, anomaly_map)

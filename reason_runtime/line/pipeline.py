@@ -320,7 +320,7 @@ class Pipeline:
             if not answer.is_reject and image is not None and self._publisher.wants_picture(answer):
                 answer = replace(answer, picture=Picture(image=image, anomaly_map=None))
             if self._desk.ledger.answer(work.frame, answer) and work.frame.grab.strip is not None:
-                book.add(answer.defects)  # one that came too late went out without them
+                book.went_out()  # one that came too late went out without its defects
             self._count_score(answer, work.model)
         return []
 

@@ -25,7 +25,7 @@ from reason_runtime.line.sources.open import open_source
 from reason_runtime.line.sources.source import Source
 from reason_runtime.line.sources.web import WebSource
 from reason_runtime.line.web.assemble import Assembler, Lines
-from reason_runtime.line.web.judge import DefectBook, WebSettings
+from reason_runtime.line.web.judge import DefectBook, Found, WebSettings
 from reason_runtime.strict_json import Json
 from reason_runtime.tiles import cut, place_tiles, stitch, tile_px_of
 from tests.line.models import line_bundle, part
@@ -209,6 +209,11 @@ def defect(first: int, count: int, *, x_px: int = 0) -> Defect:
     return Defect(x_px=x_px, width_px=4, first_line=first, lines=count, peak=1.0)
 
 
+def found(*defects: Defect) -> tuple[Found, ...]:
+    """Each fills its box."""
+    return tuple(Found(defect=item, pixels=np.ones((item.lines, item.width_px), bool)) for item in defects)
+
+
 def strip(first: int, *, valid: int = 100, overlap: int = 20) -> Strip:
     return Strip(first_line=first, valid_lines=valid, owned_first=overlap // 2, owned_end=90, encoder_count=0)
 
@@ -226,9 +231,15 @@ def test_a_defect_on_a_seam_is_listed_once_and_whole() -> None:
     assert listed(book, (defect(80, 40),), strip(80)) == ()
 
 
+def test_a_defect_whose_answer_did_not_go_out_is_new_to_the_next_frame() -> None:
+    book = DefectBook()
+    assert book.new(found(defect(82, 5)), strip(0)) == (defect(82, 5),)
+    assert listed(book, (defect(82, 5),), strip(80)) == (defect(82, 5),)
+
+
 def listed(book: DefectBook, defects: tuple[Defect, ...], strip: Strip) -> tuple[Defect, ...]:
-    fresh = book.new(defects, strip)
-    book.add(fresh)
+    fresh = book.new(found(*defects), strip)
+    book.went_out()
     return fresh
 
 
@@ -341,6 +352,22 @@ def test_a_defect_at_the_threshold_is_listed(tiled: Path) -> None:
     (answer,) = inspected(tiled, web).sink.answers
     assert (answer.decision, answer.score) == ("NG", 0.5)
     assert len(answer.defects) == 1
+
+
+def test_a_defect_within_the_box_of_a_listed_one_is_listed_too(tiled: Path) -> None:
+    web = web_with_spots((57, 5, 3, 3))  # of the second frame, which begins at 48 and owns the lines from 56 on
+    for row in range(10, 61):
+        web[row, row - 10 : row - 7] = 250  # a scratch, whose box holds that spot
+    line = inspected(tiled, web)
+    found = [[(item.first_line, item.x_px, item.lines) for item in answer.defects] for answer in line.sink.answers[:3]]
+    assert found == [[(10, 0, 51)], [(57, 5, 3)], []]
+
+
+def test_a_defect_in_the_bay_of_a_listed_one_is_listed_too(tiled: Path) -> None:
+    web = web_with_spots((40, 10, 20, 3), (40, 40, 20, 3), (40, 10, 3, 33), (57, 20, 3, 3))
+    line = inspected(tiled, web)
+    found = [[(item.first_line, item.x_px, item.lines) for item in answer.defects] for answer in line.sink.answers[:3]]
+    assert found == [[(40, 10, 20)], [(57, 20, 3)], []]
 
 
 def test_a_web_without_a_threshold_is_unknown_and_says_why(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from reason_runtime.detector import Detector
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.frame import Frame, Strip
 from reason_runtime.line.messages import Defect
-from reason_runtime.regions import MOST_REGIONS, find_regions
+from reason_runtime.regions import regions_and_pixels
 from reason_runtime.session import Outputs
 from reason_runtime.tiles import Tile, stitch
 
@@ -45,6 +44,39 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """A defect with its own pixels of its box, of which others may have some too: (lines, width_px)."""
+
+    defect: Defect
+    pixels: NDArray[np.bool_]
+
+    def below(self, line: int) -> Found | None:
+        """What lies on this line of the web and those after it; None where nothing does."""
+        cut = max(0, line - self.defect.first_line)
+        if cut >= self.defect.lines:
+            return None
+        rest = replace(self.defect, first_line=self.defect.first_line + cut, lines=self.defect.lines - cut)
+        return Found(defect=rest, pixels=self.pixels[cut:].copy())  # a view would keep all of it
+
+    def shares_a_pixel(self, other: Found) -> bool:
+        """Some pixel of the web is of both."""
+        one, two = self.defect, other.defect
+        top, left = max(one.first_line, two.first_line), max(one.x_px, two.x_px)
+        bottom = min(one.first_line + one.lines, two.first_line + two.lines)
+        right = min(one.x_px + one.width_px, two.x_px + two.width_px)
+        if bottom <= top or right <= left:
+            return False
+        mine, its = (
+            item.pixels[
+                top - item.defect.first_line : bottom - item.defect.first_line,
+                left - item.defect.x_px : right - item.defect.x_px,
+            ]
+            for item in (self, other)
+        )
+        return bool((mine & its).any())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Seen:
     """What a frame of a web shows.
 
@@ -56,7 +88,7 @@ class Seen:
 
     score: float
     anomaly_map: NDArray[np.float32]
-    defects: tuple[Defect, ...]
+    defects: tuple[Found, ...]
 
 
 def judge_web(
@@ -101,40 +133,39 @@ def whole_frame(rows: int) -> Strip:
 
 @dataclass(slots=True)
 class DefectBook:
-    """Defects that frames have listed already, by where they lie on the web; one for each camera."""
+    """Defects that frames have listed already, by where they lie on the web; one for each camera.
 
-    _listed: deque[Defect] = field(default_factory=lambda: deque(maxlen=MOST_REGIONS))
+    Two frames see the same defect where its pixels on the lines that they share are the same, at least in part.
+    """
 
-    def new(self, defects: tuple[Defect, ...], strip: Strip) -> tuple[Defect, ...]:
+    _listed: list[Found] = field(default_factory=list)  # what the next frame may see of them
+    _proposed: list[Found] = field(default_factory=list)
+
+    def new(self, found: tuple[Found, ...], strip: Strip) -> tuple[Defect, ...]:
         """The defects to list: not listed before, and not about to be seen whole by the next frame.
 
         Args:
-            defects: Of a frame, in web coordinates.
+            found: Of a frame, in web coordinates.
             strip: Of that frame.
         """
         end = strip.first_line + strip.valid_lines
         carried = end - 2 * (
             strip.valid_lines - strip.owned_end
         )  # first line that the next frame repeats, at the latest
+        known = [rest for item in self._listed if (rest := item.below(strip.first_line)) is not None]
         fresh = []
-        for defect in defects:
-            cut_off = defect.first_line + defect.lines >= end and defect.first_line > carried
-            if any(_overlap(defect, known) for known in self._listed) or (
-                cut_off and strip.owned_end < strip.valid_lines
-            ):
+        for item in found:
+            cut_off = item.defect.first_line + item.defect.lines >= end and item.defect.first_line > carried
+            if any(item.shares_a_pixel(other) for other in known) or (cut_off and strip.owned_end < strip.valid_lines):
                 continue
-            fresh.append(defect)
-        return tuple(fresh)
+            fresh.append(item)
+        self._listed = known
+        self._proposed = [rest for item in fresh if (rest := item.below(carried)) is not None]
+        return tuple(item.defect for item in fresh)
 
-    def add(self, defects: tuple[Defect, ...]) -> None:
-        """These went out: no frame lists them again."""
-        self._listed.extend(defects)
-
-
-def _overlap(one: Defect, other: Defect) -> bool:
-    across = one.x_px < other.x_px + other.width_px and other.x_px < one.x_px + one.width_px
-    along = one.first_line < other.first_line + other.lines and other.first_line < one.first_line + one.lines
-    return across and along
+    def went_out(self) -> None:
+        """What `new` gave last was listed: no frame lists it again."""
+        self._listed += self._proposed
 
 
 def _defects(
@@ -145,24 +176,23 @@ def _defects(
     *,
     corner: tuple[int, int],
     width_px: int,
-) -> tuple[Defect, ...]:
+) -> tuple[Found, ...]:
     """Of a map whose first row and column are `corner` of a frame of this width."""
     found = []
-    for region in find_regions(stitched, pixel_threshold=limit):
+    for region, pixels in regions_and_pixels(stitched, pixel_threshold=limit):
         if region.y_px >= strip.owned_end or region.y_px + region.height_px <= strip.owned_first:
             continue  # it rejects a neighbour, which lists it
         row, column = corner[0] + region.y_px, corner[1] + region.x_px
-        found.append(
-            Defect(
-                x_px=column,
-                width_px=region.width_px,
-                first_line=strip.first_line + row,
-                lines=region.height_px,
-                peak=region.peak,
-                encoder_count=strip.encoder_count + row * strip.counts_per_line,
-                lane=min(int((column + region.width_px / 2) * settings.lanes / width_px), settings.lanes - 1),
-                x_mm=None if settings.pixel_mm is None else column * settings.pixel_mm,
-                y_mm=None if settings.line_mm is None else (strip.first_line + row) * settings.line_mm,
-            )
+        defect = Defect(
+            x_px=column,
+            width_px=region.width_px,
+            first_line=strip.first_line + row,
+            lines=region.height_px,
+            peak=region.peak,
+            encoder_count=strip.encoder_count + row * strip.counts_per_line,
+            lane=min(int((column + region.width_px / 2) * settings.lanes / width_px), settings.lanes - 1),
+            x_mm=None if settings.pixel_mm is None else column * settings.pixel_mm,
+            y_mm=None if settings.line_mm is None else (strip.first_line + row) * settings.line_mm,
         )
+        found.append(Found(defect=defect, pixels=pixels))
     return tuple(found)
