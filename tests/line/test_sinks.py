@@ -30,6 +30,7 @@ from reason_runtime.line.models import Models
 from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.sinks.frames import FramesSink
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
+from reason_runtime.line.sinks.opcua import OpcUaSink
 from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.pictures import PicturesSink
 from reason_runtime.line.sinks.plc import PlcState
@@ -674,6 +675,43 @@ def test_an_opc_ua_client_sees_each_result_and_cannot_write(model: LineModel) ->
 
     with opened(f"opcua://127.0.0.1:{port}", model) as sink:
         asyncio.run(look())
+
+
+@pytest.mark.parametrize("user", ["admin", "Admin", "root"])
+def test_no_opc_ua_client_can_write_or_delete_whatever_it_calls_itself(model: LineModel, user: str) -> None:
+    import asyncio
+
+    from asyncua import Client, ua
+
+    port = free_port()
+
+    async def attack() -> None:
+        async with Client(f"opc.tcp://{user}@127.0.0.1:{port}/") as client:
+            space = await client.get_namespace_index("urn:reason-edge:inspection")
+            passed, beats = (client.get_node(f"ns={space};s=Inspection.{name}") for name in ("Pass", "Heartbeat"))
+            with pytest.raises(ua.UaStatusCodeError):
+                await passed.write_value(True)
+            with pytest.raises(ua.UaStatusCodeError):
+                await beats.write_value(ua.DataValue(ua.Variant(7, ua.VariantType.UInt32)))
+            with pytest.raises(ua.UaStatusCodeError):
+                await client.delete_nodes([passed])
+            assert (await passed.read_value(), await beats.read_value()) == (False, 0)
+
+    with opened(f"opcua://127.0.0.1:{port}", model):
+        asyncio.run(attack())
+
+
+def test_an_opc_ua_server_ends_though_it_cannot_say_so(model: LineModel) -> None:
+    import socket
+
+    port = free_port()
+    with opened(f"opcua://127.0.0.1:{port}", model) as sink:
+        assert isinstance(sink, OpcUaSink)
+        assert sink._loop is not None
+        assert sink._server is not None
+        sink._loop.call(sink._server.delete_nodes([sink._nodes["Faults"]]), timeout_s=5)
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_a_modbus_client_reads_each_result_in_one_request_and_cannot_write(model: LineModel) -> None:

@@ -8,13 +8,13 @@
 | Score, Threshold (NaN where there is none) | Double |
 
 With each result `ResultValid` goes false, then the values change, `Pass` and `ResultCode` last, then `ResultValid` goes
-true. Clients cannot write. There is no encryption: for a machine network of its own.
+true. Clients cannot write, whoever they say they are. There is no encryption: for a machine network of its own.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING
 
 from reason_runtime.errors import SinkError
@@ -86,21 +86,24 @@ class OpcUaSink:
         self._state.stopped()  # opened again, it must not show the last result as one that came since
         if loop is None:
             return
+        if server is not None:
+            if self._nodes:
+                self._end(loop, self._write(is_result=False))
+            self._end(loop, server.stop())
+        self._nodes = {}
+        loop.stop()
+
+    def _end(self, loop: LoopThread, step: Coroutine[object, object, None]) -> None:
         try:
-            if server is not None:
-                if self._nodes:
-                    loop.call(self._write(is_result=False), timeout_s=_WRITE_S)
-                loop.call(server.stop(), timeout_s=_WRITE_S)
+            loop.call(step, timeout_s=_WRITE_S)
         except Exception as error:  # the library's own failures while it ends have no common ancestor
             logging.getLogger(__name__).warning("%s: did not end cleanly (%s)", self.name, error)
-        finally:
-            self._nodes = {}
-            loop.stop()
 
     async def _start(self, server: Server) -> None:
         from asyncua import ua
 
         await server.init()
+        server.allow_remote_admin(False)  # the library's default: whoever says that it is `admin` may write all
         server.set_endpoint(self._endpoint)
         server.set_server_name("reason-edge")
         server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
