@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -548,8 +549,6 @@ def broker(port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for_port(port: int) -> None:
-    import socket
-
     until_s = time.monotonic() + 10
     while time.monotonic() < until_s:
         with socket.socket() as probe:
@@ -619,6 +618,66 @@ def test_the_broker_says_offline_when_the_process_is_killed(tmp_path: Path) -> N
         process.kill()
         process.wait()
         assert listener.wait("status", 2)[-1] == "offline"
+        listener.close()
+
+
+class Cable:
+    """Between a client and a broker: it can hold back what the broker says, and be cut."""
+
+    def __init__(self, broker_port: int) -> None:
+        self._broker = ("127.0.0.1", broker_port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self.silent = threading.Event()
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._server.accept()[0]
+                broker = socket.create_connection(self._broker)
+                self._ends += [client, broker]
+                threading.Thread(target=self._carry, args=(client, broker, False), daemon=True).start()
+                threading.Thread(target=self._carry, args=(broker, client, True), daemon=True).start()
+
+    def _carry(self, start: socket.socket, end: socket.socket, answers: bool) -> None:
+        with suppress(OSError):
+            while content := start.recv(4096):
+                if not (answers and self.silent.is_set()):
+                    end.sendall(content)
+
+    def cut(self) -> None:
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+
+
+def test_a_line_whose_connection_was_lost_for_a_moment_is_online_again(model: LineModel, tmp_path: Path) -> None:
+    port = free_port()
+    with broker(port, tmp_path):
+        listener, cable = Listener(port), Cable(port)
+        with opened(f"mqtt://127.0.0.1:{cable.port}/plant/line1", model) as sink:
+            listener.wait("status")
+            cable.silent.set()  # so that the result is in flight
+            delivery = threading.Thread(target=sink.deliver, args=([answer(1)],))
+            delivery.start()
+            listener.wait("result")
+            cable.silent.clear()
+            cable.cut()
+            assert listener.wait("status", 3) == ["online", "offline", "online"]
+            delivery.join(10)
+            sink.deliver([answer(2)])
+        assert listener.wait("status", 4)[-1] == "offline"
+        cable.close()
         listener.close()
 
 
@@ -702,8 +761,6 @@ def test_no_opc_ua_client_can_write_or_delete_whatever_it_calls_itself(model: Li
 
 
 def test_an_opc_ua_server_ends_though_it_cannot_say_so(model: LineModel) -> None:
-    import socket
-
     port = free_port()
     with opened(f"opcua://127.0.0.1:{port}", model) as sink:
         assert isinstance(sink, OpcUaSink)
@@ -828,8 +885,6 @@ def test_a_plc_server_that_is_opened_again_shows_no_old_result_and_counts_what_i
 
 @pytest.mark.parametrize("kind", ["modbus", "opcua"])
 def test_two_plc_servers_at_one_address_are_refused_before_any_listens(model: LineModel, kind: str) -> None:
-    import socket
-
     metrics, models, port = Metrics(), Models({"top": model, "side": model}), free_port()
     publisher = Publisher(metrics=metrics, journal=None)
     texts = [f"{kind}://127.0.0.1:{port}?camera={name}" for name in models.now]
@@ -924,8 +979,6 @@ def test_the_page_shows_counts_answers_events_and_the_latest_reject(model: LineM
 def test_a_connection_to_the_page_that_asks_nothing_is_closed(
     model: LineModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     from reason_runtime.line.sinks import dashboard
 
     assert dashboard._Handler.timeout
@@ -954,8 +1007,6 @@ def test_pass_is_true_for_ok_only_and_nothing_passes_after_the_end() -> None:
 
 @pytest.mark.parametrize("kind", ["opcua", "modbus", "prometheus"])
 def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: str) -> None:
-    import socket
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -985,6 +1036,9 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         ("mqtt:broker", "expected mqtt://HOST:PORT"),
         ("mqtt://h:99999/x", "Port out of range"),
         ("mqtt://h/x?user=me&password_file=/nowhere", "/nowhere: cannot be read"),
+        ("mqtt://h/x?password_file=/nowhere", "password_file without a user; add user=NAME"),
+        ("mqtt://h/plant/+/x", r"topic plant/\+/x, expected one without \+ and #"),
+        ("mqtt://h/plant/#", "topic plant/#, expected one without"),
         ("modbus://h:1?unit=-1", "0 or more"),
         ("modbus://h:1?unit=300", r"unit=300, expected 0, which answers to all, to 255"),
         ("opcua://h:1?camera=side", "camera=side, expected one of top"),
@@ -994,6 +1048,14 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
 def test_wrong_addresses_are_refused_with_what_was_expected(model: LineModel, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         open_sink(text, models=Models({"top": model}), metrics=Metrics())
+
+
+def test_a_password_that_is_no_utf_8_is_refused(model: LineModel, tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes("schlüssel".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match="password: is no text in UTF-8"):
+        open_sink(
+            f"mqtt://h/x?user=me&password_file={tmp_path}/password", models=Models({"top": model}), metrics=Metrics()
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 | `TOPIC/result` | 1 | no | one answer, JSON |
 | `TOPIC/event` | 1 | no | one event, JSON |
 | `TOPIC/beat` | 0 | yes | the latest heartbeat, JSON |
-| `TOPIC/status` | 1 | yes | `online`; the broker makes it `offline` when we die (last will) |
+| `TOPIC/status` | 1 | yes | `online` at every connection; the broker makes it `offline` when one is lost (last will) |
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class MqttSink:
         self._tls = tls
         self._client: mqtt.Client | None = None
         self._connected = threading.Event()
+        self._ending = threading.Lock()
 
     def open(self) -> None:
         """See `Sink.open`."""
@@ -76,19 +77,18 @@ class MqttSink:
             client.tls_set()
         client.connect_timeout = _CONNECT_S
         client.on_connect = lambda _client, _data, _flags, code, _properties: (
-            None if code.is_failure else connected.set()
+            None if code.is_failure else self._accepted(client, connected)
         )
         client.on_disconnect = lambda *_: connected.clear()
         try:
             client.connect(self._host, self._port, keepalive=10)
         except OSError as error:
             raise SinkError(f"{self.name}: cannot be reached ({reason(error)})") from error
-        client.loop_start()
         self._client, self._connected = client, connected
+        client.loop_start()
         if not connected.wait(_CONNECT_S):
             self.close()
             raise SinkError(f"{self.name}: the broker did not accept us within {_CONNECT_S:g} s")
-        client.publish(f"{self._topic}/status", "online", qos=1, retain=True)
 
     def deliver(self, messages: Sequence[Message]) -> None:
         """See `Sink.deliver`; returns when the broker has acknowledged."""
@@ -113,7 +113,8 @@ class MqttSink:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        client, self._client = self._client, None
+        with self._ending:
+            client, self._client = self._client, None
         if client is None:
             return
         if self._connected.is_set():
@@ -124,28 +125,44 @@ class MqttSink:
         client.disconnect()
         client.loop_stop()
 
+    def _accepted(self, client: mqtt.Client, connected: threading.Event) -> None:
+        """Of each connection, also one that the library mends by itself: the broker has said `offline` meanwhile."""
+        with self._ending:  # nothing is `online` after the `offline` of the end
+            if self._client is client:
+                client.publish(f"{self._topic}/status", "online", qos=1, retain=True)
+                connected.set()
+
 
 def open_mqtt(address: Address) -> MqttSink:
     """The sink at `mqtt://HOST:PORT/TOPIC`.
 
     Raises:
-        ConfigurationError: No host, or a password file that cannot be read.
+        ConfigurationError: No host, a topic that none can publish to, or a login that is not whole.
     """
     host, port = host_and_port(address, port=1883)
     topic = address.place.removeprefix("//").partition("/")[2].strip("/") or "reason"
-    user = address.word("user", "")
-    password_file = address.word("password_file", "")
-    password = None
-    if password_file:
-        try:
-            password = Path(password_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(f"{password_file}: cannot be read ({reason(error)})") from error
+    if set(topic) & set("+#"):
+        raise ConfigurationError(f"{address.text}: topic {topic}, expected one without + and #, which only readers use")
     return MqttSink(
         host,
         port,
         topic=topic,
         client_id=address.word("client_id", f"reason-{secrets.token_hex(4)}"),
-        login=(user, password) if user else None,
+        login=_login(address),
         tls=address.word("tls", "no", among=("yes", "no")) == "yes",
     )
+
+
+def _login(address: Address) -> tuple[str, str | None] | None:
+    user = address.word("user", "")
+    password_file = address.word("password_file", "")
+    if not password_file:
+        return (user, None) if user else None
+    if not user:
+        raise ConfigurationError(f"{address.text}: password_file without a user; add user=NAME")
+    try:
+        return user, Path(password_file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{password_file}: cannot be read ({reason(error)})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{password_file}: is no text in UTF-8; save the password as UTF-8") from error
