@@ -66,7 +66,8 @@ class Frame:
     Attributes:
         camera: Its name.
         number: Counts the frames of one camera from 0; answers leave in this order.
-        part_id: Unique over cameras and restarts.
+        key: Of the part in our books: unique over cameras and restarts, though pallets bring their ids again.
+        part_id: What everybody else calls the part.
         grab: What the source gave.
         deadline_ns: `time.monotonic_ns` at which it is answered UNKNOWN at the latest; None for no deadline.
         grabbed_at: Wall clock in seconds since 1970, for records only.
@@ -75,6 +76,7 @@ class Frame:
 
     camera: str
     number: int
+    key: str
     part_id: str
     grab: Grab
     deadline_ns: int | None

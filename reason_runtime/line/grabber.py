@@ -141,10 +141,12 @@ class Grabber:
                 self._enter(grab)
 
     def _enter(self, grab: Grab) -> None:
+        key = f"{self._run_name}-{self._number:08}"
         frame = Frame(
             camera=self._camera.name,
             number=self._number,
-            part_id=grab.part_id or f"{self._run_name}-{self._number:08}",
+            key=key,
+            part_id=grab.part_id or key,
             grab=grab,
             deadline_ns=None if self._deadline_ns is None else grab.grabbed_ns + self._deadline_ns,
             grabbed_at=time.time() - (time.monotonic_ns() - grab.grabbed_ns) / 1e9,

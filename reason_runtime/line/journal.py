@@ -2,7 +2,8 @@
 
 One JSON object a line, three kinds: `taken` when a part enters, `answer` before any sink hears of it, `delivered` when
 every sink that delivers later has it. After a kill, a part without an answer is answered UNKNOWN, and an answer without
-a delivery is handed on again, unchanged: a sink may hear the same answer twice, never two different ones.
+a delivery is handed on again, unchanged: a sink may hear the same answer twice, never two different ones. Parts go by
+their keys here, since the id of a pallet comes again while an answer of its last time waits for a sink that is down.
 
 Each record is one write into the system's memory, which survives the death of the process at any moment. A power cut
 is another matter: `sync` writes every record through to the disk, at the price of its latency.
@@ -38,10 +39,10 @@ class _Entry:
     taken: bytes = b""
     answer: bytes = b""
 
-    def said(self, part_id: str) -> Answer:
+    def said(self, key: str) -> Answer:
         if self.answer:
-            return read_answer(json.loads(self.answer)["answer"])
-        return _unanswered(part_id, json.loads(self.taken))
+            return read_answer(json.loads(self.answer)["answer"], key=key)
+        return _unanswered(key, json.loads(self.taken))
 
 
 class Journal:
@@ -77,7 +78,7 @@ class Journal:
 
     def recovered(self) -> list[Answer]:
         """Answers that the process before did not get out: its own where it gave one, else UNKNOWN."""
-        return [entry.said(part_id) for part_id, entry in self._open.items()]
+        return [entry.said(key) for key, entry in self._open.items()]
 
     def taken(self, frame: Frame) -> None:
         """Record that a part has entered.
@@ -86,7 +87,8 @@ class Journal:
             SinkError: The system refused to write; nothing is recorded.
         """
         record: dict[str, Json] = {
-            "taken": frame.part_id,
+            "taken": frame.key,
+            "part_id": frame.part_id,
             "camera": frame.camera,
             "frame": frame.number,
             "grabbed": wall_text(frame.grabbed_at),
@@ -94,7 +96,7 @@ class Journal:
         line = _line(record)
         with self._lock:
             self._append(line)
-            self._open[frame.part_id] = _Entry(taken=line)
+            self._open[frame.key] = _Entry(taken=line)
 
     def answered(self, answer: Answer) -> None:
         """Record the answer of a part, before it is handed to anybody.
@@ -102,20 +104,20 @@ class Journal:
         Raises:
             SinkError: The system refused to write; nothing is recorded.
         """
-        line = _line({"answer": answer.line()})
+        line = _line({"answer": answer.line(), "key": answer.key})
         with self._lock:
             self._append(line)
-            self._open.setdefault(answer.part_id, _Entry()).answer = line
+            self._open.setdefault(answer.key, _Entry()).answer = line
 
-    def delivered(self, part_id: str) -> None:
+    def delivered(self, key: str) -> None:
         """Record that nothing is left to do for a part.
 
         Raises:
             SinkError: The system refused to write; after a kill the answer would be handed on once more.
         """
         with self._lock:
-            self._append(_line({"delivered": part_id}))
-            self._open.pop(part_id, None)
+            self._append(_line({"delivered": key}))
+            self._open.pop(key, None)
             if self._size > self._compact_at:
                 self._compact()
 
@@ -188,8 +190,8 @@ class Journal:
         try:
             for line in lines:
                 self._take(line)
-            for part_id, entry in self._open.items():
-                entry.said(part_id)
+            for key, entry in self._open.items():
+                entry.said(key)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"{self._path}: holds records that this version does not read ({type(error).__name__}: {error}); "
@@ -204,7 +206,8 @@ class Journal:
         if "taken" in record:
             self._open[record["taken"]] = _Entry(taken=line + b"\n")
         elif "answer" in record:
-            self._open.setdefault(record["answer"]["part_id"], _Entry()).answer = line + b"\n"
+            key = record.get("key", record["answer"]["part_id"])  # before there were keys, ids were
+            self._open.setdefault(key, _Entry()).answer = line + b"\n"
         elif "delivered" in record:
             self._open.pop(record["delivered"], None)
 
@@ -220,12 +223,13 @@ def _write(file: int, content: bytes, *, sync: bool) -> None:
         os.fdatasync(file)
 
 
-def _unanswered(part_id: str, taken: dict[str, Json]) -> Answer:
+def _unanswered(key: str, taken: dict[str, Json]) -> Answer:
     number = taken["frame"]
     return Answer(
         camera=str(taken["camera"]),
         number=number if isinstance(number, int) else 0,
-        part_id=part_id,
+        key=key,
+        part_id=str(taken.get("part_id", key)),  # before there were keys, ids were
         decision="UNKNOWN",
         cause="restart",
         reason=_RESTART,

@@ -73,7 +73,7 @@ class Ledger:
                 self._seen.popitem(last=False)
             place = _Place(frame)
             self._waiting.setdefault(frame.camera, deque()).append(place)
-            self._places[frame.part_id] = place
+            self._places[frame.key] = place
             try:
                 if self._journal is not None:
                     self._journal.taken(frame)
@@ -95,8 +95,8 @@ class Ledger:
             False where another answer goes out: it had one before, its deadline is over, or the journal failed.
         """
         with self._changed:
-            place = self._places.get(frame.part_id)
-            if place is None or place.frame is not frame or place.answer is not None:
+            place = self._places.get(frame.key)
+            if place is None or place.answer is not None:
                 return False
             late = frame.deadline_ns is not None and time.monotonic_ns() > frame.deadline_ns
             return self._settle(place, unknown(frame, "deadline", _LATE) if late else answer).cause == answer.cause
@@ -108,8 +108,8 @@ class Ledger:
     def is_open(self, frame: Frame) -> bool:
         """The part still waits for its answer."""
         with self._changed:
-            place = self._places.get(frame.part_id)
-            return place is not None and place.frame is frame and place.answer is None
+            place = self._places.get(frame.key)
+            return place is not None and place.answer is None
 
     def expire(self) -> None:
         """Answer UNKNOWN whatever is past its deadline."""
@@ -162,7 +162,7 @@ class Ledger:
         places = self._waiting[place.frame.camera]
         while places and places[0].answer is not None:
             done = places.popleft()
-            del self._places[done.frame.part_id]
+            del self._places[done.frame.key]
             left = done.answer
             assert left is not None  # checked by the loop
             latency_ms = (time.monotonic_ns() - done.frame.grab.grabbed_ns) / 1e6
@@ -198,6 +198,7 @@ def blank(frame: Frame) -> Answer:
     return Answer(
         camera=frame.camera,
         number=frame.number,
+        key=frame.key,
         part_id=frame.part_id,
         decision="UNKNOWN",
         cause="error",

@@ -81,7 +81,8 @@ class Answer:
     Attributes:
         camera: Its name.
         number: Of the frame, per camera.
-        part_id: Unique over cameras and restarts.
+        key: Of the part in our books; see `Frame`. Never in JSON.
+        part_id: What everybody else calls the part.
         decision: OK, NG or UNKNOWN.
         cause: One word: `judged`, or why it is UNKNOWN.
         reason: The sentence to that word; None where it was judged.
@@ -102,6 +103,7 @@ class Answer:
 
     camera: str
     number: int
+    key: str
     part_id: str
     decision: Decision
     cause: Cause

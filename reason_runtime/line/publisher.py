@@ -81,7 +81,7 @@ class Publisher:
     def _send(self, message: Message, runners: Sequence[SinkRunner]) -> None:
         if isinstance(message, Answer):
             with self._lock:
-                self._pending[message.part_id] = len(runners)
+                self._pending[message.key] = len(runners)
             if not runners:
                 self._done(message)
         for runner in list(runners):
@@ -107,14 +107,14 @@ class Publisher:
 
     def _done(self, answer: Answer) -> None:
         with self._lock:
-            left = self._pending.get(answer.part_id, 0) - 1
+            left = self._pending.get(answer.key, 0) - 1
             if left > 0:
-                self._pending[answer.part_id] = left
+                self._pending[answer.key] = left
                 return
-            self._pending.pop(answer.part_id, None)
+            self._pending.pop(answer.key, None)
         if self._journal is None:
             return
         try:
-            self._journal.delivered(answer.part_id)
+            self._journal.delivered(answer.key)
         except SinkError as error:
             self.health.fault("journal", str(error))

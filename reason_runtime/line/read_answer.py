@@ -10,7 +10,7 @@ from reason_runtime.line.messages import Answer, Cause, Defect
 from reason_runtime.strict_json import Json
 
 
-def read_answer(line: dict[str, Json]) -> Answer:
+def read_answer(line: dict[str, Json], *, key: str) -> Answer:
     """The answer that `Answer.line` wrote.
 
     Raises:
@@ -19,6 +19,7 @@ def read_answer(line: dict[str, Json]) -> Answer:
     return Answer(
         camera=str(line["camera"]),
         number=cast(int, line["frame"]),
+        key=key,
         part_id=str(line["part_id"]),
         decision=cast(Decision, line["decision"]),
         cause=cast(Cause, line["cause"]),

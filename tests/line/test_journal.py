@@ -4,18 +4,22 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from reason_runtime.detector import Decision
 from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.frame import Frame, Grab
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger, blank
 from reason_runtime.line.messages import Answer, Defect
 from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.publisher import Publisher
 from tests.line.disks import NEEDS_MOUNT, small_disk
+from tests.line.stations import ListSink
 
 
 def frame(number: int, *, camera: str = "top", deadline_s: float | None = None) -> Frame:
@@ -23,6 +27,7 @@ def frame(number: int, *, camera: str = "top", deadline_s: float | None = None) 
     return Frame(
         camera=camera,
         number=number,
+        key=f"{camera}-{number}",
         part_id=f"{camera}-{number}",
         grab=Grab(grabbed_ns=now_ns),
         deadline_ns=None if deadline_s is None else now_ns + int(deadline_s * 1e9),
@@ -279,7 +284,7 @@ def test_a_part_of_an_id_that_came_before_is_answered_at_once_and_the_first_one_
     book = Book()
     first = frame(0)
     assert book.ledger.take(first)
-    second = dataclasses.replace(first, number=1)
+    second = dataclasses.replace(first, number=1, key="top-1")
     assert not book.ledger.take(second)
     assert not book.ledger.answer(second, passed(second))
     assert not book.ledger.is_open(second)
@@ -303,7 +308,7 @@ def test_a_part_that_was_answered_after_a_kill_keeps_that_answer_when_it_comes_a
     book = Book(again)
     told = {item.part_id: item.decision for item in again.recovered()}
     for item in (in_flight, judged):
-        assert not book.ledger.take(dataclasses.replace(item, number=7))
+        assert not book.ledger.take(dataclasses.replace(item, number=7, key=f"again {item.key}"))
     again.close()
     assert [(answer.part_id, answer.cause) for answer in book.published] == [
         ("top-0#top-7", "repeated"),
@@ -317,6 +322,51 @@ def test_a_part_that_was_answered_after_a_kill_keeps_that_answer_when_it_comes_a
         "top-1#top-7": "UNKNOWN",
     }
     found.close()
+
+
+def test_a_pallet_that_comes_again_takes_nothing_from_its_first_answer_which_still_waits_for_a_broker(
+    tmp_path: Path,
+) -> None:
+    path, killed, broker = tmp_path / "journal", tmp_path / "killed", ListSink(down=True)
+    journal = Journal(path)
+    publisher = Publisher(metrics=Metrics(), journal=journal)
+    publisher.start([broker])
+    ledger = Ledger(publish=publisher.publish, journal=journal, metrics=Metrics(), journal_failed=pytest.fail)
+
+    def judge(number: int, part_id: str, decision: Decision) -> None:
+        item = dataclasses.replace(frame(number), part_id=part_id)
+        assert ledger.take(item)
+        assert ledger.answer(item, dataclasses.replace(passed(item), decision=decision))
+
+    judge(0, "pallet 7", "NG")
+    for number in range(1, 1002):
+        judge(number, f"other {number}", "OK")
+    judge(1002, "pallet 7", "OK")
+    shutil.copy(path, killed)
+    again = Journal(killed)
+    broker.down = False
+    assert publisher.finish(10) == 0
+    for answers in (again.recovered(), broker.answers):
+        told = [(item.number, item.decision) for item in answers if item.part_id == "pallet 7"]
+        assert told == [(0, "NG"), (1002, "OK")]
+    again.close()
+    journal.close()
+    assert Journal(path).recovered() == []
+
+
+def test_a_journal_of_before_there_were_keys_is_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for number in (0, 1):
+        journal.taken(frame(number))
+    journal.answered(passed(frame(1)))
+    journal.close()
+    old = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    for record in old:
+        record.pop("key" if "answer" in record else "part_id")
+    (tmp_path / "journal").write_text("".join(f"{json.dumps(record)}\n" for record in old))
+    again = Journal(tmp_path / "journal")
+    assert [(item.part_id, item.decision) for item in again.recovered()] == [("top-0", "UNKNOWN"), ("top-1", "OK")]
+    again.close()
 
 
 @pytest.mark.parametrize("deadline_s", [None, 60.0, 0.05])

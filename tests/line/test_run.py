@@ -87,7 +87,15 @@ def test_a_plc_is_shown_no_result_of_the_process_before(model: ModelPlan, tmp_pa
     journal = Journal(tmp_path / "journal")
     for number in range(300):
         journal.answered(
-            Answer(camera="top", number=number, part_id=f"old-{number}", decision="OK", cause="judged", grabbed="x")
+            Answer(
+                camera="top",
+                number=number,
+                key=f"old-{number}",
+                part_id=f"old-{number}",
+                decision="OK",
+                cause="judged",
+                grabbed="x",
+            )
         )
     journal.close()
     station = Station(

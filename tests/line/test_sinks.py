@@ -46,6 +46,7 @@ def answer(number: int, decision: str = "OK", *, picture: bool = False) -> Answe
     return Answer(
         camera="top",
         number=number,
+        key=f"key-{number:04}",
         part_id=f"part-{number:04}",
         decision=decision,  # type: ignore[arg-type]
         cause="judged" if decision != "UNKNOWN" else "deadline",
