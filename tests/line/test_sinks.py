@@ -29,6 +29,7 @@ from reason_runtime.line.metrics import Metrics
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.models import Models
 from reason_runtime.line.publisher import Publisher
+from reason_runtime.line.sinks.bounded_folder import file_name
 from reason_runtime.line.sinks.frames import FramesSink
 from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.opcua import OpcUaSink
@@ -404,7 +405,31 @@ def test_pictures_are_of_rejects_only_and_never_outgrow_their_limit(model: LineM
         **{**{name: getattr(answer(1, "NG", picture=True), name) for name in Answer.__slots__}, "part_id": "../../x y"}
     )
     again.deliver([odd])
-    assert (tmp_path / ".._.._x_y.NG.jpg").exists()
+    assert len(list(tmp_path.glob(".._.._x_y-????????.NG.jpg"))) == 1
+
+
+@pytest.mark.parametrize("sink", ["pictures", "frames"])
+def test_each_part_has_its_own_picture_whatever_its_id(model: LineModel, tmp_path: Path, sink: str) -> None:
+    ids = ["A/1", "A_1", "A 1", "щ" * 122, "щ" * 121 + "ш", "x" * 150, "x" * 151, "\udcff", "../../x y"]
+    parts = [dataclasses.replace(answer(1, "NG", picture=True), part_id=part_id) for part_id in ids]
+    with opened(f"{sink}:{tmp_path / 'a' / 'b'}", model) as opened_sink:
+        opened_sink.deliver(parts)
+    names = [path.name for path in (tmp_path / "a" / "b").iterdir()]
+    assert len(names) == len(ids)
+    assert [name for name in names if "A_1." in name] == ["A_1.NG.jpg" if sink == "pictures" else "NG_0.125000_A_1.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("sink", ["pictures", "frames"])
+def test_the_picture_of_an_id_that_comes_again_is_counted_once(model: LineModel, tmp_path: Path, sink: str) -> None:
+    shape = (1000, 1000) if sink == "pictures" else (600, 1000)  # more than half a MiB of JPEG or PNG
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    again = dataclasses.replace(answer(1, "NG"), picture=Picture(image=noise, anomaly_map=None))
+    with opened(f"{sink}:{tmp_path}?max_mib=1", model) as opened_sink:
+        for _ in range(3):
+            opened_sink.deliver([again])
+            (path,) = tmp_path.iterdir()
+            assert 2**19 < path.stat().st_size < 2**20
 
 
 def test_a_reject_of_a_camera_that_is_no_more_has_no_picture_and_harms_nothing(
@@ -448,7 +473,7 @@ def test_frames_are_kept_as_grabbed_and_say_where_to_sort_them(model: LineModel,
     expected = {
         "NG_0.500000_part-0004.png": mono,
         "UNKNOWN_none_part-0005.png": colour,
-        "NG_0.750000_.._x_y.png": as_rgb[:, :, 0],
+        f"NG_0.750000_{file_name('../x y')}.png": as_rgb[:, :, 0],
         "NG_0.875000_part-0007.png": mono[:30],
     }
     assert found.keys() == expected.keys()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 from reason_runtime.atomic import reason
 from reason_runtime.errors import ReasonError, SinkError
 
-_LONGEST_NAME = 150
+_LONGEST_BYTES = 150  # of the 255 that a file's name may have: decision, score, ending and a token come to it
+_HASH_BYTES = 4
 
 
 class BoundedFolder:
@@ -27,7 +29,7 @@ class BoundedFolder:
         self._folder = folder
         self._names = re.compile(names)
         self._max_bytes = max_bytes
-        self._files: deque[tuple[Path, int]] = deque()
+        self._files: OrderedDict[Path, int] = OrderedDict()
         self._bytes = 0
 
     def open(self) -> None:
@@ -42,8 +44,8 @@ class BoundedFolder:
         except OSError as error:
             raise SinkError(f"{self._folder}: cannot be used ({reason(error)})") from error
         found.sort(key=lambda item: item[1].st_mtime_ns)
-        self._files = deque((path, stat.st_size) for path, stat in found)
-        self._bytes = sum(size for _, size in self._files)
+        self._files = OrderedDict((path, stat.st_size) for path, stat in found)
+        self._bytes = sum(self._files.values())
         self._make_room()
 
     @contextmanager
@@ -59,17 +61,22 @@ class BoundedFolder:
             size = path.stat().st_size
         except (ReasonError, OSError) as error:
             raise SinkError(str(error)) from error
-        self._files.append((path, size))
-        self._bytes += size
+        self._bytes += size - self._files.pop(path, 0)  # a part of the same id had it before
+        self._files[path] = size
         self._make_room()
 
     def _make_room(self) -> None:
         while self._files and self._bytes > self._max_bytes:
-            path, size = self._files.popleft()
+            path, size = self._files.popitem(last=False)
             path.unlink(missing_ok=True)
             self._bytes -= size
 
 
 def file_name(part_id: str) -> str:
-    """A part id as it can stand in the name of a file."""
-    return re.sub(r"[^\w.-]", "_", part_id)[:_LONGEST_NAME]
+    """A part id as it can stand in the name of a file, with a hash where that is not all of it."""
+    name = re.sub(r"[^\w.-]", "_", part_id)
+    if name == part_id and len(name.encode()) <= _LONGEST_BYTES:
+        return name
+    digest = blake2b(part_id.encode(errors="surrogatepass"), digest_size=_HASH_BYTES).hexdigest()
+    room = _LONGEST_BYTES - len(f"-{digest}")
+    return f"{name.encode()[:room].decode(errors='ignore')}-{digest}"
