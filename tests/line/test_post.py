@@ -316,6 +316,7 @@ def test_requests_that_are_none_say_what_is_expected(bundle: Path, tmp_path: Pat
             assert re.search("part_id|twice", str(reply["error"]))
         assert send(port, content, **{"Content-Length": "-3"})[0] == 411
         assert send(port, bytes(2**26 + 1))[0] == 413
+        assert send(port, b"", **{"Content-Length": "9" * 5000})[0] == 413
         for pieces in ([content], [bytes(2**20)] * 3) * 20:  # in chunks, which are not read before the reply
             assert send(port, iter(pieces)) == (411, {"error": "expected a Content-Length"})
         for method, body in (("GET", None), ("PUT", bytes(2**20))):

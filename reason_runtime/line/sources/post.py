@@ -37,6 +37,7 @@ _IDLE_S = 0.4  # of a read
 _QUIET_S = 10.0  # of a connection on which nothing comes or goes
 _LAST_REPLIES_S = 0.5
 _PIECE = 2**16
+_MOST_DIGITS = 20  # of a Content-Length; the library reads no number of thousands
 AT_ONCE = 16  # pictures in memory: each takes its file and its pixels
 _NAME = "the picture"
 
@@ -151,8 +152,9 @@ class _Handler(LineHandler):
         stated = self.headers.get("Content-Length", "")
         if not (stated.isascii() and stated.isdecimal()):
             return self._refuse(411, "expected a Content-Length")
-        if (length := int(stated)) > self._source.max_bytes:
-            return self._refuse(413, f"{length} bytes; expected {self._source.max_bytes} or less (max_mib)")
+        if len(stated) > _MOST_DIGITS or (length := int(stated)) > self._source.max_bytes:
+            text = f"{stated:.{_MOST_DIGITS}} bytes; expected {self._source.max_bytes} or less (max_mib)"
+            return self._refuse(413, text)
         if not self._source.places.acquire(blocking=False):
             return self._refuse(503, f"{AT_ONCE} pictures are sent at once already; this part has no answer")
         try:
