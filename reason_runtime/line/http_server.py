@@ -21,6 +21,8 @@ class LineServer(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: Callable[..., BaseHTTPRequestHandler]) -> None:
         self._room = threading.BoundedSemaphore(_MOST)
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, handler)
 
     def process_request(self, request: _Request, client_address: object) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import http.client
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.pictures import PicturesSink
 from reason_runtime.line.sinks.plc import PlcState
 from reason_runtime.line.sinks.sink import Sink
+from reason_runtime.line.sources.open import open_source
 from tests.line.disks import NEEDS_MOUNT, enlarge, small_disk
 from tests.line.models import line_bundle, part
 from tests.line.ports import free_port
@@ -1000,6 +1002,46 @@ def test_the_page_shows_counts_answers_events_and_the_latest_reject(model: LineM
         assert refused.value.code == 404
     finally:
         sink.close()
+
+
+@pytest.fixture
+def ipv6_port() -> int:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+            port: int = probe.getsockname()[1]
+    except OSError:
+        pytest.skip("no IPv6 here")
+    return port
+
+
+def test_the_page_metrics_and_sent_pictures_are_served_at_an_ipv6_address(model: LineModel, ipv6_port: int) -> None:
+    from reason_runtime.line.sinks.dashboard import open_dashboard
+
+    metrics, models = Metrics(), Models({"top": model})
+    for path, served in (
+        ("metrics", open_sink(f"prometheus://[::1]:{ipv6_port}", models=models, metrics=metrics)),
+        ("state.json", open_dashboard(f"[::1]:{ipv6_port}", metrics=metrics, models=models)),
+        ("judge", open_source(f"post://[::1]:{ipv6_port}", input_format=None)),
+    ):
+        served.open()
+        client = http.client.HTTPConnection("::1", ipv6_port, timeout=5)
+        client.request("GET", f"/{path}")
+        assert client.getresponse().status == (501 if path == "judge" else 200)
+        client.close()
+        served.close()
+
+
+def test_an_opc_ua_server_listens_at_an_ipv6_address(model: LineModel, ipv6_port: int) -> None:
+    import asyncio
+
+    from asyncua import Client
+
+    async def space() -> int:
+        async with Client(f"opc.tcp://[::1]:{ipv6_port}/") as client:
+            return await client.get_namespace_index("urn:reason-edge:inspection")
+
+    with opened(f"opcua://[::1]:{ipv6_port}", model):
+        assert asyncio.run(space()) > 0
 
 
 def test_a_connection_to_the_page_that_asks_nothing_is_closed(

@@ -49,7 +49,7 @@ class OpcUaSink:
     def __init__(self, host: str, port: int, *, camera: str | None) -> None:
         self.name = f"opcua {host}:{port}"
         self.wants = of_camera(camera)
-        self._endpoint = f"opc.tcp://{host}:{port}/"
+        self._endpoint = f"opc.tcp://{f'[{host}]' if ':' in host else host}:{port}/"
         self._loop: LoopThread | None = None
         self._server: Server | None = None
         self._nodes: dict[str, Node] = {}
