@@ -4,7 +4,8 @@ The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `
 `model_int8_unsigned.onnx`, `trained_on.txt` and `threshold_from.txt`.
 A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
 Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
-file or folder is refused; hidden ones (file managers leave them) are ignored. Nothing in a bundle is a pickle.
+file or folder is refused; hidden ones (file managers leave them) are ignored, but for `.update`: files that an update
+was about to put in place when it was cut off, which opening the bundle does then. Nothing in a bundle is a pickle.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reason_runtime.atomic import exchange, flush, reason, replacing, write_text
+from reason_runtime.atomic import exchange, flush, reason, write_text
 from reason_runtime.choices import Precision, Provider
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import BundleError, ReasonError
@@ -44,6 +45,7 @@ THRESHOLD_FROM = "threshold_from.txt"
 REQUIRED = (MODELS["fp32"], GOLDEN)
 PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON, THRESHOLD_FROM)
 DEVICE_FOLDERS = ("engines", "checks")
+_UPDATE = ".update"
 _HOW_TO_MAKE: dict[Precision, str] = {
     "fp16": "export again with --fp16",
     "int8": "run `reason-export quantize BUNDLE --calibration DIR`",
@@ -138,13 +140,14 @@ def listed(sha256: Iterable[str]) -> bytes:
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """Read a bundle and verify its manifest and every portable file.
+    """Read a bundle and verify its manifest and every portable file; an update that was cut off is finished first.
 
     Raises:
         BundleError: Not a bundle, of another format version, with a manifest that is not exactly as specified, or a
             file that is missing, changed or unknown; the message names the file.
     """
     folder = Path(os.path.realpath(path))  # never fails; `resolve` does for a link that leads to itself
+    _finish_update(folder)
     manifest = read_manifest(folder)
     _check_names(folder, manifest)
     for name, entry in manifest.files.items():
@@ -219,7 +222,11 @@ def write_bundle(
 def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Path | bytes] | None = None) -> Bundle:
     """Add or replace portable files and change what the manifest says, for `quantize` and thresholds.
 
-    Everything is written beside first and renamed at the end, the manifest last; a failure before that changes nothing.
+    All that is new is gathered in a hidden folder of the bundle, which gets the name `.update` in one step. A failure
+    or a kill before that step changes nothing; after it the update holds: its files have yet to be moved into place,
+    and whoever opens the bundle next does what is left. The bundle stays the folder it was, unlike in `write_bundle`:
+    it may be mounted into a container, be somebody's current directory, or lie where this user may make no folder
+    beside it, and no check or engine that is written meanwhile is lost.
     A bundle that another program has replaced or updated since it was opened stays as that left it.
 
     Args:
@@ -231,22 +238,52 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
         The bundle, opened and verified again.
 
     Raises:
-        BundleError: A name is not a portable one, or the bundle is no longer the one that was opened.
-        ReasonError: The system refused to write.
+        BundleError: A name is not a portable one, the bundle is no longer the one that was opened, or the system
+            refused to move the files; then the message says how to finish it.
+        ReasonError: The system refused to write; nothing is changed.
     """
     changed = dict(files or {})
     _check_portable(changed, bundle.path)
-    with ExitStack() as renames:  # leaves in reverse order: what is entered first is renamed last
-        new_manifest = renames.enter_context(replacing(bundle.path / MANIFEST))
-        entries = dict(bundle.manifest.files)
+    draft = bundle.path / f"{_UPDATE}.{secrets.token_hex(4)}"
+    try:
+        draft.mkdir()
         for name, content in changed.items():
-            beside = renames.enter_context(replacing(bundle.path / name))
-            _place(content, beside)
-            entries[name] = _entry(beside)
-        new_manifest.write_text(to_json(_sealed(manifest, entries)), encoding="utf-8")
+            _place(content, draft / name)
+        entries = bundle.manifest.files | {name: _entry(draft / name) for name in changed}
+        _place(to_json(_sealed(manifest, entries)).encode(), draft / MANIFEST)
+        _flush_names(draft)
+        _finish_update(bundle.path)
         if read_manifest(bundle.path).content_sha256 != bundle.manifest.content_sha256:
             raise BundleError(f"{bundle.path}: was changed by another program meanwhile and stays so; try again")
+        os.replace(draft, bundle.path / _UPDATE)
+    except OSError as error:
+        raise ReasonError(
+            f"{bundle.path}: could not be written ({reason(error)}); what was there before is kept"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return open_bundle(bundle.path)
+
+
+def _finish_update(folder: Path) -> None:
+    """Move the files of an update into place; others may do so at the same time, and each file is moved by one."""
+    update = folder / _UPDATE
+    if not os.path.isdir(update):  # false for a path that cannot be looked at, which `read_manifest` names
+        return
+    try:
+        _flush_names(folder)  # a power cut must not keep a move and forget where the other files are
+        for name in (*PORTABLE, MANIFEST):
+            with suppress(FileNotFoundError):
+                if (update / name).exists():  # where nothing is left, a disk that is read-only by now does no harm
+                    os.replace(update / name, folder / name)
+    except OSError as error:
+        raise BundleError(
+            f"{folder}: an update of it was cut off and cannot be finished here ({reason(error)}); "
+            "run `reason-run info` on it as a user and on a machine that may write to it"
+        ) from error
+    with suppress(OSError):  # it is empty and says nothing any more
+        update.rmdir()
+    _flush_names(folder)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -356,5 +393,9 @@ def _swap(beside: Path, target: Path) -> None:
             os.replace(aside, target)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+    _flush_names(target.parent)
+
+
+def _flush_names(folder: Path) -> None:
     with suppress(OSError):  # not every file system can flush a folder
-        flush(target.parent)
+        flush(folder)

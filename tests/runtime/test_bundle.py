@@ -287,6 +287,75 @@ def test_where_names_cannot_be_exchanged_the_old_bundle_is_set_aside_and_put_bac
     assert (open_bundle(old.path).manifest.name, names(tmp_path)) == ("second", ["bundle"])
 
 
+# Adds a model and a list to a bundle under another name, and is killed right before the n-th rename.
+KILLED_UPDATE = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from reason_runtime.bundle import open_bundle, update_bundle
+old = open_bundle(sys.argv[1])
+left = int(sys.argv[2])
+def killed(event, arguments):
+    global left
+    if event == "os.rename":
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+sys.addaudithook(killed)
+files = {"model_int8.onnx": b"q" * 9, "threshold_from.txt": b"cd" * 40}
+update_bundle(old, manifest=replace(old.manifest, name="second"), files=files)
+"""
+
+
+def test_a_kill_while_a_bundle_is_updated_leaves_it_as_it_was_or_updated(tmp_path: Path) -> None:
+    ends = []
+    for renames in range(5):
+        first = make_bundle(tmp_path / f"bundle{renames}")
+        old = update_bundle(first, manifest=first.manifest, files={"threshold_from.txt": b"ab"})
+        (old.path / "checks").mkdir()
+        (old.path / "checks" / "onnxruntime_fp32.json").write_text("{}")
+        done = subprocess.run([sys.executable, "-c", KILLED_UPDATE, str(old.path), str(renames)])
+        found = open_bundle(old.path)
+        ends.append((done.returncode, found.manifest.name))
+        seen = [name for name in names(old.path) if not name.startswith(".update.")]
+        added = ["model_int8.onnx"] if found != old else []
+        assert seen == ["checks", "golden.npz", "manifest.json", "model.onnx", *added, "threshold_from.txt"]
+        assert names(old.path / "checks") == ["onnxruntime_fp32.json"]
+    before, after = old.manifest.name, "second"
+    assert ends == [(-9, before), (-9, after), (-9, after), (-9, after), (0, after)]
+
+
+@pytest.mark.parametrize("refused", [".update", "model_int8.onnx", "manifest.json"])
+def test_an_update_that_the_system_refuses_says_truly_what_became_of_the_bundle(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_bundle(tmp_path / "bundle")
+    renamed = os.replace
+
+    def broken(source: Path, target: Path) -> None:
+        if target == old.path / refused:
+            raise OSError(errno.EIO, "Input/output error")
+        renamed(source, target)
+
+    told = "what was there before is kept" if refused == ".update" else "an update of it .* cannot be finished here"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        with pytest.raises(ReasonError, match=rf"bundle: .*{told}"):
+            update_bundle(old, manifest=replace(old.manifest, name="second"), files={"model_int8.onnx": grey_model()})
+    found = open_bundle(old.path)
+    assert (found == old) == (refused == ".update")
+    assert not [name for name in names(old.path) if name.startswith(".")]
+
+
+def test_an_updated_bundle_is_the_same_folder_as_before(tmp_path: Path) -> None:
+    """It may be mounted into a container, or be where somebody's shell is."""
+    old = make_bundle(tmp_path / "bundle")
+    before = old.path.stat().st_ino
+    update_bundle(old, manifest=replace(old.manifest, name="second"), files={"model_int8.onnx": grey_model()})
+    assert old.path.stat().st_ino == before
+    assert names(tmp_path) == ["bundle"]
+
+
 @pytest.mark.parametrize("place", [".", "..", "real/.."])
 def test_a_place_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_bundle(tmp_path / "real")
