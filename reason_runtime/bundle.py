@@ -211,7 +211,8 @@ def write_bundle(
             _place(content, beside / name)
         _write_manifest(beside, manifest, names=files)
         accept(open_bundle(beside))
-        _swap(beside, target)
+        check_target(target, overwrite=overwrite)  # once more: the parity check took its time
+        _swap(beside, target, overwrite=overwrite)
     except OSError as error:
         raise ReasonError(f"{target}: could not be written ({reason(error)}); what was there before is kept") from error
     finally:
@@ -376,14 +377,14 @@ def _sealed(manifest: Manifest, entries: dict[str, FileEntry]) -> Manifest:
     return replace(listed, content_sha256=content_hash(listed))
 
 
-def _swap(beside: Path, target: Path) -> None:
-    """Put `beside` in the place of `target`; an old bundle there ends up beside, or is removed.
+def _swap(beside: Path, target: Path, *, overwrite: bool) -> None:
+    """Put `beside` in the place of `target`; with `overwrite`, an old bundle there ends up beside, or is removed.
 
     The two change names in one step where the system can do that, so that a kill finds one of them in place. Where it
     cannot (some network file systems), the old one is set aside first, put back on failure, and removed at last.
     """
-    if not (target / MANIFEST).exists():
-        os.replace(beside, target)
+    if not (overwrite and (target / MANIFEST).exists()):
+        os.replace(beside, target)  # which the system refuses where there is a file, or a folder with anything in it
     elif not exchange(beside, target):
         aside = target.with_name(f"{beside.name}.old")
         os.replace(target, aside)

@@ -356,6 +356,20 @@ def test_an_updated_bundle_is_the_same_folder_as_before(tmp_path: Path) -> None:
     assert names(tmp_path) == ["bundle"]
 
 
+def test_a_bundle_that_appears_while_another_is_written_is_not_replaced(tmp_path: Path) -> None:
+    path, found = tmp_path / "bundle", []
+
+    def meanwhile(_: Bundle) -> None:
+        found.append(make_bundle(path))
+
+    other = make_bundle(tmp_path / "other")
+    files = {name: (other.path / name).read_bytes() for name in other.manifest.files}
+    with pytest.raises(BundleError, match="bundle: a bundle is there already"):
+        write_bundle(path, manifest=replace(other.manifest, name="second"), files=files, accept=meanwhile)
+    assert [open_bundle(path)] == found
+    assert names(tmp_path) == ["bundle", "other"]
+
+
 @pytest.mark.parametrize("place", [".", "..", "real/.."])
 def test_a_place_without_a_name_is_refused(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_bundle(tmp_path / "real")
