@@ -12,7 +12,6 @@ is another matter: `sync` writes every record through to the disk, at the price 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import threading
@@ -23,6 +22,7 @@ from pathlib import Path
 from reason_runtime.atomic import reason
 from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.frame import Frame
+from reason_runtime.line.hold import hold
 from reason_runtime.line.messages import Answer, wall_text
 from reason_runtime.line.read_answer import read_answer
 from reason_runtime.strict_json import Json
@@ -244,8 +244,11 @@ def _locked(path: Path) -> int:
     except OSError as error:
         raise SinkError(f"{path}: the journal cannot be opened ({reason(error)})") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = hold(descriptor)
     except OSError as error:
         os.close(descriptor)
-        raise ConfigurationError(f"{path}: another process uses this journal; give each station its own") from error
+        raise SinkError(f"{path}: the journal cannot be locked ({reason(error)}); put it on a local disk") from error
+    if not is_alone:
+        os.close(descriptor)
+        raise ConfigurationError(f"{path}: another process uses this journal; give each station its own")
     return descriptor

@@ -141,6 +141,107 @@ def test_lines_are_where_the_path_says_though_somebody_took_the_file_away(tmp_pa
     assert part_ids(path) == ["part-0002", "part-0003"]
 
 
+# Opens a sink, hands on two answers for each line of standard input, and says so.
+WRITER = """
+import sys
+from pathlib import Path
+from reason_runtime.errors import ReasonError
+from reason_runtime.line.sinks.jsonl import JsonlSink
+from tests.line.test_sinks import answer
+sink = JsonlSink(Path(sys.argv[1]), max_bytes=1500, keep=20, fsync="never")
+try:
+    sink.open()
+    for line in sys.stdin:
+        sink.deliver([answer(2 * int(line)), answer(2 * int(line) + 1)])
+        print("written", flush=True)
+except ReasonError as error:
+    sys.exit(str(error))
+"""
+
+
+def writer(path: Path) -> subprocess.Popen[str]:
+    pipe, root = subprocess.PIPE, Path(__file__).parents[2]
+    command = [sys.executable, "-c", WRITER, str(path)]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
+
+
+def test_a_second_process_is_refused_a_file_of_lines_until_the_first_one_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    first = writer(path)
+    assert first.stdin
+    assert first.stdout
+    for number in range(10):  # through rotations
+        first.stdin.write(f"{number}\n")
+        first.stdin.flush()
+        assert first.stdout.readline() == "written\n"
+    second = writer(path)
+    assert second.communicate("10\n") == ("", f"{path}: another process writes there; give each station its own file\n")
+    assert second.returncode == 1
+    sink = JsonlSink(path, max_bytes=10**6, keep=2, fsync="never")
+    with pytest.raises(ConfigurationError, match="another process writes there"):
+        Publisher(metrics=Metrics(), journal=None).start([sink])
+    first.kill()
+    first.communicate()
+    sink.open()
+    sink.close()
+    files = sorted(tmp_path.iterdir(), key=lambda item: -int(item.suffix[1:] if item != path else 0))
+    assert part_ids(*files) == [f"part-{number:04}" for number in range(20)]
+
+
+def test_who_begins_a_new_file_while_the_old_one_is_moved_away_keeps_it_and_the_other_keeps_its_answers(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.jsonl"
+    first, second = (JsonlSink(path, max_bytes=10**6, keep=2, fsync="never") for _ in range(2))
+    metrics = Metrics()
+    publisher = Publisher(metrics=metrics, journal=None)
+    publisher.start([first])
+    path.rename(tmp_path / "old.jsonl")
+    second.open()
+    publisher.publish(answer(1))
+    deadline_s = time.monotonic() + 5
+    while not publisher.health.faults and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    told = f"{path}: another process writes there; give each station its own file"
+    assert publisher.health.faults == {f"sink jsonl {path}": told}
+    second.deliver([answer(2)])
+    second.close()
+    deadline_s = time.monotonic() + 5
+    while publisher.health.faults and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert publisher.finish(5) == 0
+    written = [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == "result"]
+    assert sorted(line["part_id"] for line in written) == ["part-0001", "part-0002"]
+
+
+def test_what_is_no_file_of_its_own_may_be_shared(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    first, second = (JsonlSink(tmp_path / "pipe", max_bytes=10**6, keep=2, fsync="never") for _ in range(2))
+    first.open()
+    second.open()
+    second.deliver([answer(1)])
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("to", ["pipe", "file"])
+def test_lines_go_to_standard_output_by_its_path(to: str, tmp_path: Path) -> None:
+    script = WRITER.replace('print("written", flush=True)', "pass")
+    command = [sys.executable, "-c", script, "/dev/stdout"]
+    with (tmp_path / "out").open("w+") as file:
+        done = subprocess.run(
+            command,
+            input="0\n1\n",
+            text=True,
+            stdout=file if to == "file" else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "out").read_text() if to == "file" else done.stdout
+    assert [json.loads(line)["part_id"] for line in text.splitlines()] == [f"part-000{number}" for number in range(4)]
+
+
 @NEEDS_MOUNT
 def test_a_full_disk_loses_no_line_and_leaves_no_half_one(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size="64k") as disk:

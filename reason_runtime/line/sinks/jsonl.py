@@ -3,19 +3,24 @@
 `results.jsonl` grows to `max_mib`, then becomes `results.jsonl.1`, what was `.1` becomes `.2`, and the oldest beyond
 `keep` is removed. With `fsync=never` a line is in the system's memory when it counts as delivered: the death of the
 process cannot take it, a power cut can. With `fsync=always` it is on the disk.
+
+A file belongs to one process, since two that rotate it would remove each other's lines; pipes and terminals are shared.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from reason_runtime.atomic import reason
-from reason_runtime.errors import SinkError
+from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.line.hold import hold
 from reason_runtime.line.messages import Beat, Message
 
 
@@ -47,6 +52,9 @@ class JsonlSink:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            if not _is_alone(self._file):
+                self.close()
+                raise ConfigurationError(f"{self._path}: another process writes there; give each station its own file")
             self._end_cut_line()
         except OSError as error:
             self.close()
@@ -109,6 +117,13 @@ class JsonlSink:
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
+
+
+def _is_alone(file: int) -> bool:
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        with suppress(OSError):  # some network file systems lock nothing, and lines there are better than none
+            return hold(file)
+    return True
 
 
 class StdoutSink:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from reason_runtime.errors import ConfigurationError, SinkError
+from reason_runtime.errors import ConfigurationError, ReasonError
 from reason_runtime.line.health import Health
 from reason_runtime.line.messages import Answer, Beat, Event, Message
 from reason_runtime.line.metrics import Metrics
@@ -193,7 +193,7 @@ class SinkRunner:
                 self._done(message)
 
     def _down(self, error: Exception) -> None:
-        text = str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, ReasonError) else f"{type(error).__name__}: {error}"
         self._health.fault(f"sink {self.sink.name}", text, stops_heartbeat=self.sink.drives_line)
 
     def _sleep(self, seconds: float) -> None:
