@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from reason_export.check import Check, check_bundle
@@ -88,7 +89,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
     Each threshold comes from the exported graph's own scores of the run's held-out images.
 
     Raises:
-        RunError: The run is not finished or does not fit this version.
+        RunError: The run is not finished, is damaged or does not fit this version.
         BundleError: There is something at `out`.
         DataError: The golden folder holds no image.
         ParityError: The exporter gave a graph of another form, a weight does not fit in half precision, or a file does
@@ -102,7 +103,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
         raise ConfigurationError(
             f"{run_folder}: was trained on tiles at native resolution, which are never resized; leave --input-size out"
         )
-    held_out, wanted = read_calibration(run_folder)
+    held_out, wanted = read_calibration(run_folder, model=network, device=torch.device("cpu"))
     own = _own_format(run, held_out, choices, where=run_folder)
     form = own if choices.frame_px is None else _camera_format(own, choices.frame_px, where=run_folder)
     model = network if form is own else camera_model(network, own=own, camera=form)

@@ -25,10 +25,14 @@ from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.run import CALIBRATION, THRESHOLD, ImageEntry, Run, describe_images
-from reason_train.trained import input_format, judge
+from reason_train.trained import input_format, judge, score_and_peak_each
 
 MOST_TILES = 1000
 """Of all held-out pictures together, a stratified sample."""
+SCORED_AGAIN = 16
+"""So many held-out images tell a damaged model within a second or two."""
+SAME_SCORES = 1e-4
+"""Of the largest score: what float32 may differ by from one processor to another; on one it is some 1e-7."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,15 +220,32 @@ def read_held_out(folder: Path) -> HeldOut | None:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error
 
 
-def read_calibration(folder: Path) -> tuple[HeldOut | None, Threshold | None]:
-    """What `read_held_out` and `read_threshold` give, checked to be of one calibration.
+def read_calibration(
+    folder: Path, *, model: ReasonModel, device: torch.device
+) -> tuple[HeldOut | None, Threshold | None]:
+    """What `read_held_out` and `read_threshold` give, checked to be of one calibration and of this model.
 
     Raises:
-        RunError: A file is not as this version writes it, or a new calibration was ended between its two files.
+        RunError: A file is not as this version writes it, a new calibration was ended between its two files, or the
+            model is not the one that was calibrated.
     """
     held_out, threshold = read_held_out(folder), read_threshold(folder)
     if held_out is not None and threshold is not None:
         below = np.nextafter(np.float32(threshold.value), np.float32(-np.inf))  # a score, as `threshold_for` chose it
         if threshold.images != len(held_out.scores) or below not in held_out.scores:
             raise RunError(f"{folder}: {CALIBRATION} and {THRESHOLD} are of two calibrations; calibrate again")
+    if held_out is not None:
+        _require_same_scores(held_out, model, device=device, where=folder)
     return held_out, threshold
+
+
+def _require_same_scores(held_out: HeldOut, model: ReasonModel, *, device: torch.device, where: Path) -> None:
+    """Refuse a model that was damaged since it was calibrated; files of before have no SHA-256 that tells it."""
+    expected = held_out.scores[:SCORED_AGAIN]
+    scores, _ = score_and_peak_each(model, held_out.images[:SCORED_AGAIN], device=device)
+    difference, allowed = np.abs(scores - expected).max(), SAME_SCORES * np.abs(expected).max()
+    if not difference <= allowed:
+        raise RunError(
+            f"{where}: its model gives held-out images other scores than in its calibration (by {difference:.2g}, "
+            f"expected at most {allowed:.2g}): one of the two is damaged; bring back a whole copy, or train again"
+        )

@@ -22,7 +22,15 @@ from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import described_protocol
 from reason_train.run import Run, read_run
-from reason_train.trained import Judgement, highest_values, input_format, judge, judge_tiled, load_run, require_finished
+from reason_train.trained import (
+    Judgement,
+    input_format,
+    judge,
+    judge_tiled,
+    load_run,
+    require_finished,
+    score_and_peak_each,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +164,7 @@ def _calibration(
     folder: Path, model: ReasonModel, *, device: torch.device, with_pixels: bool
 ) -> tuple[Threshold | None, frozenset[str], float | None]:
     """The threshold, the SHA-256 of what drew it and, where wanted, that of pixels; the held-out images are let go."""
-    held_out, threshold = read_calibration(folder)
+    held_out, threshold = read_calibration(folder, model=model, device=device)
     if held_out is None or threshold is None:
         return threshold, frozenset(), None
     limit = _pixel_threshold(held_out, threshold, model, device=device) if with_pixels else None
@@ -166,9 +174,8 @@ def _calibration(
 def _pixel_threshold(held_out: HeldOut, threshold: Threshold, model: ReasonModel, *, device: torch.device) -> float:
     if model.method.score_exponent is None:  # the score is the map's maximum
         return threshold.value
-    return pixel_threshold(
-        held_out.scores, highest_values(model, held_out.images, device=device), threshold=threshold.value
-    )
+    _, peaks = score_and_peak_each(model, held_out.images, device=device)
+    return pixel_threshold(held_out.scores, peaks, threshold=threshold.value)
 
 
 def report_settings(result: Evaluated) -> dict[str, str]:

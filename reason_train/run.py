@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,6 +40,8 @@ FORMAT = 1
 RUN, LOG, CHECKPOINT, MODEL = "run.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 CALIBRATION, THRESHOLD = "calibration.npz", "calibration.json"
 PAPER_PROTOCOL = "paper_protocol.json"
+SHA256 = "sha256"
+"""The fact in a file of tensors that tells damage: safetensors itself has no checksum."""
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
 
 
@@ -139,29 +142,46 @@ def read_settings(kind: type[T], values: Mapping[str, object]) -> T:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, facts: dict[str, str]) -> None:
-    """Write tensors and a few facts to a safetensors file.
+    """Write tensors, a few facts and a SHA-256 over both to a safetensors file.
 
     Raises:
         ReasonError: The system refused to write; the old file is kept.
     """
+    written = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as beside:
         beside.touch()
         permissions = beside.stat().st_mode
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, facts)
+            save_file(written, beside, facts | {SHA256: _sha256(written, facts)})
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
         beside.chmod(permissions)  # safetensors 0.8 replaces the file by one that only its owner may read
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and facts of a safetensors file.
+    """Tensors and facts of a safetensors file, as they were written; files of before have no SHA-256 that says so.
 
     Raises:
-        RunError: The file is missing or not a safetensors file.
+        RunError: The file is missing, not a safetensors file, or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read as a safetensors file ({error})") from error
+    expected = facts.pop(SHA256, None)
+    if expected is not None and _sha256(tensors, facts) != expected:
+        raise RunError(
+            f"{path}: is damaged, its content is not what was written (SHA-256 differs); bring back a whole copy, "
+            "or train again"
+        )
+    return tensors, facts
+
+
+def _sha256(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """Over the facts, and names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

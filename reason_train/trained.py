@@ -105,11 +105,17 @@ def judge(
 
 
 @torch.no_grad()
-def highest_values(model: ReasonModel, images: NDArray[np.uint8], *, device: torch.device) -> NDArray[np.float32]:
-    """(N,) maxima of the maps of (N, H, W, C) images, as the model takes them."""
+def score_and_peak_each(
+    model: ReasonModel, images: NDArray[np.uint8], *, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scores of (N, H, W, C) images, as the model takes them, and the maxima of their maps, (N,) each."""
     model = model.to(device).eval()
-    maps = (model(torch.from_numpy(image[None]).to(device))[0] for image in images)
-    return np.array([float(anomaly_map.max()) for anomaly_map in maps], np.float32)
+    scores, peaks = [], []
+    for image in images:
+        anomaly_map, score = model(torch.from_numpy(image[None]).to(device))
+        scores.append(float(score))
+        peaks.append(float(anomaly_map.max()))
+    return np.array(scores, np.float32), np.array(peaks, np.float32)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from reason_export.golden import MOST_IMAGES, synthetic_images
 from reason_export.parity import TOLERANCES
@@ -257,6 +258,47 @@ def test_weights_that_are_not_finite_are_refused(part: str, run_copy: Path, tmp_
     tensors[name].view(-1)[0] = float("nan")
     write_tensors(run_copy / MODEL, tensors, facts=facts)
     assert f"tensor {name} holds values that are not finite" in export(run_copy, tmp_path / "bundle").error
+    assert not (tmp_path / "bundle").exists()
+
+
+def with_a_hole(path: Path) -> None:
+    """Zero 4 KiB amidst the student's tensors, as a lost page of a disk does."""
+    content = bytearray(path.read_bytes())
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    places = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    first, last = max(
+        (place for name, place in places.items() if name.startswith("student.")), key=lambda at: at[1] - at[0]
+    )
+    middle = 8 + size + (first + last) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+def as_of_before(path: Path) -> None:
+    """Leave the SHA-256 out, as in runs of before."""
+    tensors, facts = read_tensors(path)
+    save_file(tensors, path, facts)
+
+
+def test_a_damaged_model_is_refused(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+    with_a_hole(run_copy / MODEL)
+    message = f"{run_copy / MODEL}: is damaged, its content is not what was written"
+    assert message in export(run_copy, tmp_path / "bundle").error
+    assert message in call("reason-train", "evaluate", run_copy, "--data", parts).error
+    assert message in call("reason-train", "calibrate", run_copy, "--data", parts).error
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_model_of_before_is_known_by_its_scores(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+    as_of_before(run_copy / MODEL)
+    assert call("reason-train", "evaluate", run_copy, "--data", parts).status == 0
+    with_a_hole(run_copy / MODEL)
+    for done in (
+        export(run_copy, tmp_path / "bundle", "--no-images"),
+        call("reason-train", "evaluate", run_copy, "--data", parts),
+    ):
+        assert f"{run_copy}: its model gives held-out images other scores than in its calibration" in done.error
     assert not (tmp_path / "bundle").exists()
 
 
