@@ -34,12 +34,14 @@ def calibrate(
     as_json: options.Json = False,
 ) -> None:
     """Set the threshold from good images that were not trained on; those that were are left out by content."""
+    from reason_runtime.alone import alone_in
     from reason_runtime.errors import ConfigurationError
     from reason_train.calibrate import calibrate as set_threshold
     from reason_train.calibrate import calibration_images, unseen
     from reason_train.datasets import load_dataset
     from reason_train.device import find_device
     from reason_train.image_store import unused_levels
+    from reason_train.preparation import TAKEN
     from reason_train.progress import image_bar
     from reason_train.trained import load_run
 
@@ -52,7 +54,7 @@ def calibrate(
         )
     new = unseen(trained, found)
     store = calibration_images(trained, new.paths)
-    with image_bar("scoring", total=store.images) as bar:
+    with alone_in(run_folder, otherwise=TAKEN), image_bar("scoring", total=store.images) as bar:
         threshold = set_threshold(
             run_folder,
             model,

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from reason_runtime.alone import alone_in
 from reason_runtime.atomic import make_folder
 from reason_runtime.errors import ConfigurationError, DataError, ReasonError, RunError
 from reason_runtime.image import list_images
 from reason_train.config import TeacherName, is_lite
 from reason_train.model import ReasonModel
-from reason_train.preparation import forget_unstarted
+from reason_train.preparation import TAKEN, forget_unstarted
 from reason_train.presets import Choices, resolve
 from reason_train.run import MODEL, ImageEntry, Run, describe_images, library_versions, write_run, write_tensors
 from reason_train.teacher_weights import load_teacher, read_checkpoint, weights_sha256
@@ -45,7 +46,8 @@ def import_checkpoint(
 
     Raises:
         RunError: Not such a checkpoint, tensors of another network, or `out` is not empty.
-        ConfigurationError: The teacher is one that no published checkpoint has, or the levels are none.
+        ConfigurationError: The teacher is one that no published checkpoint has, the levels are none, or another process
+            writes to `out`.
         DataError: The folder of training images holds none.
         ImageError: One of them cannot be read.
     """
@@ -53,8 +55,7 @@ def import_checkpoint(
         raise ConfigurationError(
             f"{teacher}: published checkpoints have ResNet teachers; name the one it was trained with"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: exists; choose another --out")
+    _require_free(out)
     train = () if trained_on is None else _described(trained_on)
     content = read_checkpoint(checkpoint)
     choices = Choices(teacher=teacher, preset="paper", black_level=black_level, white_level=white_level)
@@ -75,13 +76,20 @@ def import_checkpoint(
         imported_from=checkpoint.name,
         teacher_weights_sha256=None if teacher_weights is None else weights_sha256(teacher_weights),
     )
-    try:
-        write_run(out, run)
-        write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": checkpoint.name})
-    except ReasonError:
-        forget_unstarted(out)
-        raise
+    with alone_in(out, otherwise=TAKEN):
+        _require_free(out)  # as another may have left it
+        try:
+            write_run(out, run)
+            write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": checkpoint.name})
+        except ReasonError:
+            forget_unstarted(out)
+            raise
     return run
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: exists; choose another --out")
 
 
 def _described(folder: Path) -> tuple[ImageEntry, ...]:

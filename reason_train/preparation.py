@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from reason_runtime.alone import alone_in
 from reason_runtime.atomic import make_folder
 from reason_runtime.errors import RunError
 from reason_train.run import (
@@ -22,22 +24,29 @@ from reason_train.run import (
     write_run,
 )
 
+TAKEN = "another training or calibration writes there; wait for its end"
 Stage = Literal["train", "calibrate", "finished"]
 
 
-def prepare(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
-    """Make the run folder, or check that the one there is this run; arguments and errors are those of `find_stage`.
+@contextlib.contextmanager
+def prepared(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Iterator[Stage]:
+    """Make the run folder, or check that the one there is this run, and let no other process write there meanwhile.
+
+    Arguments and errors are those of `find_stage`.
 
     Raises:
+        ConfigurationError: Another training writes there.
         ReasonError: The folder cannot be made.
     """
-    stage = find_stage(out, run, resume=resume, keep_finished=keep_finished)
-    if (out / RUN).exists():
-        _remove_unfinished(out)
-    else:
-        make_folder(out)
-        write_run(out, run)
-    return stage
+    find_stage(out, run, resume=resume, keep_finished=keep_finished)  # what is refused makes no folder
+    make_folder(out)
+    with alone_in(out, otherwise=TAKEN):
+        stage = find_stage(out, run, resume=resume, keep_finished=keep_finished)  # as another may have left it
+        if (out / RUN).exists():
+            _remove_unfinished(out)
+        else:
+            write_run(out, run)
+        yield stage
 
 
 def find_stage(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Stage:
@@ -70,7 +79,7 @@ def find_stage(out: Path, run: Run, *, resume: bool, keep_finished: bool) -> Sta
 
 
 def forget_unstarted(out: Path) -> None:
-    """Free `out` after a failure, where there is no checkpoint to continue from; else leave it as it is."""
+    """Free `out`, held alone, after a failure where there is no checkpoint to continue from; else leave it as it is."""
     if (out / CHECKPOINT).exists() or (out / MODEL).exists():
         return
     with contextlib.suppress(OSError):  # what made training fail is what the user must read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from reason_train.image_store import ImageStore, require_readable, unused_levels
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
 from reason_train.plan import Plan, make_plan
-from reason_train.preparation import find_stage, forget_unstarted, prepare
+from reason_train.preparation import find_stage, forget_unstarted, prepared
 from reason_train.presets import Choices
 from reason_train.ranks import ALONE, Ranks
 from reason_train.region import counted_region
@@ -88,7 +89,7 @@ def train(
         ranks: The processes that train together; the first alone writes.
 
     Raises:
-        ConfigurationError: A setting is out of range.
+        ConfigurationError: A setting is out of range, or another training writes to `out`.
         RunError: `out` holds another run, or is finished; or the teacher's weights cannot be read.
         TrainingError: The loss is not finite, a GPU's memory is full, or the processes do not see the same images and
             weights.
@@ -107,52 +108,55 @@ def train(
     ranks.require_equal(run.teacher_weights_sha256, what="teacher weights")
     ranks.require_equal(run, what="settings or images")
     choice = EpochChoice(dataset, config, device=device) if config.paper_protocol and ranks.is_first else None
-    stage = ranks.from_first(lambda: prepare(out, run, resume=resume, keep_finished=keep_finished))
     steps = total_steps(config.training, images=store.images)
     tiles = None if config.training.tile_px is None else store.images
-    if stage == "train":
-        try:
-            announce(config, steps)
-            if ranks.is_first:
-                require_readable(store, plan.held_out)
-                run = _noted_levels(out, store, plan.held_out)
-                hint = unused_levels(run.highest_16_bit, input_format=store.input_format)
-                if hint is not None:
-                    say(hint)
-            fit(
-                _new_model(plan, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
-                config,
-                store=store,
-                run=out,
-                device=device,
-                resume=resume,
-                cache_mib=cache_mib,
-                checkpoint_seconds=checkpoint_seconds,
-                report=report,
-                choice=choice,
-                ranks=ranks,
-            )
-        except Exception as error:
-            kept = what_is_kept(out / CHECKPOINT)
-            if ranks.is_first:
-                forget_unstarted(out)
-            if not isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise TrainingError(
-                f"{out}: the GPU's memory is full; {kept}, train again with a smaller --batch-size or --image-size"
-            ) from error
-    if not ranks.is_first:
-        return Finished(run=run, steps=steps, threshold=None, timing=None, tiles=tiles)
-    threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, plan.held_out, device=device)
-    return Finished(
-        run=run,
-        steps=steps,
-        threshold=threshold,
-        timing=read_timing(out / LOG),
-        copies=plan.copies,
-        tiles=tiles,
-        was_there=stage == "finished",
-    )
+    with contextlib.ExitStack() as held:
+        stage = ranks.from_first(
+            lambda: held.enter_context(prepared(out, run, resume=resume, keep_finished=keep_finished))
+        )
+        if stage == "train":
+            try:
+                announce(config, steps)
+                if ranks.is_first:
+                    require_readable(store, plan.held_out)
+                    run = _noted_levels(out, store, plan.held_out)
+                    hint = unused_levels(run.highest_16_bit, input_format=store.input_format)
+                    if hint is not None:
+                        say(hint)
+                fit(
+                    _new_model(plan, teacher_weights=teacher_weights, ignore_mask=ignore_mask),
+                    config,
+                    store=store,
+                    run=out,
+                    device=device,
+                    resume=resume,
+                    cache_mib=cache_mib,
+                    checkpoint_seconds=checkpoint_seconds,
+                    report=report,
+                    choice=choice,
+                    ranks=ranks,
+                )
+            except Exception as error:
+                kept = what_is_kept(out / CHECKPOINT)
+                if ranks.is_first:
+                    forget_unstarted(out)
+                if not isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise TrainingError(
+                    f"{out}: the GPU's memory is full; {kept}, train again with a smaller --batch-size or --image-size"
+                ) from error
+        if not ranks.is_first:
+            return Finished(run=run, steps=steps, threshold=None, timing=None, tiles=tiles)
+        threshold = read_threshold(out) if stage == "finished" else _calibrate(out, run, plan.held_out, device=device)
+        return Finished(
+            run=run,
+            steps=steps,
+            threshold=threshold,
+            timing=read_timing(out / LOG),
+            copies=plan.copies,
+            tiles=tiles,
+            was_there=stage == "finished",
+        )
 
 
 def check(

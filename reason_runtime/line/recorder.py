@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from reason_runtime.alone import alone_in
 from reason_runtime.atomic import make_folder
 from reason_runtime.blind import FROZEN, same_pixels
 from reason_runtime.detector import Pixels
@@ -101,7 +100,7 @@ class Recorder:
         if self._settings.seconds is not None:
             self._end_s = time.monotonic() + self._settings.seconds
         make_folder(self._folder)
-        with _alone(self._folder):
+        with alone_in(self._folder, otherwise="another recording writes there; give each its own folder"):
             number = 1 + max(
                 (int(name[1]) for name in map(_NAME.fullmatch, os.listdir(self._folder)) if name), default=0
             )
@@ -162,19 +161,3 @@ class Recorder:
             return None
         self.frames += 1
         return image
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that no other recording takes the same numbers."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(f"{folder}: another recording writes there; give each its own folder") from error
-        except OSError:  # NFS locks no folder, and a recording there is better than none
-            pass
-        yield
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reason_runtime.errors import RunError
+from reason_runtime.errors import ConfigurationError, RunError
 from reason_train.checkpoint import StepReport
 from reason_train.datasets import load_dataset
 from reason_train.run import CHECKPOINT, LOG, MODEL, RUN, read_tensors
@@ -202,6 +202,34 @@ def test_a_broken_run_description_is_refused_by_name(content: str, data: Path, t
     (run / RUN).write_text(content)
     with pytest.raises(RunError, match=f"{RUN}: .*train again"):
         small_training(data, run, resume=True)
+
+
+def wait_after_two(line: StepReport) -> None:
+    if line.step == 2:
+        time.sleep(LONGEST_S)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["reason_train.training_run"])
+    run = tmp_path / "run"
+    other = processes.Process(target=small_training, args=(data, run), kwargs={"report": wait_after_two})
+    other.start()
+    try:
+        deadline = time.monotonic() + LONGEST_S
+        while not (run / LOG).is_file() or len((run / LOG).read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(ConfigurationError, match=f"{run}: another training or calibration writes there"):
+            small_training(data, run, resume=True)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    finally:
+        other.kill()
+        other.join()
+    small_training(data, run, resume=True)  # a kill leaves no lock
+    assert_same_training(run, uninterrupted)
+    assert sorted(os.listdir(run)) == sorted(os.listdir(uninterrupted))
 
 
 def kill_at_random(start: Callable[[], BaseProcess], run: Path, *, seed: int, whole_s: float) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from reason_runtime.alone import alone_in
 from reason_train.calibrate import read_held_out, read_threshold
 from reason_train.run import CALIBRATION, RUN, THRESHOLD
 from tests.commands import Done, call
@@ -294,6 +295,14 @@ def test_evaluate_of_no_run_is_one_clear_line(parts: Path, tmp_path: Path) -> No
 
 def calibrate(run: Path, data: Path, *more: object) -> Done:
     return call("reason-train", "calibrate", run, "--data", data, "--device", "cpu", *more)
+
+
+def test_one_calibration_at_a_time_writes_a_run(run_copy: Path, parts: Path) -> None:
+    before = {path.name: path.read_bytes() for path in run_copy.iterdir()}
+    with alone_in(run_copy, otherwise="held already"):
+        assert f"{run_copy}: another training or calibration writes there" in calibrate(run_copy, parts).error
+    assert {path.name: path.read_bytes() for path in run_copy.iterdir()} == before
+    assert calibrate(run_copy, parts).status == 0
 
 
 def test_calibrate_leaves_out_what_was_trained_on_by_content(run_copy: Path, parts: Path, tmp_path: Path) -> None:
