@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,12 @@ from reason_train.model import ReasonModel
 from reason_train.run import CALIBRATION, THRESHOLD, ImageEntry, Run, describe_images
 from reason_train.trained import input_format, judge, score_and_peak_each
 
+ARRAYS = {"names", "images", "scores", "sixteen_bit", "sha256"}
+DAMAGED = (
+    *(OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError),  # the last of unknown compression, too
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What NumPy and zipfile raise at changed bytes."""
 MOST_TILES = 1000
 """Of all held-out pictures together, a stratified sample."""
 SCORED_AGAIN = 16
@@ -208,6 +215,8 @@ def read_held_out(folder: Path) -> HeldOut | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if unknown := set(arrays.files) - ARRAYS:
+                raise ValueError(f"holds {', '.join(map(repr, sorted(unknown)))}, expected {', '.join(sorted(ARRAYS))}")
             return HeldOut(
                 names=tuple(arrays["names"].tolist()),
                 images=arrays["images"],
@@ -216,7 +225,7 @@ def read_held_out(folder: Path) -> HeldOut | None:
                 sixteen_bit="sixteen_bit" in arrays and bool(arrays["sixteen_bit"]),
                 sha256=frozenset(arrays["sha256"].tolist() if "sha256" in arrays else ()),
             )
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error
 
 

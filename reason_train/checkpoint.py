@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,13 +101,18 @@ def restore(checkpoint: State, model: ReasonModel, optimizer: torch.optim.Optimi
         raise RunError(f"{path}: its tensors are not this model's; train again in a new run")
     model.load_state_dict(found, strict=False)
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    _lay_out_alike(optimizer)
-    return int(checkpoint.facts["step"])
+    try:
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        if any(moments.keys() != {"step", "exp_avg", "exp_avg_sq"} for moments in state.values()):
+            raise KeyError("a moment of the optimiser is missing")
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        _lay_out_alike(optimizer)
+        return int(checkpoint.facts["step"])
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{path}: is no checkpoint of this version ({error}); train again in a new run") from error
 
 
 def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
@@ -121,6 +128,17 @@ def trained_tensors(model: ReasonModel) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("teacher.")}
 
 
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a log that can be read; it only informs, so that a damaged line, or the whole, may be missing."""
+    lines = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, RecursionError):  # of JSON, or no UTF-8
+            found = json.loads(line)
+            if isinstance(found, dict) and all(isinstance(value, int | float) for value in found.values()):
+                lines.append(found)
+    return lines
+
+
 class Log:
     """JSON lines. On resume the lines after the checkpoint are dropped, since those steps are done again.
 
@@ -128,11 +146,8 @@ class Log:
     """
 
     def __init__(self, path: Path, *, done: int) -> None:
-        kept = []
-        if done and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        kept = [line for line in read_log(path) if line.get("step", math.inf) <= done] if done else []
+        write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._path = path
 
     def write(self, line: StepReport) -> None:

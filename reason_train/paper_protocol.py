@@ -142,5 +142,5 @@ def described_protocol(folder: Path, config: Config) -> str | None:
         return (
             f"{PAPER_PROTOCOL_NOTE} (epoch {chosen['chosen_epoch']} of {config.training.epochs}, {chosen['criterion']})"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{path}: does not say which epoch was chosen ({error}); train again") from error

@@ -132,7 +132,7 @@ def read_run(folder: Path) -> Run:
             held_out=tuple(ImageEntry(**entry) for entry in content.pop("held_out")),
             **content,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: is not a run description of this version ({error}); train again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
+
+from reason_train.checkpoint import read_log
 
 T = TypeVar("T")
 IN_A_ROW = 8
@@ -76,10 +77,13 @@ class Timing:
         )
 
 
-def read_timing(log: Path) -> Timing:
-    """The timing of a finished training, from its log."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    phases = {name: [float(line[name]) for line in lines] for name in ("reading_s", "teacher_s", "student_s")}
+def read_timing(log: Path) -> Timing | None:
+    """The timing of a finished training, from the lines of its log that can be read; None where there is none."""
+    names = ("reading_s", "teacher_s", "student_s")
+    lines = [line for line in read_log(log) if line.keys() >= set(names)]
+    if not lines:
+        return None
+    phases = {name: [line[name] for line in lines] for name in names}
     steps = [sum(each) for each in zip(*phases.values(), strict=True)]
     rows = [steps[i : i + IN_A_ROW] for i in range(0, max(1, len(steps) - IN_A_ROW + 1), IN_A_ROW)]
     return Timing(

@@ -44,7 +44,7 @@ class Finished:
     threshold: Threshold | None
     """None where nothing was held out, and in all of several processes but the first."""
     timing: Timing | None
-    """None in all of several processes but the first."""
+    """None where the log cannot be read, and in all of several processes but the first."""
     copies: int = 0
     """Held-out images that were left out, as each is a copy of another image."""
     tiles: int | None = None

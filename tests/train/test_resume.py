@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from reason_runtime.errors import ConfigurationError, RunError
 from reason_train.checkpoint import StepReport
@@ -23,7 +24,14 @@ from reason_train.run import CHECKPOINT, LOG, MODEL, RUN, read_tensors
 from reason_train.teacher import timm_network
 from reason_train.training_run import train
 from tests.pictures import good_parts
-from tests.train.trainings import CPU, assert_different_training, assert_same_training, small_choices, small_training
+from tests.train.trainings import (
+    CPU,
+    assert_different_training,
+    assert_same_training,
+    log_lines,
+    small_choices,
+    small_training,
+)
 
 STEPS = 6
 KILLS = 8
@@ -195,7 +203,41 @@ def test_a_broken_checkpoint_is_refused_by_name(content: bytes | None, data: Pat
         small_training(data, run, resume=True)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "text", '{"format": 2}'])
+@pytest.mark.parametrize("checkpoint_is_of_before", [False, True])
+@pytest.mark.parametrize(
+    "name", [b'"step', b"optimizer.1.exp_avg", b"optimizer.1.step", b"optimizer.2.exp_avg_sq", b"model.student."]
+)
+def test_a_checkpoint_with_a_changed_name_is_refused(
+    name: bytes, checkpoint_is_of_before: bool, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(3))
+    if checkpoint_is_of_before:
+        tensors, facts = read_tensors(run / CHECKPOINT)
+        save_file(tensors, run / CHECKPOINT, facts)  # without a SHA-256
+    found = (run / CHECKPOINT).read_bytes()
+    place = found.index(name) + len(name) - 2
+    (run / CHECKPOINT).write_bytes(found[:place] + b"x" + found[place + 1 :])
+    with pytest.raises(RunError, match=f"^{run / CHECKPOINT}: "):
+        small_training(data, run, resume=True)
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": \xff}', b'{"step": 1', b'{"stxp": 1}', b'{"step": "1"}', b"[" * 10**5, b"1"]
+)
+def test_a_damaged_line_of_the_log_is_left_out(line: bytes, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(4))
+    lines = (run / LOG).read_bytes().splitlines()
+    (run / LOG).write_bytes(b"\n".join([lines[0], line, *lines[2:]]) + b"\n")
+    finished = small_training(data, run, resume=True)
+    assert [found["step"] for found in log_lines(run)] == [1, 3, 4, 5, 6]
+    assert finished.timing is not None
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "text", '{"format": 2}', "[" * 10**5])
 def test_a_broken_run_description_is_refused_by_name(content: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -44,8 +44,16 @@ def test_the_timing_is_the_sum_over_steps_and_the_median_of_eight_in_a_row(tmp_p
     lines = [dict(zip(("reading_s", "teacher_s", "student_s"), step, strict=True)) for step in steps]
     (tmp_path / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
     timing = read_timing(tmp_path / LOG)
+    assert timing is not None
     assert timing == Timing(reading_s=5.08, teacher_s=36.36, student_s=3.2, ms_per_step=170.0)
     assert timing.text() == "time: reading 5.1 s, teacher 36.4 s, student 3.2 s; 170.0 ms a step"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\n{", b'{"step": 1}\n', b"[]\n"])
+def test_a_log_that_says_nothing_gives_no_timing(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / LOG).write_bytes(content)
+    assert read_timing(tmp_path / LOG) is None
 
 
 @pytest.mark.parametrize("cache_mib", [4096, 0], ids=["kept features", "images read again"])
@@ -65,7 +73,9 @@ def test_fit_says_where_the_time_went(tmp_path: Path) -> None:
     data = good_parts(tmp_path / "stripes", images=4)
     arguments = ("fit", "--data", data, "--steps", 2, "--batch-size", 2, "--image-size", 64, "--device", "cpu")
     said = call("reason-train", *arguments, "--out", tmp_path / "text").output
-    assert read_timing(tmp_path / "text" / LOG).text() in said.splitlines()
+    timing = read_timing(tmp_path / "text" / LOG)
+    assert timing is not None
+    assert timing.text() in said.splitlines()
     facts = json.loads(call("reason-train", *arguments, "--out", tmp_path / "json", "--json").output)
     assert set(facts["timing"]) == {"reading_s", "teacher_s", "student_s", "ms_per_step"}
     assert facts["timing"]["ms_per_step"] > 0

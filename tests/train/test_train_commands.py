@@ -374,6 +374,19 @@ def test_a_rate_that_is_none_is_one_clear_line(rate: object, run_copy: Path, par
     assert "expected between 0.000001 and 1" in calibrate(run_copy, parts, "--false-reject-rate", rate).error
 
 
+@pytest.mark.parametrize(
+    ("mark", "offset"), [(b"PK\x01\x02", 8), (b"PK\x01\x02", 10), (b"sha256.npyPK", 0)], ids=["flags", "method", "name"]
+)
+def test_a_changed_byte_of_the_archive_of_held_out_images_is_one_clear_line(
+    mark: bytes, offset: int, run_copy: Path, tmp_path: Path
+) -> None:
+    path = run_copy / CALIBRATION
+    changed = bytearray(path.read_bytes())
+    changed[changed.index(mark) + offset] ^= 0x41
+    path.write_bytes(changed)
+    assert f"{path}: cannot be read" in call("reason-export", "onnx", run_copy, "--out", tmp_path / "bundle").error
+
+
 @pytest.mark.parametrize("content", [b"", b"not an archive", None], ids=["empty", "text", "changed byte"])
 def test_held_out_images_that_cannot_be_read_are_one_clear_line(
     content: bytes | None, run_copy: Path, tmp_path: Path
