@@ -119,7 +119,10 @@ def aupro_on_grid(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | No
     seen, marked = of_counted(maps, counted), of_counted(masks, counted)
     ranking = rank(seen, marked)
     lowest, highest = seen.min(), seen.max()
-    step = (highest - lowest) / GRID_STEPS
+    with np.errstate(over="ignore"):
+        step = (highest - lowest) / GRID_STEPS
+    if np.isinf(step):  # half of each value has the same order, and a span that its type can hold
+        return aupro_on_grid(maps / 2, masks, counted=counted)
     if not step > 0:
         return 0.0
     thresholds = np.arange(lowest, highest, step)

@@ -160,6 +160,18 @@ def test_the_mean_per_image_leaves_good_images_out() -> None:
     assert aupro_per_image(maps, defective) == pytest.approx(np.mean(alone))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_maps_whose_span_their_type_cannot_hold_have_the_aupro_of_smaller_ones(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    maps = random.uniform(-1.75, 1.75, (2, 16, 16)).astype(np.float32)
+    maps.flat[:2] = -1.75, 1.75
+    masks = np.zeros(maps.shape, bool)
+    masks[:, 4:9, 3:12] = True
+    large = maps * np.float32(2.0**127)  # to +-3e38, the same bits but for the exponent
+    assert aupro_on_grid(large, masks) == aupro_on_grid(maps, masks)
+    assert aupro_per_image(large, masks) == aupro_per_image(maps, masks)
+
+
 def test_what_is_not_defined_is_refused() -> None:
     maps = np.zeros((2, 4, 4), np.float32)
     empty = np.zeros(maps.shape, np.bool_)
