@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from reason_runtime.alone import hold
 from reason_runtime.atomic import reason
 from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.line.frame import Frame
-from reason_runtime.line.hold import hold
 from reason_runtime.line.messages import Answer, wall_text
 from reason_runtime.line.read_answer import read_answer
 from reason_runtime.strict_json import Json

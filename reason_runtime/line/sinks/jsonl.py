@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from reason_runtime.alone import hold
 from reason_runtime.atomic import reason
 from reason_runtime.errors import ConfigurationError, SinkError
-from reason_runtime.line.hold import hold
 from reason_runtime.line.messages import Beat, Message
 
 
