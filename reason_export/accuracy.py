@@ -21,9 +21,8 @@ from reason_runtime.session import Outputs, Session, joined, open_session
 from reason_runtime.tiles import run_tiled, tile_px_of
 from reason_train.aupro import aupro
 from reason_train.datasets import Sample, good_among, load_dataset, read_masks, read_masks_as_drawn, require_test
-from reason_train.evaluation import masks_that_count
 from reason_train.metrics import auroc, wrong_decisions
-from reason_train.ranking import of_counted, rank
+from reason_train.ranking import masks_that_count, of_counted, rank
 
 MOST_OF_A_PAIR = 0.05
 """Of image AUROC, what one swapped pair of a good and a defective image may be worth to be allowed: 20 pairs."""

@@ -11,7 +11,7 @@ from reason_runtime.errors import DataError
 from reason_train.aupro import Masks, aupro, aupro_per_image, partly_defective
 from reason_train.datasets.samples import Sample
 from reason_train.metrics import BestF1, auroc, average_precision, best_f1
-from reason_train.ranking import Values, of_counted, rank
+from reason_train.ranking import Values, masks_that_count, of_counted, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,17 +159,6 @@ def evaluate_scores(
         per_group=per_group,
         group_mean=_mean(list(per_group.values())) if per_group else None,
     )
-
-
-def masks_that_count(masks: Masks, counted: NDArray[np.bool_]) -> Masks | None:
-    """(N, S, S) masks where defects count; None where pixels of one kind are left alone, which no figure can rank.
-
-    Args:
-        masks: (N, S, S), True where defective; some pixel is.
-        counted: (S, S), True where defects count.
-    """
-    marked = masks[:, counted]
-    return masks & counted if marked.any() and not marked.all() else None
 
 
 def _check(samples: Sequence[Sample], scores: Values, *, maps: Values | None, masks: Masks | None) -> None:

@@ -84,6 +84,17 @@ def of_counted(values: NDArray[Pixel], counted: NDArray[np.bool_] | None) -> NDA
     return values.reshape(len(values), -1) if counted is None else values[:, counted]
 
 
+def masks_that_count(masks: NDArray[np.bool_], counted: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """(N, S, S) masks where defects count; None where pixels of one kind are left alone, which no figure can rank.
+
+    Args:
+        masks: (N, S, S), True where defective; some pixel is.
+        counted: (S, S), True where defects count.
+    """
+    marked = masks[:, counted]
+    return masks & counted if marked.any() and not marked.all() else None
+
+
 def roc_curve(ranking: Ranking, *, weights: Rates | None = None) -> tuple[Rates, Rates]:
     """Corners of the exact curve from (0, 0) to (1, 1).
 
