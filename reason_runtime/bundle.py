@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reason_runtime.alone import alone_in
 from reason_runtime.atomic import exchange, flush, reason, write_text
 from reason_runtime.choices import Precision, Provider
 from reason_runtime.digest import file_sha256
@@ -239,13 +240,21 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
         The bundle, opened and verified again.
 
     Raises:
+        ConfigurationError: Another program is updating it.
         BundleError: A name is not a portable one, the bundle is no longer the one that was opened, or the system
             refused to move the files; then the message says how to finish it.
         ReasonError: The system refused to write; nothing is changed.
     """
     changed = dict(files or {})
     _check_portable(changed, bundle.path)
-    draft = bundle.path / f"{_UPDATE}.{secrets.token_hex(4)}"
+    with alone_in(bundle.path, otherwise="is being changed by another program; try again"):
+        _update(bundle, manifest, changed)
+    return open_bundle(bundle.path)
+
+
+def _update(bundle: Bundle, manifest: Manifest, changed: Mapping[str, Path | bytes]) -> None:
+    draft = bundle.path / f"{_UPDATE}.draft"
+    shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
     try:
         draft.mkdir()
         for name, content in changed.items():
@@ -263,7 +272,6 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return open_bundle(bundle.path)
 
 
 def _finish_update(folder: Path) -> None:

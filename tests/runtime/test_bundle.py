@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from reason_runtime.alone import alone_in
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle, write_bundle
 from reason_runtime.choices import Backend
 from reason_runtime.detector import DecisionLimit, Detector, load
-from reason_runtime.errors import BackendError, BundleError, ParityError, ReasonError
+from reason_runtime.errors import BackendError, BundleError, ConfigurationError, ParityError, ReasonError
 from reason_runtime.image import square_format
 from reason_runtime.session import open_session
 from tests.runtime.bundles import SIZE_PX, expected_map, golden_bytes, grey_model, make_bundle, make_manifest
@@ -321,6 +322,8 @@ def test_a_kill_while_a_bundle_is_updated_leaves_it_as_it_was_or_updated(tmp_pat
         added = ["model_int8.onnx"] if found != old else []
         assert seen == ["checks", "golden.npz", "manifest.json", "model.onnx", *added, "threshold_from.txt"]
         assert names(old.path / "checks") == ["onnxruntime_fp32.json"]
+        update_bundle(found, manifest=found.manifest)  # takes what a kill left out of the way
+        assert not [name for name in names(old.path) if name.startswith(".")]
     before, after = old.manifest.name, "second"
     assert ends == [(-9, before), (-9, after), (-9, after), (-9, after), (0, after)]
 
@@ -431,6 +434,16 @@ def test_an_update_of_a_bundle_that_was_replaced_meanwhile_leaves_the_new_one(tm
         update_bundle(opened, manifest=opened.manifest, files={"model_int8.onnx": grey_model()})
     assert open_bundle(opened.path).manifest == other.manifest
     assert sorted(path.name for path in opened.path.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+
+
+def test_a_bundle_is_updated_by_one_program_at_a_time(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "bundle")
+    with (
+        alone_in(made.path, otherwise="held"),
+        pytest.raises(ConfigurationError, match="bundle: is being changed by another program; try again"),
+    ):
+        update_bundle(made, manifest=made.manifest)
+    assert names(made.path) == ["golden.npz", "manifest.json", "model.onnx"]
 
 
 def test_an_update_adds_files_and_thresholds_and_keeps_the_rest(tmp_path: Path) -> None:
