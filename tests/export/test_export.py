@@ -199,6 +199,7 @@ def test_synthetic_images_are_patterns_that_never_change(channels: int) -> None:
     np.testing.assert_array_equal(images, synthetic_images(square_format(64, channels=1 if channels == 1 else 3)))
 
 
+@pytest.mark.slow
 def test_a_mono_bundle_judges_mono_images(small_run: Path, tmp_path: Path) -> None:
     done = export(small_run, tmp_path / "bundle", "--channels", 1, "--white-level", 4095)
     assert done.status == 0, done.log

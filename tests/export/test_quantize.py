@@ -340,6 +340,7 @@ def test_an_image_that_sets_the_threshold_does_not_calibrate(exported_bundle: Pa
     assert "0 good images to calibrate and 20 others" in told
 
 
+@pytest.mark.slow
 def test_a_copy_neither_calibrates_nor_sets_the_threshold(
     exported_bundle: Path, good_pictures: Path, tmp_path: Path
 ) -> None:
@@ -354,6 +355,7 @@ def test_a_copy_neither_calibrates_nor_sets_the_threshold(
     assert (manifest.quantisation.images, manifest.thresholds["int8"].images) == (10, 10)
 
 
+@pytest.mark.slow
 def test_images_that_were_trained_on_set_the_ranges_and_others_the_threshold(
     exported_bundle: Path, good_pictures: Path, parts: Path, tmp_path: Path
 ) -> None:
