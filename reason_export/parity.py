@@ -259,7 +259,7 @@ def exchanged(*, golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float3
 
 def _own(maps: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N, S * S) what differs from the mean of (N, S, S) maps, each of length 1, or 0 where nothing does."""
-    own: NDArray[np.float64] = (maps - maps.mean(axis=0, dtype=np.float64)).reshape(len(maps), -1)
+    own = (maps - maps.mean(axis=0, dtype=np.float64)).reshape(len(maps), -1)
     length = np.linalg.norm(own, axis=1, keepdims=True)
-    own[:] = np.divide(own, length, out=np.zeros_like(own), where=length > 1e-6 * np.linalg.norm(maps))
-    return own
+    scaled: NDArray[np.float64] = own / np.where(length > 1e-6 * np.linalg.norm(maps), length, np.inf)
+    return scaled

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from reason_runtime.bundle import open_bundle, update_bundle
-from reason_runtime.checks import known_check, sealed
+from reason_runtime.checks import known_check
 from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.session import open_session
 from tests.commands import Done, call
@@ -21,6 +21,7 @@ from tests.export.changed_maps import change_map
 from tests.imports import loaded_packages
 from tests.line.disks import NEEDS_MOUNT, small_disk
 from tests.pictures import good_picture, save
+from tests.runtime.changed_checks import change_check
 
 RUN = "import sys\nsys.argv = [{0!r}, *sys.argv[1:]]\nfrom {1} import main\nmain()\n"
 FORBIDDEN = {"torch", "torchvision", "timm", "safetensors", "reason_train"}
@@ -197,10 +198,7 @@ def test_a_threshold_of_a_check_that_does_not_say_what_it_was_drawn_beside_goes_
     bundle: Path, good_pictures: Path
 ) -> None:
     assert check(bundle, "--held-out", good_pictures).status == 0
-    path = bundle / "checks" / "onnxruntime_fp32.json"
-    content = json.loads(path.read_text())
-    del content["bundle_threshold"]
-    path.write_text(sealed(content))
+    change_check(bundle / "checks" / "onnxruntime_fp32.json", without="bundle_threshold")
     done = call("reason-run", "predict", bundle, next(good_pictures.iterdir()), "--json")
     assert "this device's own was drawn before it: run its check with --held-out again" in done.log
     assert json.loads(done.output)["threshold"] == open_bundle(bundle).manifest.thresholds["fp32"].value

@@ -58,6 +58,16 @@ def wait_for(path: Path, count: int, *, seconds: float = 20) -> list[dict[str, o
     raise AssertionError(f"{len(results(path))} results, expected {count}")
 
 
+def terminated(process: subprocess.Popen[str]) -> str:
+    """What a line wrote to stderr that had 5 s to end well after SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+    _, log = process.communicate(timeout=10)
+    assert time.monotonic() - started_s < 5
+    assert process.returncode == 0, log
+    return log
+
+
 def wait_for_text(path: Path, text: str) -> None:
     until_s = time.monotonic() + 10
     while text not in path.read_text():
@@ -82,11 +92,7 @@ def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: 
     out = tmp_path / "r.jsonl"
     process = start(bundle, "--source", endless(tmp_path), "--sink", f"jsonl:{out}", "--journal", tmp_path / "journal")
     wait_for(out, 50)
-    process.send_signal(signal.SIGTERM)
-    started_s = time.monotonic()
-    _, log = process.communicate(timeout=10)
-    assert time.monotonic() - started_s < 5
-    assert process.returncode == 0, log
+    log = terminated(process)
     found = results(out)
     assert [line["frame"] for line in found] == list(range(len(found)))
     assert [line["decision"] for line in found[:6]] == ["OK", "OK", "NG"] * 2
@@ -101,11 +107,7 @@ def test_sigterm_judges_the_lines_of_a_web_that_fill_no_frame(bundle: Path, tmp_
     web = f"linescan:{tmp_path / 'web.npy'}?lines_per_s=16000&block_lines=32&frame_lines=6400"
     process = start(bundle, "--source", web, "--sink", f"jsonl:{out}", "--journal", tmp_path / "journal")
     wait_for(out, 1)
-    process.send_signal(signal.SIGTERM)
-    started_s = time.monotonic()
-    _, log = process.communicate(timeout=10)
-    assert time.monotonic() - started_s < 5
-    assert process.returncode == 0, log
+    terminated(process)
     last = results(out)[-1]
     assert last["decision"] == "OK"
     assert 0 < int(str(last["valid_lines"])) < 6400
@@ -135,11 +137,7 @@ def test_a_log_that_cannot_be_written_decides_nothing(bundle: Path, tmp_path: Pa
         process = start(bundle, "--source", source, "--sink", f"jsonl:{out}", "--journal", tmp_path / "j", log=log)
         wait_for(out, 20)  # the camera was lost, which was said, and came back
         assert "connection lost" in out.read_text()
-        process.send_signal(signal.SIGTERM)
-        started_s = time.monotonic()
-        process.communicate(timeout=10)
-        assert time.monotonic() - started_s < 5
-    assert process.returncode == 0
+        terminated(process)
 
 
 @contextmanager
@@ -214,11 +212,7 @@ def test_sigterm_during_a_hanging_call_answers_and_still_exits_0_within_five_sec
     source = f"linescan:{web}?lines_per_s=1600&block_lines=32"
     process = start(bundle, "--source", source, "--sink", f"jsonl:{out}", "--deadline-ms", 300)
     wait_for(out, 30)
-    process.send_signal(signal.SIGTERM)
-    started_s = time.monotonic()
-    _, log = process.communicate(timeout=10)
-    assert time.monotonic() - started_s < 5
-    assert process.returncode == 0, log
+    terminated(process)
     found = results(out)
     assert [line["frame"] for line in found] == list(range(len(found)))
     assert {line["decision"] for line in found[20:]} == {"UNKNOWN"}

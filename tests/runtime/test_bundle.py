@@ -237,12 +237,11 @@ def test_a_link_that_leads_to_itself_is_one_clear_line(tmp_path: Path) -> None:
         write_bundle(tmp_path / "a", manifest=make_manifest(), files={})
 
 
-# Replaces a bundle by one of another name, and is killed right before the n-th time that a path gets another name.
+# Opens a bundle, and is killed right before the n-th time from then on that a path gets another name.
 KILLED = """
 import os, sys
 from dataclasses import replace
-from pathlib import Path
-from reason_runtime.bundle import open_bundle, write_bundle
+from reason_runtime.bundle import open_bundle, update_bundle, write_bundle
 old = open_bundle(sys.argv[1])
 left = int(sys.argv[2])
 def killed(event, arguments):
@@ -251,18 +250,30 @@ def killed(event, arguments):
         left -= 1
         if left < 0:
             os.kill(os.getpid(), 9)
-files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
 sys.addaudithook(killed)
+"""
+# What it does meanwhile: another name, and in an update a model and a list, too.
+REPLACING = """
+files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
 write_bundle(old.path, manifest=replace(old.manifest, name="second"), files=files, overwrite=True)
 """
+UPDATING = """
+files = {"model_int8.onnx": b"q" * 9, "threshold_from.txt": b"cd" * 40}
+update_bundle(old, manifest=replace(old.manifest, name="second"), files=files)
+"""
+
+
+def killed(action: str, bundle: Path, *, renames: int) -> int:
+    """The status of a process that was killed after so many renames, or that had done before."""
+    return subprocess.run([sys.executable, "-c", KILLED + action, str(bundle), str(renames)]).returncode
 
 
 def test_a_kill_while_a_bundle_is_replaced_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
     old = make_bundle(tmp_path / "bundle")
     ends = {}
     for renames in range(5):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(old.path), str(renames)])
-        ends[done.returncode] = open_bundle(old.path).manifest.name
+        status = killed(REPLACING, old.path, renames=renames)
+        ends[status] = open_bundle(old.path).manifest.name
     assert ends == {-9: old.manifest.name, 0: "second"}
 
 
@@ -288,26 +299,6 @@ def test_where_names_cannot_be_exchanged_the_old_bundle_is_set_aside_and_put_bac
     assert (open_bundle(old.path).manifest.name, names(tmp_path)) == ("second", ["bundle"])
 
 
-# Adds a model and a list to a bundle under another name, and is killed right before the n-th rename.
-KILLED_UPDATE = """
-import os, sys
-from dataclasses import replace
-from pathlib import Path
-from reason_runtime.bundle import open_bundle, update_bundle
-old = open_bundle(sys.argv[1])
-left = int(sys.argv[2])
-def killed(event, arguments):
-    global left
-    if event == "os.rename":
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
-sys.addaudithook(killed)
-files = {"model_int8.onnx": b"q" * 9, "threshold_from.txt": b"cd" * 40}
-update_bundle(old, manifest=replace(old.manifest, name="second"), files=files)
-"""
-
-
 def test_a_kill_while_a_bundle_is_updated_leaves_it_as_it_was_or_updated(tmp_path: Path) -> None:
     ends = []
     for renames in range(5):
@@ -315,9 +306,9 @@ def test_a_kill_while_a_bundle_is_updated_leaves_it_as_it_was_or_updated(tmp_pat
         old = update_bundle(first, manifest=first.manifest, files={"threshold_from.txt": b"ab"})
         (old.path / "checks").mkdir()
         (old.path / "checks" / "onnxruntime_fp32.json").write_text("{}")
-        done = subprocess.run([sys.executable, "-c", KILLED_UPDATE, str(old.path), str(renames)])
+        status = killed(UPDATING, old.path, renames=renames)
         found = open_bundle(old.path)
-        ends.append((done.returncode, found.manifest.name))
+        ends.append((status, found.manifest.name))
         seen = [name for name in names(old.path) if not name.startswith(".update.")]
         added = ["model_int8.onnx"] if found != old else []
         assert seen == ["checks", "golden.npz", "manifest.json", "model.onnx", *added, "threshold_from.txt"]
