@@ -18,7 +18,7 @@ class Verdict:
         lost: Parts whose number is missing before the last of a process, or between its first and last in the files
             where the sink has removed older ones.
         contradicted: Parts with two different decisions, in the files or between files and broker.
-        passed_defects: Frames that own a defect and are OK.
+        passed_defects: Frames that own a line of a defect and are OK.
         late: Judged answers later than twice the deadline.
         parts: Different part ids.
         decisions: By decision.
@@ -84,8 +84,16 @@ def check(
         runs.setdefault(run, set()).add(int(number))
     cut = _run(results[0]) if len(files) > kept_files else None
     first = {line["part_id"]: line for line in reversed(results)}
-    margin = overlap_lines // 2
     defective = {row + k for row, rows in spots for k in range(rows)}
+    margin = overlap_lines // 2
+    partial = {(_run(line), line["frame"]) for line in first.values() if line["valid_lines"] != frame_lines}
+
+    def owned(line: Mapping[str, Any]) -> range:
+        """The rows of a frame that it decided about: beside a break, and at either end, no other frame does."""
+        run, number, valid = _run(line), line["frame"], line["valid_lines"]
+        begins, ends = number == 0 or (run, number - 1) in partial, (run, number) in partial
+        return range(0 if begins else margin, valid if ends else valid - margin)
+
     return Verdict(
         lost=sum(
             max(numbers) + 1 - len(numbers) - (min(numbers) if run == cut else 0) for run, numbers in runs.items()
@@ -93,9 +101,7 @@ def check(
         contradicted=sum(len(found) > 1 for found in decisions.values()),
         passed_defects=sum(
             line["decision"] == "OK"
-            and any(
-                (line["encoder_count"] + row) % web_lines in defective for row in range(margin, frame_lines - margin)
-            )
+            and any((line["encoder_count"] + row) % web_lines in defective for row in owned(line))
             for line in first.values()
         ),
         late=sum(line["cause"] == "judged" and (line["latency_ms"] or 0) > 2 * deadline_ms for line in first.values()),

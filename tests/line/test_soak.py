@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,11 @@ def test_a_soak_that_lost_a_part_or_grows_is_told() -> None:
     ]
 
 
-def _checked(files: list[Path], *, kept_files: int) -> Verdict:
+def _checked(files: list[Path], *, kept_files: int = 1, spots: Sequence[tuple[int, int]] = ()) -> Verdict:
     return check(
         files,
         {},
-        spots=[],
+        spots=spots,
         web_lines=1000,
         frame_lines=64,
         overlap_lines=16,
@@ -66,9 +67,14 @@ def _checked(files: list[Path], *, kept_files: int) -> Verdict:
     )
 
 
-def _write_results(path: Path, run: str, numbers: range) -> Path:
-    line = {"kind": "result", "decision": "OK", "cause": "judged", "latency_ms": 9.0, "encoder_count": 0}
-    path.write_text("".join(json.dumps({**line, "part_id": f"{run}-{number:08}"}) + "\n" for number in numbers))
+def _write_results(path: Path, run: str, numbers: range, *, last_valid_lines: int = 64) -> Path:
+    """Frames of 64 lines that share 16, all OK."""
+    line = {"kind": "result", "decision": "OK", "cause": "judged", "latency_ms": 9.0}
+    results = [
+        {**line, "part_id": f"{run}-{n:08}", "frame": n, "encoder_count": 48 * n, "valid_lines": 64} for n in numbers
+    ]
+    results[-1]["valid_lines"] = last_valid_lines
+    path.write_text("".join(json.dumps(result) + "\n" for result in results))
     return path
 
 
@@ -82,6 +88,23 @@ def test_parts_whose_results_the_sink_has_removed_are_not_lost_ones(tmp_path: Pa
     _write_results(files[0], "web-a", range(500, 600, 2))
     _write_results(files[1], "web-b", range(3, 50))
     assert _checked(files, kept_files=1).lost == 49 + 3
+
+
+@pytest.mark.parametrize(
+    ("row", "passed"),
+    [(0, 1), (7, 1), (55, 1), (56, 1), (103, 1), (104, 1), (127, 1), (128, 0), (152, 0)],
+)
+def test_a_defect_passes_where_the_one_frame_that_owns_its_line_is_ok(tmp_path: Path, row: int, passed: int) -> None:
+    files = [_write_results(tmp_path / "results.jsonl", "web-a", range(3), last_valid_lines=32)]  # lines 96 to 127
+    assert _checked(files, spots=[(row, 1)]).passed_defects == passed
+
+
+def test_after_a_break_the_first_lines_are_owned_too(tmp_path: Path) -> None:
+    before = _write_results(tmp_path / "before", "web-a", range(3), last_valid_lines=32)
+    after = _write_results(tmp_path / "after", "web-a", range(3, 5))
+    whole = tmp_path / "results.jsonl"
+    whole.write_bytes(before.read_bytes() + after.read_bytes())
+    assert _checked([whole], spots=[(3 * 48 + 2, 1)]).passed_defects == 1
 
 
 def test_a_broker_that_is_slow_to_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
