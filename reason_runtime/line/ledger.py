@@ -115,12 +115,10 @@ class Ledger:
         """Answer UNKNOWN whatever is past its deadline."""
         with self._changed:
             now_ns = time.monotonic_ns()
-            for camera in list(self._waiting):
-                for place in list(self._waiting[camera]):
-                    if place.frame.deadline_ns is None or place.frame.deadline_ns > now_ns:
-                        break  # deadlines of one camera rise
-                    if place.answer is None:
-                        self._settle(place, unknown(place.frame, "deadline", _LATE))
+            for place in list(self._places.values()):
+                deadline_ns = place.frame.deadline_ns
+                if place.answer is None and deadline_ns is not None and deadline_ns <= now_ns:
+                    self._settle(place, unknown(place.frame, "deadline", _LATE))
 
     def sleep(self, until_ns: int) -> None:
         """Sleep of the timekeeper, until the next deadline if that comes before, even that of a part yet to enter."""

@@ -280,6 +280,19 @@ def test_an_answer_that_waits_for_the_part_before_outlives_its_deadline_and_is_r
     again.close()
 
 
+def test_a_deadline_holds_behind_a_part_whose_own_comes_later() -> None:
+    book = Book()
+    patient, hurried = frame(0, deadline_s=60), frame(1, deadline_s=0.01)
+    for item in (patient, hurried):
+        assert book.ledger.take(item)
+    time.sleep(0.02)
+    book.ledger.expire()
+    assert book.ledger.is_open(patient)
+    assert not book.ledger.is_open(hurried)
+    assert book.ledger.answer(patient, passed(patient))
+    assert [answer.cause for answer in book.published] == ["judged", "deadline"]
+
+
 def test_a_part_of_an_id_that_came_before_is_answered_at_once_and_the_first_one_is_still_judged() -> None:
     book = Book()
     first = frame(0)
