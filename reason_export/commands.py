@@ -319,7 +319,8 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     if result.accuracy is not None:
         _print_accuracy(result.accuracy, precision=result.precision)
     if result.lost_threshold is not None:
-        print(f"  this device's own threshold {result.lost_threshold.value:.6g} was drawn with another version", end="")
+        value = result.lost_threshold.value
+        print(f"  this device's own threshold {value:.6g} was of another version, processor or file", end="")
         print(" and is gone; draw it again with --held-out")
     if result.threshold is not None:
         from reason_runtime.tiles import tile_px_of

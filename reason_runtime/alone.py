@@ -11,6 +11,8 @@ from pathlib import Path
 from reason_runtime.atomic import reason
 from reason_runtime.errors import ConfigurationError, ReasonError
 
+_GUARD = ".lock"
+
 
 def hold(descriptor: int) -> bool:
     """Hold an open file or folder until it is closed; false where another process or another opening does.
@@ -26,12 +28,15 @@ def hold(descriptor: int) -> bool:
 
 
 @contextmanager
-def alone_in(folder: Path, *, otherwise: str) -> Iterator[None]:
+def alone_in(folder: Path, *, otherwise: str) -> Iterator[bool]:
     """Hold a folder.
 
     Args:
-        folder: Which.
+        folder: Which. Where the system locks no folders (NFS), a hidden file in it is held.
         otherwise: What to say, after its name, where another process holds it.
+
+    Yields:
+        Whether it is held; a file system may have no locks at all, and to write there is better than not to.
 
     Raises:
         ConfigurationError: Another process holds it.
@@ -41,12 +46,18 @@ def alone_in(folder: Path, *, otherwise: str) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise ReasonError(f"{folder}: cannot be opened ({reason(error)}); expected a folder to write to") from error
+    descriptors = [descriptor]
     try:
-        is_alone = True
-        with suppress(OSError):  # NFS locks no folder, and to write there is better than not to
-            is_alone = hold(descriptor)
-        if not is_alone:
+        is_alone = None
+        with suppress(OSError):
+            try:
+                is_alone = hold(descriptor)
+            except OSError:  # NFS locks what is open for writing, which a folder cannot be
+                descriptors.append(os.open(folder / _GUARD, os.O_RDWR | os.O_CREAT, 0o644))
+                is_alone = hold(descriptors[-1])
+        if is_alone is False:
             raise ConfigurationError(f"{folder}: {otherwise}")
-        yield
+        yield is_alone is True
     finally:
-        os.close(descriptor)
+        for each in descriptors:
+            os.close(each)

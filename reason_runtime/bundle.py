@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ REQUIRED = (MODELS["fp32"], GOLDEN)
 PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON, THRESHOLD_FROM)
 DEVICE_FOLDERS = ("engines", "checks")
 _UPDATE = ".update"
+_CHANGES_S, _CHANGE_S = 2.0, 0.05
 _HOW_TO_MAKE: dict[Precision, str] = {
     "fp16": "export again with --fp16",
     "int8": "run `reason-export quantize BUNDLE --calibration DIR`",
@@ -143,17 +145,40 @@ def listed(sha256: Iterable[str]) -> bytes:
 def open_bundle(path: str | Path) -> Bundle:
     """Read a bundle and verify its manifest and every portable file; an update that was cut off is finished first.
 
+    One that another program is making at this moment is waited for.
+
     Raises:
         BundleError: Not a bundle, of another format version, with a manifest that is not exactly as specified, or a
             file that is missing, changed or unknown; the message names the file.
     """
     folder = Path(os.path.realpath(path))  # never fails; `resolve` does for a link that leads to itself
+    until_s = time.monotonic() + _CHANGES_S
+    while True:
+        before = _glance(folder)
+        try:
+            return _opened(folder)
+        except BundleError:
+            in_change = os.path.isdir(folder / _UPDATE) or _glance(folder) != before  # in that order: it ends so
+            if not in_change or time.monotonic() > until_s:
+                raise
+            time.sleep(_CHANGE_S)  # its files are old ones and new ones for a moment
+
+
+def _opened(folder: Path) -> Bundle:
     _finish_update(folder)
     manifest = read_manifest(folder)
     _check_names(folder, manifest)
     for name, entry in manifest.files.items():
         _verify(folder / name, entry)
     return Bundle(path=folder, manifest=manifest)
+
+
+def _glance(folder: Path) -> bytes | None:
+    """Whatever the manifest holds; None where it cannot be read."""
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError:
+        return None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -247,14 +272,16 @@ def update_bundle(bundle: Bundle, *, manifest: Manifest, files: Mapping[str, Pat
     """
     changed = dict(files or {})
     _check_portable(changed, bundle.path)
-    with alone_in(bundle.path, otherwise="is being changed by another program; try again"):
+    with alone_in(bundle.path, otherwise="is being changed by another program; try again") as held:
+        if held:
+            for draft in bundle.path.glob(f"{_UPDATE}.*"):  # of those that were killed
+                shutil.rmtree(draft, ignore_errors=True)
         _update(bundle, manifest, changed)
     return open_bundle(bundle.path)
 
 
 def _update(bundle: Bundle, manifest: Manifest, changed: Mapping[str, Path | bytes]) -> None:
-    draft = bundle.path / f"{_UPDATE}.draft"
-    shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
+    draft = bundle.path / f"{_UPDATE}.{secrets.token_hex(4)}"  # where nothing is locked, others may have theirs
     try:
         draft.mkdir()
         for name, content in changed.items():
@@ -265,6 +292,8 @@ def _update(bundle: Bundle, manifest: Manifest, changed: Mapping[str, Path | byt
         _finish_update(bundle.path)
         if read_manifest(bundle.path).content_sha256 != bundle.manifest.content_sha256:
             raise BundleError(f"{bundle.path}: was changed by another program meanwhile and stays so; try again")
+        if (bundle.path / _UPDATE).exists():
+            raise BundleError(f"{bundle.path / _UPDATE}: holds what is no part of a bundle; remove it and try again")
         os.replace(draft, bundle.path / _UPDATE)
     except OSError as error:
         raise ReasonError(

@@ -39,8 +39,8 @@ MOST_TILES = 1000
 SCORED_AGAIN = 16
 """So many held-out images tell a damaged model within a second or two."""
 SAME_SCORES = 1e-3
-"""Of the largest score: more than float32 differs by from one processor or GPU to another (on one it is some 1e-7), and
-less than a model with a hole did (0.01 and more)."""
+"""Of the largest score: more than float32 differs by from one processor or GPU to another (on one it is some 1e-7). It
+tells gross damage; a hole of one disk page in the weights may move every score by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

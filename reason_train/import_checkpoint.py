@@ -67,20 +67,21 @@ def import_checkpoint(
             raise RunError(f"{checkpoint}: has no {key}; expected a dict of {', '.join(PARTS)}")
         _fill(model.get_submodule(part), state, where=f"{checkpoint}: {key}")
     make_folder(out)
+    name = checkpoint.name.encode(errors="replace").decode()  # facts of a safetensors file are UTF-8
     run = Run(
         config=config,
         dataset="",
         train=train,
         held_out=(),
         libraries=library_versions(),
-        imported_from=checkpoint.name,
+        imported_from=name,
         teacher_weights_sha256=None if teacher_weights is None else weights_sha256(teacher_weights),
     )
     with alone_in(out, otherwise=TAKEN):
         _require_free(out)  # as another may have left it
         try:
             write_run(out, run)
-            write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": checkpoint.name})
+            write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": name})
         except ReasonError:
             forget_unstarted(out)
             raise
@@ -88,7 +89,7 @@ def import_checkpoint(
 
 
 def _require_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
         raise RunError(f"{out}: exists; choose another --out")
 
 

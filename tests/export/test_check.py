@@ -164,7 +164,9 @@ def test_info_says_what_was_checked_and_whether_it_counts_here(bundle: Path, goo
     score = open_bundle(bundle).golden().score
     change_golden(bundle, score=score * 1.01)
     assert checks() == ["check       onnxruntime fp32: of other files or of another processor; check again"]
-    assert check(bundle).status == 1
+    replaced = check(bundle)
+    assert replaced.status == 1
+    assert f"this device's own threshold {own:.6g} was of another version, processor or file" in replaced.output
     assert checks()[0].startswith(f"check       onnxruntime fp32: FAILED with {version}, 20")
 
 
@@ -189,7 +191,7 @@ def test_a_check_from_before_there_were_hashes_holds_for_nothing_and_stops_nothi
     told = call("reason-run", "predict", bundle, picture, "--backend", "auto").log
     assert "left out: onnxruntime fp32 (checked with another version or device)" in told
     own = content["threshold"]["value"]
-    gone = f"this device's own threshold {own:.6g} was drawn with another version and is gone; draw it again"
+    gone = f"this device's own threshold {own:.6g} was of another version, processor or file and is gone; draw it again"
     assert gone in check(bundle).output
     assert "is gone" not in check(bundle).output  # said once
 

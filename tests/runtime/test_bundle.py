@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import reason_runtime.bundle
 from reason_runtime.alone import alone_in
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle, write_bundle
 from reason_runtime.choices import Backend
@@ -334,11 +336,79 @@ def test_an_update_that_the_system_refuses_says_truly_what_became_of_the_bundle(
     told = "what was there before is kept" if refused == ".update" else "an update of it .* cannot be finished here"
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", broken)
+        patch.setattr(reason_runtime.bundle, "_CHANGES_S", 0.0)
         with pytest.raises(ReasonError, match=rf"bundle: .*{told}"):
             update_bundle(old, manifest=replace(old.manifest, name="second"), files={"model_int8.onnx": grey_model()})
     found = open_bundle(old.path)
     assert (found == old) == (refused == ".update")
     assert not [name for name in names(old.path) if name.startswith(".")]
+
+
+# Updates a bundle again and again, each time with a list of another length, until it is killed.
+RESTLESS = """
+import sys
+from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.errors import ReasonError
+number = 0
+while True:
+    number += 1
+    bundle = open_bundle(sys.argv[1])
+    try:
+        update_bundle(bundle, manifest=bundle.manifest, files={"threshold_from.txt": b"ab" * (1 + number % 50)})
+    except ReasonError as error:
+        assert "another program" in str(error), error
+"""
+
+
+# NFS locks files that are open for writing, and nothing else.
+AS_ON_NFS = """
+import errno, fcntl, os
+def flock(descriptor, how, locked=fcntl.flock):
+    if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    return locked(descriptor, how)
+fcntl.flock = flock
+"""
+
+
+def test_a_bundle_that_is_being_updated_is_opened_whole(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "bundle").path
+    with subprocess.Popen([sys.executable, "-c", RESTLESS, str(path)]) as writer:
+        try:
+            seen = set()
+            until_s = time.monotonic() + 30
+            while len(seen) < 20 and time.monotonic() < until_s:
+                seen.add(open_bundle(path).manifest.content_sha256)
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+    assert len(seen) == 20
+    open_bundle(path)
+
+
+def test_where_folders_have_no_locks_two_that_update_a_bundle_leave_it_whole(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "bundle").path
+    writers = [subprocess.Popen([sys.executable, "-c", AS_ON_NFS + RESTLESS, str(path)]) for _ in range(2)]
+    try:
+        seen = set()
+        until_s = time.monotonic() + 30
+        while len(seen) < 20 and time.monotonic() < until_s:
+            seen.add(open_bundle(path).manifest.content_sha256)
+        assert [writer.poll() for writer in writers] == [None, None]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    open_bundle(path)
+
+
+def test_what_lies_in_an_updates_folder_and_is_no_part_of_a_bundle_is_named(tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "bundle")
+    (made.path / ".update").mkdir()
+    (made.path / ".update" / ".DS_Store").touch()
+    assert open_bundle(made.path) == made
+    with pytest.raises(BundleError, match=r"\.update: holds what is no part of a bundle; remove it and try again"):
+        update_bundle(made, manifest=made.manifest)
 
 
 def test_an_updated_bundle_is_the_same_folder_as_before(tmp_path: Path) -> None:

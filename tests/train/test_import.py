@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,9 @@ def test_an_imported_checkpoint_of_the_papers_teacher_gives_the_golden_maps(tmp_
 
 
 def test_an_imported_run_says_where_it_comes_from_and_has_no_threshold(files: Path, tmp_path: Path) -> None:
-    done = import_into(tmp_path / "run", files / "reason.pth", files / "encoder.pth", more=("--json",))
+    checkpoint = tmp_path / os.fsdecode(b"caf\xe9.pth")  # no UTF-8
+    shutil.copy(files / "reason.pth", checkpoint)
+    done = import_into(tmp_path / "run", checkpoint, files / "encoder.pth", more=("--json",))
     assert json.loads(done.output) == {
         "run": str(tmp_path / "run"),
         "teacher": "resnet18",
@@ -100,7 +103,7 @@ def test_an_imported_run_says_where_it_comes_from_and_has_no_threshold(files: Pa
         "training_images": 0,
     }
     run, _ = load_run(tmp_path / "run")
-    assert (run.imported_from, run.train, run.images_sha256) == ("reason.pth", (), None)
+    assert (run.imported_from, run.train, run.images_sha256) == ("caf?.pth", (), None)
     assert run.config.method.suppression_target == "student"
     assert run.config.departures == ("teacher resnet18 in place of wide_resnet50_2",)
     assert not (tmp_path / "run" / "calibration.json").exists()
