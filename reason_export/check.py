@@ -19,6 +19,7 @@ from reason_export.golden_checks import (
     painted_defects,
     shifted,
     threshold_shift,
+    unfounded,
 )
 from reason_export.good_images import (
     LEAST_HELD_OUT,
@@ -29,7 +30,8 @@ from reason_export.good_images import (
     unseen,
     wanted_rate,
 )
-from reason_export.parity import TOLERANCES, Limits, NotFiniteError, Parity, blind, broken, compare
+from reason_export.graph_parts import changed_in_head
+from reason_export.parity import TOLERANCES, Limits, NotFiniteError, Parity, blind, broken, compare, contradicting
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle
@@ -211,6 +213,13 @@ def check_bundle(
     if drawn.threshold is None:
         shift = threshold_shift(golden, outputs.score, manifest=bundle.manifest, precision=precision)
     failures = [*broken(parity, tolerance), *blind(**given), *shifted(shift)]
+    failures += contradicting(
+        anomaly_map=outputs.anomaly_map,
+        score=outputs.score,
+        score_exponent=bundle.manifest.method.score_exponent,
+    )
+    failures += unfounded(golden, manifest=bundle.manifest, precision=precision)
+    failures += _other_head(bundle, precision, session.provider)
     painted = painted_defects(session, golden, outputs.score, limits=limits)
     for part in (painted, batched, accuracy):
         if part is not None:
@@ -236,6 +245,17 @@ def check_bundle(
     )
     _write(bundle, check, threshold_from=drawn.threshold_from)
     return check
+
+
+def _other_head(bundle: Bundle, precision: Precision, provider: Provider | None) -> list[str]:
+    """Whether the file of a precision ends otherwise than float32's, in words."""
+    paths = [bundle.model_path("fp32"), bundle.model_path(precision, provider=provider)]
+    if paths[0] == paths[1]:
+        return []
+    import onnx
+
+    node = changed_in_head(*(onnx.load(path).graph for path in paths))
+    return [] if node is None else [f"the map head of {paths[1].name} is not that of {paths[0].name}: see node {node}"]
 
 
 def _unless_not_finite(kind: ImageKind, measure: Callable[[], Found], not_finite: dict[ImageKind, str]) -> Found | None:

@@ -334,7 +334,7 @@ def _print_check(result: Check, bundle: Bundle) -> None:
 
 def _print_batched(batched: Batched) -> None:
     parity = batched.parity
-    print(f"  {batched.images_in_a_run} in a run: map differs by at most {parity.map_difference_max:.1e}", end="")
+    print(f"  {batched.text} in a run: map differs by at most {parity.map_difference_max:.1e}", end="")
     print(f", score by {parity.score_difference_max:.1e}")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from reason_runtime.backends.signature import INPUT, check_signature
-from reason_runtime.backends.tensorrt_library import Messages
+from reason_runtime.backends.signature import Port, check_signature
+from reason_runtime.backends.tensorrt_library import Messages, numpy_name
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import BackendError, BundleError
 from reason_runtime.manifest import Manifest
@@ -87,13 +87,13 @@ def _tensor(tensor: tensorrt.ITensor) -> NetworkTensor:
 
 
 def _check(model: Path, manifest: Manifest, *, inputs: list[NetworkTensor], outputs: list[NetworkTensor]) -> None:
-    def shapes(tensors: list[NetworkTensor]) -> dict[str, list[int | None]]:
-        return {tensor.name: [None if side < 0 else side for side in tensor.shape] for tensor in tensors}
+    def ports(tensors: list[NetworkTensor]) -> dict[str, Port]:
+        return {
+            tensor.name: Port([None if side < 0 else side for side in tensor.shape], numpy_name(tensor.kind))
+            for tensor in tensors
+        }
 
-    check_signature(model, manifest, inputs=shapes(inputs), outputs=shapes(outputs))
+    check_signature(model, manifest, inputs=ports(inputs), outputs=ports(outputs))
     for tensor in (*inputs, *outputs):
-        expected = "UINT8" if tensor.name == INPUT else "FLOAT"
-        if tensor.kind != expected:
-            raise BundleError(f"{model}: {tensor.name} is {tensor.kind}, expected {expected}; export again")
         if tensor.shape[0] >= 0:
             raise BundleError(f"{model}: {tensor.name} has a fixed batch of {tensor.shape[0]}; export again")

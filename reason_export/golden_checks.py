@@ -13,9 +13,9 @@ from reason_export.runs import run_each
 from reason_runtime.choices import Precision
 from reason_runtime.golden import Golden
 from reason_runtime.manifest import Manifest, ScoreStatistics
-from reason_runtime.session import Session, joined
+from reason_runtime.session import MOST_IN_A_RUN, Session, joined
 
-MOST_IN_A_RUN = 4
+RUNS = (MOST_IN_A_RUN, 4)
 """Images that the check of batches puts in one."""
 
 
@@ -50,15 +50,22 @@ class PaintedDefects:
 class Batched:
     """The golden images again, several in a run: libraries have other kernels for that."""
 
-    images_in_a_run: int
+    images_in_a_run: tuple[int, ...]
+    """One after the other, the largest first."""
     parity: Parity
+    """Of all these runs together."""
     exchanged: list[str]
     """See `reason_export.parity.exchanged`."""
 
     def broken(self, tolerance: Tolerance) -> list[str]:
         """Gates that do not hold, in words."""
         told = [*broken(self.parity, tolerance), *self.exchanged]
-        return [f"with {self.images_in_a_run} images in a run: {line}" for line in told]
+        return [f"with {self.text} images in a run: {line}" for line in told]
+
+    @property
+    def text(self) -> str:
+        """The numbers of images in a run, for people."""
+        return " and ".join(map(str, self.images_in_a_run))
 
 
 def painted_defects(
@@ -86,20 +93,27 @@ def painted_defects(
 
 
 def in_batches(session: Session, golden: Golden) -> Batched | None:
-    """None where the artefact takes one image in a run, or the bundle has one golden image."""
-    size = min(len(golden.images), session.largest_batch or MOST_IN_A_RUN, MOST_IN_A_RUN)
-    if size < 2:
+    """None where the artefact takes one image in a run. Golden images that are fewer than that come again."""
+    most = session.largest_batch or MOST_IN_A_RUN
+    sizes = tuple(dict.fromkeys(min(most, size) for size in RUNS if min(most, size) > 1))
+    if not sizes:
         return None
-    whole = len(golden.images) // size * size
-    outputs = joined([session.run(golden.images[first : first + size]) for first in range(0, whole, size)])
+    runs = [
+        np.arange(first, first + size) % len(golden.images)
+        for size in sizes
+        for first in range(0, MOST_IN_A_RUN - size + 1, size)
+    ]
+    outputs = joined([session.run(golden.images[run]) for run in runs])
+    shown = np.concatenate(runs)
+    expected = golden.anomaly_map[shown]
     parity = compare(
-        golden_map=golden.anomaly_map[:whole],
-        golden_score=golden.score[:whole],
+        golden_map=expected,
+        golden_score=golden.score[shown],
         anomaly_map=outputs.anomaly_map,
         score=outputs.score,
     )
-    answered = exchanged(golden_map=golden.anomaly_map[:whole], anomaly_map=outputs.anomaly_map)
-    return Batched(images_in_a_run=size, parity=parity, exchanged=answered)
+    answered = exchanged(golden_map=expected, anomaly_map=outputs.anomaly_map)
+    return Batched(images_in_a_run=sizes, parity=parity, exchanged=answered)
 
 
 def _rejected(scores: NDArray[np.float32], limit: float | None) -> int | None:
@@ -155,6 +169,46 @@ def shifted(shift: float | None) -> list[str]:
         f"good parts' scores moved by {shift:+.2f} of the way to the threshold off those that drew it, at most "
         f"{MOST_SHIFT} is allowed; draw this device's own with --held-out"
     ]
+
+
+def unfounded(golden: Golden, *, manifest: Manifest, precision: Precision) -> list[str]:
+    """Whether a threshold is not what the manifest says that it was drawn from, in words; empty where it is.
+
+    The threshold touches a score of a good image: the highest, where it rejects none of them. Half precision has no
+    scores of its own in the manifest and is held to float32's.
+    """
+    limit, known, plain = (
+        manifest.thresholds.get(precision),
+        manifest.scores_in(precision),
+        manifest.thresholds.get("fp32"),
+    )
+    if limit is None or known is None:
+        return []
+    told = []
+    if limit.images == known.images and precision in ("fp32", "int8"):
+        above = float(np.nextafter(np.float32(known.maximum), np.float32(np.inf)))
+        if not (limit.value == above if limit.rejected == 0 else known.minimum < limit.value <= known.maximum):
+            told.append(
+                f"the threshold {limit.value:.6g} does not follow from good images that score {known.minimum:.6g} to "
+                f"{known.maximum:.6g}, {limit.rejected} of them rejected"
+            )
+    elif precision == "fp16" and plain is not None and limit.images == plain.images:
+        allowed = (TOLERANCES[precision].score_difference or 0.0) * abs(known.maximum)
+        if abs(limit.value - plain.value) > allowed:
+            told.append(
+                f"the threshold {limit.value:.6g} is more than {allowed:.2g} away from fp32's {plain.value:.6g}"
+            )
+    photographs = golden.score[~golden.synthetic]
+    trained = manifest.score_statistics
+    if trained is not None and len(photographs) >= LEAST_HELD_OUT:
+        middle = float(np.median(photographs))
+        if not trained.minimum <= middle <= trained.maximum:
+            told.append(
+                f"half of the golden photographs score {middle:.6g} or more in the trained model, the good images that "
+                f"drew the threshold {trained.minimum:.6g} to {trained.maximum:.6g}: they are of other parts, or the "
+                "threshold is of another training"
+            )
+    return told
 
 
 def decisions_flipped(golden: NDArray[np.float32], score: NDArray[np.float32], *, limits: Limits) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 INSTANCE_NORM = "InstanceNormalization"
@@ -114,6 +114,37 @@ def map_head(graph: GraphProto) -> set[str]:
         if node.name in head and node.op_type in _CARRIERS and not _any_made_in(wires, node, head):
             head.discard(node.name)
     return head
+
+
+def changed_in_head(reference: GraphProto, other: GraphProto) -> str | None:
+    """The first node of a graph's map head that another graph has not, or with other constants; None without one.
+
+    What a change of precision may alter lies before the head.
+    """
+    head, known = map_head(reference), {node.name: node for node in other.node}
+    constants, others = ({each.name: each for each in graph.initializer} for graph in (reference, other))
+    made = {name for node in reference.node if node.name in head for name in node.output}
+    for node in reference.node:
+        if node.name in head:
+            found = known.get(node.name)
+            if found is None or _spelled(node, constants, made) != _spelled(found, others, made):
+                return str(node.name)
+    return None
+
+
+def _spelled(node: NodeProto, constants: Mapping[str, TensorProto], made: Collection[str]) -> tuple[object, ...]:
+    """All that a node does with what comes from outside of the nodes that made `made`."""
+    from onnx import numpy_helper
+
+    inputs: list[object] = []
+    for name in node.input:
+        if name in constants:
+            values = numpy_helper.to_array(constants[name])
+            inputs.append((values.dtype, values.shape, values.tobytes()))
+        else:
+            inputs.append(name if name in made else "from outside")
+    attributes = sorted(each.SerializeToString(deterministic=True) for each in node.attribute)
+    return node.op_type, attributes, inputs, list(node.output)
 
 
 def _any_made_in(wires: Wiring, node: NodeProto, names: Iterable[str]) -> bool:

@@ -33,8 +33,7 @@ def drawn_from(
     if not np.isfinite(peaks).all():
         raise DataError(f"{source}: the maps of {int((~np.isfinite(peaks)).sum())} of them are not finite")
     threshold = threshold_for(scores, false_reject_rate=false_reject_rate, source=source)
-    maximum_scores = method.settings.get("score_exponent") is None
-    pixel = None if maximum_scores else pixel_threshold(scores, peaks, threshold=threshold.value)
+    pixel = None if method.score_exponent is None else pixel_threshold(scores, peaks, threshold=threshold.value)
     return threshold, ScoreStatistics(
         images=len(scores),
         mean=float(scores.mean()),

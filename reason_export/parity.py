@@ -10,6 +10,7 @@ from scipy import stats
 
 from reason_runtime.choices import Precision
 from reason_runtime.errors import ParityError
+from reason_runtime.manifest import SCORE_CELL_PX
 
 
 class NotFiniteError(ParityError):
@@ -93,6 +94,11 @@ LEAST_FOLLOWED = 0.2
 LEAST_OF_ANOTHER, LEAST_CLOSER = 0.7, 0.3
 """Correlation of that with another image's, and by how much it is above the one with its own, from which a map is that
 other image's; of screw's golden photographs, in int8, 0.97 and more was with their own, 0.56 at most with another's."""
+
+
+MOST_CONTRADICTION = 1e-4
+"""Of the largest score, between a score and its map; ONNX Runtime and OpenVINO had 1e-7 in every precision."""
+SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +247,40 @@ def blind(
     if np.ptp(golden_score) > 0 and (score == score[0]).all():
         found.append("the score is the same for all images")
     return [*found, *exchanged(golden_map=golden_map, anomaly_map=anomaly_map)]
+
+
+def contradicting(
+    *, anomaly_map: NDArray[np.float32], score: NDArray[np.float32], score_exponent: float | None
+) -> list[str]:
+    """Whether scores (N,) are not those that the maps (N, S, S) beside them give, in words; empty where they are.
+
+    Between the two there is float32 in every precision, so that noise is no reason for a difference.
+    """
+    expected = score_of(anomaly_map, score_exponent=score_exponent)
+    difference = np.abs(score - expected).max() / max(np.abs(expected).max(), SMALLEST)
+    if difference <= MOST_CONTRADICTION or not np.isfinite(anomaly_map).all():
+        return []
+    return [
+        f"the score differs by {difference:.2e} of the largest from what the map beside it gives, at most "
+        f"{MOST_CONTRADICTION:.0e} is allowed"
+    ]
+
+
+def score_of(anomaly_map: NDArray[np.floating], *, score_exponent: float | None) -> NDArray[np.float64]:
+    """(N,) scores of maps (N, S, S), in float64: `reason_train.anomaly_map.MapHead` says how."""
+    maps = anomaly_map.astype(np.float64)
+    if score_exponent is None:
+        highest: NDArray[np.float64] = maps.max(axis=(1, 2))
+        return highest
+    images, cells = len(maps), maps.shape[1] // SCORE_CELL_PX
+    inside = maps[:, : cells * SCORE_CELL_PX, : cells * SCORE_CELL_PX]
+    means = inside.reshape(images, cells, SCORE_CELL_PX, cells, SCORE_CELL_PX).mean(axis=(2, 4)).reshape(images, -1)
+    means = np.maximum(means, 0)
+    largest = np.maximum(means.max(axis=1), SMALLEST)
+    scores: NDArray[np.float64] = largest * ((means / largest[:, None]) ** score_exponent).mean(axis=1) ** (
+        1 / score_exponent
+    )
+    return scores
 
 
 def exchanged(*, golden_map: NDArray[np.float32], anomaly_map: NDArray[np.float32]) -> list[str]:

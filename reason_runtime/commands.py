@@ -22,6 +22,7 @@ from reason_runtime.options import (
     ThreadsOption,
     ThresholdOption,
 )
+from reason_runtime.session import MOST_IN_A_RUN
 
 if TYPE_CHECKING:
     from reason_runtime.predict import Judgement
@@ -108,7 +109,9 @@ def inspect(
     back_pressure: Annotated[
         BackPressure | None, typer.Option(help="Of a full queue.", show_default="drop-oldest; block for files")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Frames through the model at once, at most.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, max=MOST_IN_A_RUN, help="Frames through the model at once, at most.")
+    ] = 1,
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="The first of a batch waits so long for others.")] = 0,
     journal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Answers for the parts in flight after a kill.")

@@ -22,6 +22,8 @@ from reason_runtime.image import COLOUR_ORDERS, RESIZE_FILTERS, Crop, InputForma
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
 FORMAT_VERSION = 1
+SCORE_CELL_PX = 4
+"""Side of the cells that a generalised mean is taken over: the blurred map hardly changes inside a cell."""
 # keys that came later: absent, not null, where they say nothing
 _LATER = frozenset({"pixel_threshold", "crop_px", "scores", "trained_mean"})
 
@@ -43,6 +45,12 @@ class MethodSettings:
         """Side of the image before the centre crop to the map's size; None without a crop."""
         found = self.settings.get("crop_from_px")
         return found if isinstance(found, int) else None
+
+    @property
+    def score_exponent(self) -> float | None:
+        """Of the generalised mean over cells of the map that is the score; None where the score is its maximum."""
+        found = self.settings.get("score_exponent")
+        return float(found) if isinstance(found, (int, float)) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
+from reason_runtime.manifest import SCORE_CELL_PX
+
 BLUR_SIGMA_PX = 4.0  # the reference's
 SMALLEST_NORM = 1e-8
-SCORE_CELL_PX = 4
-"""Side of the cells that a generalised mean is taken over: the blurred map hardly changes inside a cell."""
 
 
 def interpolation_matrix(size_px: int, side: int) -> NDArray[np.float64]:

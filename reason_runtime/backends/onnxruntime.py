@@ -23,7 +23,7 @@ from reason_runtime.atomic import make_folder
 from reason_runtime.backends.cuda import Cuda
 from reason_runtime.backends.nvinfer import nvinfer_version
 from reason_runtime.backends.onnxruntime_binding import BoundRuns
-from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
+from reason_runtime.backends.signature import INPUT, OUTPUTS, Port, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
 from reason_runtime.choices import Device, Precision, Provider, runner_device
@@ -44,6 +44,7 @@ _PROVIDERS: dict[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would give fp32 runs the mantissa of half precision
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 _ON = "True"  # TensorRT's provider refuses "1", which CUDA's takes
 # without its flag this provider computes the graph's half-precision or quantised layers in float32
 _TENSORRT_FLAGS: dict[Precision, dict[str, str]] = {"fp16": {"trt_fp16_enable": _ON}, "int8": {"trt_int8_enable": _ON}}
@@ -249,7 +250,12 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _check(session: ort.InferenceSession, model: Path, manifest: Manifest) -> None:
-    def shapes(nodes: list[ort.NodeArg]) -> dict[str, list[int | None]]:
-        return {node.name: [side if isinstance(side, int) else None for side in node.shape] for node in nodes}
+    def ports(nodes: list[ort.NodeArg]) -> dict[str, Port]:
+        return {
+            node.name: Port(
+                [side if isinstance(side, int) else None for side in node.shape], _TYPES.get(node.type, node.type)
+            )
+            for node in nodes
+        }
 
-    check_signature(model, manifest, inputs=shapes(session.get_inputs()), outputs=shapes(session.get_outputs()))
+    check_signature(model, manifest, inputs=ports(session.get_inputs()), outputs=ports(session.get_outputs()))

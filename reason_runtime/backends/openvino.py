@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from reason_runtime.backends.openvino_bf16 import keep_front_in_float32, keep_head_in_float32
 from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.backends.openvino_int8 import use_unsigned
-from reason_runtime.backends.signature import INPUT, OUTPUTS, check_batch, check_signature
+from reason_runtime.backends.signature import INPUT, OUTPUTS, Port, check_batch, check_signature
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Device, Precision
 from reason_runtime.errors import BackendError, BundleError
@@ -227,10 +227,13 @@ def _settings(*, threads: int | None, streams: int | None) -> dict[str, str]:
 
 
 def _check(source: ov.Model, model: Path, manifest: Manifest) -> None:
-    def shapes(ports: list[ov.Output]) -> dict[str, list[int | None]]:
+    def ports(found: list[ov.Output]) -> dict[str, Port]:
         return {
-            port.get_any_name(): [side.get_length() if side.is_static else None for side in port.get_partial_shape()]
-            for port in ports
+            port.get_any_name(): Port(
+                [side.get_length() if side.is_static else None for side in port.get_partial_shape()],
+                str(port.get_element_type().to_dtype()),
+            )
+            for port in found
         }
 
-    check_signature(model, manifest, inputs=shapes(source.inputs), outputs=shapes(source.outputs))
+    check_signature(model, manifest, inputs=ports(source.inputs), outputs=ports(source.outputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,22 @@ def shapes_of_one(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     return {INPUT: (form.height_px, form.width_px, form.channels), OUTPUTS[0]: (size, size), OUTPUTS[1]: ()}
 
 
-def check_signature(
-    path: Path, manifest: Manifest, *, inputs: Mapping[str, list[int | None]], outputs: Mapping[str, list[int | None]]
-) -> None:
-    """Compare a loaded model's names and shapes with the manifest.
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a loaded model; a side that is free is None, and the type is named as NumPy does."""
+
+    shape: list[int | None]
+    type_name: str
+
+
+def check_signature(path: Path, manifest: Manifest, *, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> None:
+    """Compare a loaded model's names, shapes and types with the manifest.
 
     Args:
         path: The model, for the message.
         manifest: Of its bundle.
-        inputs: Shape by name; None where a side is free.
-        outputs: The same for the outputs.
+        inputs: By name.
+        outputs: By name.
 
     Raises:
         BundleError: The model is not what the manifest says.
@@ -39,12 +46,15 @@ def check_signature(
     if set(inputs) != {INPUT} or set(outputs) != set(OUTPUTS):
         raise BundleError(f"{path}: has {', '.join(found)}, expected input {INPUT} and outputs {' and '.join(OUTPUTS)}")
     for name, sides in shapes_of_one(manifest).items():
-        shape = found[name]
+        shape, type_name = found[name].shape, found[name].type_name
         fits = len(shape) == len(sides) + 1 and all(
             side in (None, want) for side, want in zip(shape[1:], sides, strict=True)
         )
         if not fits:
             raise BundleError(f"{path}: {name} has shape {shape}, the manifest says (N, {', '.join(map(str, sides))})")
+        expected = "uint8" if name == INPUT else "float32"
+        if type_name != expected:
+            raise BundleError(f"{path}: {name} is {type_name}, expected {expected}; export again")
 
 
 def check_batch(images: NDArray[np.uint8], manifest: Manifest) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.backends.cuda import Cuda
-from reason_runtime.backends.signature import check_batch, check_signature, shapes_of_one
+from reason_runtime.backends.signature import Port, check_batch, check_signature, shapes_of_one
 from reason_runtime.backends.tensorrt_lane import Lane
 from reason_runtime.backends.tensorrt_library import (
     NAMES,
     Messages,
     compute_capability_words,
     load_library,
+    numpy_name,
     require_rtx_gpu,
 )
 from reason_runtime.bundle import Bundle
@@ -146,12 +147,15 @@ def open_session(
 
 
 def _check(trt: ModuleType, engine: tensorrt.ICudaEngine, path: Path, manifest: Manifest) -> None:
-    def shapes(mode: tensorrt.TensorIOMode) -> dict[str, list[int | None]]:
+    def ports(mode: tensorrt.TensorIOMode) -> dict[str, Port]:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         return {
-            name: [None if side < 0 else int(side) for side in engine.get_tensor_shape(name)]
+            name: Port(
+                [None if side < 0 else int(side) for side in engine.get_tensor_shape(name)],
+                numpy_name(engine.get_tensor_dtype(name).name),
+            )
             for name in names
             if engine.get_tensor_mode(name) == mode
         }
 
-    check_signature(path, manifest, inputs=shapes(trt.TensorIOMode.INPUT), outputs=shapes(trt.TensorIOMode.OUTPUT))
+    check_signature(path, manifest, inputs=ports(trt.TensorIOMode.INPUT), outputs=ports(trt.TensorIOMode.OUTPUT))

@@ -45,6 +45,11 @@ def load_library(builder: Builder) -> ModuleType:
     return trt
 
 
+def numpy_name(name: str) -> str:
+    """What NumPy calls a type of TensorRT's; others than those of a bundle's inputs and outputs keep their name."""
+    return {"FLOAT": "float32", "UINT8": "uint8"}.get(name, name)
+
+
 def compute_capability_words(trt: ModuleType) -> dict[str, str]:
     """The compute capabilities that TensorRT-RTX builds for, oldest first, and its words: `8.6` is `SM86`."""
     words = [name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]

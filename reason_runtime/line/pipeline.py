@@ -37,7 +37,7 @@ from reason_runtime.line.timekeeper import Timekeeper
 from reason_runtime.line.watch import Watch
 from reason_runtime.line.web.judge import DefectBook
 from reason_runtime.line.work import Work
-from reason_runtime.session import Outputs
+from reason_runtime.session import MOST_IN_A_RUN, Outputs
 
 Outcome = Literal["ended", "stopped", "hung"]
 _INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add waiting
@@ -77,8 +77,10 @@ class PipelineSettings:
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s < float("inf"):
             raise ConfigurationError(f"a deadline of {self.deadline_s} s is not a positive time")
-        if self.queue_frames < 1 or self.batch < 1 or not 0 <= self.batch_wait_s < float("inf"):
-            raise ConfigurationError("a queue and a batch hold 1 frame or more, and a batch waits 0 s or more")
+        if self.queue_frames < 1 or not 0 <= self.batch_wait_s < float("inf"):
+            raise ConfigurationError("a queue holds 1 frame or more, and a batch waits 0 s or more")
+        if not 1 <= self.batch <= MOST_IN_A_RUN:
+            raise ConfigurationError(f"a batch of {self.batch}; expected 1 to {MOST_IN_A_RUN}, which `check` looks at")
         if not (self.hang_s > 0 and self.heartbeat_s > 0):
             raise ConfigurationError("the limits for a hanging stage and for heartbeats are positive times")
         if self.when_full not in ("block", "drop-oldest"):

@@ -204,7 +204,7 @@ def test_a_network_of_another_form_is_refused(tmp_path: Path) -> None:
     graph.graph.node.append(helper.make_node("Cast", ["whole"], ["score"], to=TensorProto.FLOAT16))
     graph.graph.node[-2].output[0] = "whole"
     graph.graph.output[1].type.tensor_type.elem_type = TensorProto.FLOAT16
-    with pytest.raises(BundleError, match="score is HALF, expected FLOAT; export again"):
+    with pytest.raises(BundleError, match="score is HALF, expected float32; export again"):
         build(changed(bundle, graph), "8.6")
 
 

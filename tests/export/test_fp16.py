@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from reason_export.graph_parts import before_network, front, map_head
+from reason_export.graph_parts import before_network, changed_in_head, front, map_head
 from reason_export.half import half_graph, require_room
-from reason_runtime.bundle import open_bundle
+from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.errors import ParityError
 from tests.commands import call
 
@@ -89,6 +91,47 @@ def test_values_change_type_only_where_the_network_meets_the_rest(half: onnx.Mod
     for node in half.graph.node:
         if node.op_type == "Cast" and node.input[0] in made:
             assert made[node.input[0]].op_type != "Cast" or made[node.input[0]].input[0] == "image"
+
+
+@pytest.mark.parametrize("name", ["model_fp16.onnx", "model_int8.onnx", "model_int8_unsigned.onnx"])
+def test_a_file_whose_map_head_is_not_float32s_is_told_whatever_was_changed(precise_bundle: Path, name: str) -> None:
+    reference = onnx.load(precise_bundle / "model.onnx").graph
+    assert changed_in_head(reference, onnx.load(precise_bundle / name).graph) is None
+
+    def told(change: Callable[[onnx.GraphProto, onnx.NodeProto], object], op_type: str) -> bool:
+        graph = onnx.load(precise_bundle / name).graph
+        node = next(node for node in graph.node if node.name in map_head(reference) and node.op_type == op_type)
+        change(graph, node)
+        return changed_in_head(reference, graph) == node.name
+
+    def rescale(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        (matrix,) = (item for item in graph.initializer if item.name in node.input)
+        matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix) * np.float32(1.001), matrix.name))
+
+    def rewire(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        node.input[0] = node.input[1]
+
+    assert told(rescale, "MatMul")
+    assert told(rewire, "Sub") or told(rewire, "Div")
+    assert told(lambda _, node: node.attribute.pop(), "Transpose")
+    assert told(lambda _, node: setattr(node, "op_type", "ReduceMax"), "ReduceMean")
+    assert told(lambda graph, node: graph.node.remove(node), "AveragePool")
+    assert told(lambda _, node: node.output.__setitem__(0, "other"), "ReduceMax")
+
+
+def test_a_file_with_another_map_head_fails_its_check(precise_bundle: Path, tmp_path: Path) -> None:
+    """Its score is another power of the same map by so little that no tolerance of half precision would see it."""
+    bundle = open_bundle(shutil.copytree(precise_bundle, tmp_path / "bundle"))
+    model = onnx.load(bundle.path / "model_fp16.onnx")
+    last = next(node for node in model.graph.node if "score" in node.output)
+    last.output[0] = "plain"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1.001), "more"))
+    model.graph.node.append(helper.make_node("Mul", ["plain", "more"], ["score"], name="scaled"))
+    update_bundle(bundle, manifest=bundle.manifest, files={"model_fp16.onnx": model.SerializeToString()})
+    done = call("reason-export", "check", bundle.path, "--precision", "fp16", "--json")
+    by_score, by_head = json.loads(done.output)["broken"]
+    assert by_score.startswith("the score differs by 1.00e-03 of the largest from what the map beside it gives")
+    assert by_head == f"the map head of model_fp16.onnx is not that of model.onnx: see node {last.name}"
 
 
 def test_inputs_and_outputs_are_unchanged(precise_bundle: Path, half: onnx.ModelProto) -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reason_export.golden_checks import PaintedDefects, _now_passed, decisions_flipped, threshold_shift
+from reason_export.golden_checks import PaintedDefects, _now_passed, decisions_flipped, threshold_shift, unfounded
 from reason_export.parity import TOLERANCES, Limits, compare
+from reason_runtime.choices import Precision
 from reason_runtime.golden import Golden
-from reason_runtime.manifest import Threshold
+from reason_runtime.manifest import ScoreStatistics, Threshold
 from tests.runtime.test_manifest import FULL
 
 GOLDEN = np.array([0.5, 0.9999, 1.0, 1.0001, 1.001, 2.0], np.float32)
@@ -98,6 +99,60 @@ def test_no_shift_where_the_bundle_does_not_know_how_good_parts_score() -> None:
         assert threshold_shift(given, SCORES, manifest=known, precision="int8") is None
     broken = np.array([np.nan, 0.4, 5.0], np.float32)
     assert threshold_shift(photographs, broken, manifest=manifest, precision="int8") is None
+
+
+def drawn(*, value: float, rejected: int, images: int = 100) -> Threshold:
+    return replace(limited(value), rejected=rejected, images=images)
+
+
+def above(value: float) -> float:
+    return float(np.nextafter(np.float32(value), np.float32(np.inf)))
+
+
+@pytest.mark.parametrize(
+    ("precision", "value", "rejected", "holds"),
+    [
+        ("fp32", above(0.5), 0, True),
+        ("fp32", 0.5, 0, False),
+        ("fp32", 50.0, 0, False),
+        ("fp32", 0.4, 3, True),
+        ("fp32", 0.5, 1, True),
+        ("fp32", above(0.5), 1, False),
+        ("fp32", 0.1, 3, False),  # the lowest score: that one is rejected too
+        ("int8", above(0.6), 0, True),
+        ("int8", above(0.5), 0, False),
+        ("fp16", 0.51, 0, True),  # half precision allows 2 % of the highest score
+        ("fp16", 0.48, 0, False),
+    ],
+)
+def test_a_threshold_follows_from_the_scores_that_drew_it(
+    precision: Precision, value: float, rejected: int, holds: bool
+) -> None:
+    known = ScoreStatistics(images=100, mean=0.3, std=0.1, minimum=0.1, maximum=0.5)
+    assert FULL.quantisation is not None
+    manifest = replace(
+        FULL,
+        score_statistics=known,
+        quantisation=replace(FULL.quantisation, scores=replace(known, maximum=0.6)),
+        thresholds={"fp32": drawn(value=above(0.5), rejected=0), precision: drawn(value=value, rejected=rejected)},
+    )
+    told = unfounded(golden(synthetic=[True]), manifest=manifest, precision=precision)
+    assert (told == []) == holds, told
+    other = {name: replace(limit, images=50) for name, limit in manifest.thresholds.items()}
+    assert unfounded(golden(synthetic=[True]), manifest=replace(manifest, thresholds=other), precision="fp32") == []
+
+
+@pytest.mark.parametrize(("middle", "holds"), [(0.05, False), (0.1, True), (0.5, True), (0.51, False)])
+def test_golden_photographs_score_where_the_good_images_of_the_threshold_do(middle: float, holds: bool) -> None:
+    known = ScoreStatistics(images=100, mean=0.3, std=0.1, minimum=0.1, maximum=0.5)
+    manifest = replace(FULL, score_statistics=known, thresholds={"fp32": drawn(value=above(0.5), rejected=0)})
+    score = np.array([*[0.0] * 4, *[middle] * 3, *[9.0] * 4], np.float32)
+    given = replace(golden(synthetic=[False]), score=score, synthetic=np.zeros(11, np.bool_))
+    assert (unfounded(given, manifest=manifest, precision="fp32") == []) == holds
+    made_up = replace(given, synthetic=np.ones(11, np.bool_))
+    assert unfounded(made_up, manifest=manifest, precision="fp32") == []
+    few = replace(given, score=score[:7], synthetic=np.zeros(7, np.bool_))
+    assert unfounded(few, manifest=manifest, precision="fp32") == []
 
 
 @pytest.mark.parametrize(("precision", "lost"), [("fp32", 0), ("fp16", 1), ("bf16", 1), ("int8", 1)])

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
-from reason_export.parity import TOLERANCES, Parity, blind, broken, compare
+from reason_export.parity import TOLERANCES, Parity, blind, broken, compare, contradicting, score_of
 from reason_runtime.choices import PRECISIONS, Precision
+from reason_train.anomaly_map import generalised_mean
 
 
 def compared(found: np.ndarray, *, score: np.ndarray | None = None) -> Parity:
@@ -35,6 +37,30 @@ def test_differences_are_relative_to_the_largest_golden_value_by_hand() -> None:
     assert parity.score_difference_max == pytest.approx(0.05, rel=1e-6)
     assert parity.score_difference_mean == pytest.approx(0.025, rel=1e-6)
     assert parity.sqnr_db == pytest.approx(10 * np.log10((4 * 16 + 4 * 4) / 0.4**2), rel=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [None, 1.0, 14.0, 100.0])
+@pytest.mark.parametrize("size_px", [8, 30])
+def test_the_score_of_a_map_is_the_trained_models(exponent: float | None, size_px: int) -> None:
+    maps = np.random.default_rng(0).normal(0.5, 0.3, (5, size_px, size_px)).astype(np.float32)
+    maps[4] = 0
+    given = torch.from_numpy(maps)
+    trained = given.amax((1, 2)) if exponent is None else generalised_mean(given, exponent=exponent)
+    found = score_of(maps, score_exponent=exponent)
+    np.testing.assert_allclose(found, trained.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_score_that_is_not_its_maps_is_told() -> None:
+    maps = np.stack([np.full((4, 4), 2.0), np.full((4, 4), 1.0)]).astype(np.float32)
+
+    def told(score: list[float]) -> list[str]:
+        return contradicting(anomaly_map=maps, score=np.array(score, np.float32), score_exponent=14.0)
+
+    assert told([2.0, 1.0]) == told([2.0, 1.00019]) == []
+    assert told([2.0, 1.00021]) == [
+        "the score differs by 1.05e-04 of the largest from what the map beside it gives, at most 1e-04 is allowed"
+    ]
+    assert len(told([2.0, float("nan")])) == 1
 
 
 def test_rank_correlation_by_hand() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -169,6 +170,23 @@ def test_a_model_that_does_not_fit_its_manifest_is_refused(tmp_path: Path, backe
     smaller = replace(bundle.manifest, input=square_format(16))
     update_bundle(bundle, manifest=smaller)
     with pytest.raises(BundleError, match=r"model\.onnx: image has shape .*, the manifest says \(N, 16, 16, 3\)"):
+        load(bundle.path, backend=backend)
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["score", "anomaly_map"])
+def test_a_model_whose_outputs_are_of_another_type_is_refused(tmp_path: Path, backend: Backend, name: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    model = onnx.load_from_string(grey_model())
+    for node in model.graph.node:
+        node.output[:] = ["plain" if each == name else each for each in node.output]
+        node.input[:] = ["plain" if each == name else each for each in node.input]
+    model.graph.node.append(onnx.helper.make_node("Cast", ["plain"], [name], to=onnx.TensorProto.DOUBLE))
+    for output in model.graph.output:
+        if output.name == name:
+            output.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    update_bundle(bundle, manifest=bundle.manifest, files={"model.onnx": model.SerializeToString()})
+    with pytest.raises(BundleError, match=rf"model\.onnx: {name} is .*(double|float64).*, expected float32"):
         load(bundle.path, backend=backend)
 
 
