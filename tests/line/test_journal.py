@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -392,6 +393,63 @@ def test_the_clock_sleeps_as_long_as_it_was_told_or_until_the_first_deadline(dea
     assert 0.04 < slept_s < 30
 
 
+def test_the_clock_that_sleeps_is_woken_by_an_earlier_deadline_and_when_told() -> None:
+    ledger = Book().ledger
+    with ThreadPoolExecutor(1) as pool:
+        sleeps = pool.submit(ledger.sleep, time.monotonic_ns() + 20_000_000_000)
+        time.sleep(0.05)
+        assert ledger.take(frame(0, deadline_s=0.1))
+        sleeps.result(10)
+        assert ledger.refuse_all("stopped", "x") == 1
+        sleeps = pool.submit(ledger.sleep, time.monotonic_ns() + 20_000_000_000)
+        until_s = time.monotonic() + 10
+        while not sleeps.done() and time.monotonic() < until_s:
+            ledger.wake()
+            time.sleep(0.01)
+        assert sleeps.done()
+
+
+def test_who_waits_for_the_last_part_to_leave_is_told_at_once() -> None:
+    book = Book()
+    item = frame(0)
+    assert book.ledger.take(item)
+    assert not book.ledger.wait_empty(0.01)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(book.ledger.wait_empty, 20)
+        time.sleep(0.05)
+        assert not waits.done()
+        assert book.ledger.answer(item, passed(item))
+        assert waits.result(10)
+
+
+def test_a_stop_refuses_what_is_open_and_changes_no_answer_that_waits_for_the_part_before(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    book = Book(journal)
+    frames = [frame(number) for number in range(3)]
+    for item in frames:
+        assert book.ledger.take(item)
+    assert book.ledger.answer(frames[1], passed(frames[1]))
+    assert book.ledger.refuse_all("stopped", "x") == 2
+    told = [(answer.part_id, answer.cause) for answer in book.published]
+    assert told == [("top-0", "stopped"), ("top-1", "judged"), ("top-2", "stopped")]
+    assert not any(book.ledger.is_open(item) for item in frames)
+    journal.close()
+    again = Journal(tmp_path / "journal")
+    assert [(answer.part_id, answer.cause) for answer in again.recovered()] == told
+    again.close()
+
+
+def test_an_answer_says_how_long_it_took_since_the_grab() -> None:
+    book = Book()
+    item = frame(0)
+    item = dataclasses.replace(item, grab=Grab(grabbed_ns=item.grab.grabbed_ns - 3_000_000_000))
+    assert book.ledger.take(item)
+    assert book.ledger.answer(item, passed(item))
+    (answer,) = book.published
+    assert answer.latency_ms is not None
+    assert 3000 <= answer.latency_ms < 30_000
+
+
 def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     book = Book(journal)
@@ -399,6 +457,7 @@ def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> No
     book.ledger.take(first)
     journal.close()  # from here on every write fails
     assert not book.ledger.answer(first, passed(first))
+    assert len(book.failures) == 1
     assert not book.ledger.take(second)
     assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "journal")] * 2
     assert all("cannot be written" in text for text in book.failures)
