@@ -79,6 +79,12 @@ def test_a_short_rest_is_mirrored_until_the_frame_is_full() -> None:
     assert [int(row[0]) for row in grab.image] == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2]
 
 
+def test_a_frame_of_a_web_is_as_old_as_its_last_line() -> None:
+    assembler = Assembler(frame_lines=10, overlap_lines=4)
+    blocks = [dataclasses.replace(lines(first, 5), grabbed_ns=1000 + first) for first in (0, 5, 10, 15)]
+    assert [grab.grabbed_ns for grab in fed(assembler, *blocks) + assembler.flush()] == [1005, 1015, 1015]
+
+
 def test_lost_lines_make_the_frames_that_hold_the_gap_incomplete() -> None:
     assembler = Assembler(frame_lines=10, overlap_lines=2)
     grabs = fed(assembler, lines(0, 10), lines(10, 4), lines(17, 16))
@@ -229,6 +235,23 @@ def test_a_defect_on_a_seam_is_listed_once_and_whole() -> None:
     long = defect(70, 30)  # longer than the overlap: no frame will see it whole
     assert listed(book, (long,), strip(0)) == (long,)
     assert listed(book, (defect(80, 40),), strip(80)) == ()
+
+
+def test_a_defect_straight_above_or_below_a_listed_one_is_listed_too() -> None:
+    for first, second in ((82, 92), (92, 82)):
+        book = DefectBook()
+        assert listed(book, (defect(first, 3),), strip(0)) == (defect(first, 3),)
+        assert listed(book, (defect(first, 3), defect(second, 5)), strip(80)) == (defect(second, 5),)
+
+
+def test_of_a_defect_is_left_what_lies_below_a_line() -> None:
+    (item,) = found(defect(10, 5))
+    for line, left in ((3, defect(10, 5)), (10, defect(10, 5)), (14, defect(14, 1))):
+        rest = item.below(line)
+        assert rest is not None
+        assert rest.defect == left
+        assert rest.pixels.shape == (left.lines, 4)
+    assert item.below(15) is None
 
 
 def test_a_defect_whose_answer_did_not_go_out_is_new_to_the_next_frame() -> None:
