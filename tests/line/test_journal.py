@@ -56,6 +56,7 @@ def test_parts_in_flight_at_a_kill_are_unknown_and_answers_not_handed_on_come_ag
     assert sorted(recovered) == ["top-0", "top-2", "top-3"]
     assert recovered["top-2"].line() == answers[2].line()
     assert (recovered["top-0"].decision, recovered["top-0"].cause) == ("UNKNOWN", "restart")
+    assert recovered["top-0"].reason == "the process ended before this part was judged"
     assert (recovered["top-3"].camera, recovered["top-3"].number) == ("top", 3)
     assert recovered["top-0"].grabbed == "2023-11-14T22:13:20.250+00:00"
     again.close()
@@ -193,6 +194,60 @@ def test_a_record_that_did_not_reach_the_disk_is_not_found_again(
     assert {answer.part_id: answer.decision for answer in Journal(tmp_path / "journal").recovered()} == told
 
 
+def test_a_record_after_a_check_is_found_again_whatever_came_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"answer": {"kind": "resu')  # what a kill cut off
+    system_open = os.open
+
+    def full(name: os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+        if name == path.with_name("journal.new"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return system_open(name, flags, mode)
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.open", full)
+    journal = Journal(path, sync=True)
+    journal.check()
+    journal.taken(frame(0))
+    journal.check()
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fdatasync", fails)
+        with pytest.raises(SinkError, match="cannot be written"):
+            journal.taken(frame(1))
+    journal.taken(frame(2))
+    journal.close()
+    assert [answer.part_id for answer in Journal(path).recovered()] == ["top-0", "top-2"]
+
+
+def test_without_sync_no_record_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fdatasync", pytest.fail)
+    journal = Journal(tmp_path / "journal")
+    journal.taken(frame(0))
+    journal.answered(passed(frame(0)))
+    journal.close()
+
+
+def test_a_journal_that_cannot_be_made_short_leaves_nothing_behind_and_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("reason_runtime.line.journal._COMPACT_BYTES", 0)
+    journal = Journal(tmp_path / "journal")
+    open_before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr("os.replace", fails)
+    journal.taken(frame(0))
+    journal.delivered("top-0")
+    assert os.listdir("/proc/self/fd") == open_before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["journal", "journal.lock"]
+    journal.close()
+
+
 @pytest.mark.parametrize("line", ['{"answer": {"part_id": "top-0"}}', '{"taken": "top-0"}', "3", '{"answer": 1}'])
 def test_records_of_another_version_are_one_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal"
@@ -224,6 +279,15 @@ def test_a_file_that_is_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp
     (tmp_path / "file").write_text("x")
     with pytest.raises(SinkError, match="cannot be opened"):
         Journal(tmp_path / "file" / "journal")
+    (tmp_path / "folder").mkdir()
+    for _ in range(2):  # nothing of the first try holds the lock
+        with pytest.raises(SinkError, match="cannot be opened"):
+            Journal(tmp_path / "folder")
+
+
+def test_the_folders_of_a_journal_are_made(tmp_path: Path) -> None:
+    Journal(tmp_path / "line" / "3" / "journal").close()
+    Journal(tmp_path / "line" / "3" / "another").close()
 
 
 class Book:
