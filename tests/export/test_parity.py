@@ -273,6 +273,8 @@ def test_what_may_be_lost_is_what_is_promised() -> None:
     differs = {name: (limits.map_difference, limits.score_difference) for name, limits in TOLERANCES.items()}
     assert differs == {"fp32": (1e-4, 1e-4), "fp16": (0.02, 0.02), "bf16": (None, 0.1), "int8": (None, 0.3)}
     assert [limits.sqnr_db for limits in TOLERANCES.values()] == [None, 40, 20, 15]
+    passes = {name: (limits.wrong_decisions, limits.painted_lost) for name, limits in TOLERANCES.items()}
+    assert passes == {"fp32": (0, 0), "fp16": (0.01, 1), "bf16": (0.01, 1), "int8": (0.05, 1)}
 
 
 def test_every_precision_has_a_tolerance_with_a_reason() -> None:
