@@ -109,6 +109,14 @@ def test_ties_at_the_limit_reject_fewer_at_the_bound_of_those_allowed() -> None:
     assert threshold.false_reject_upper_bound == false_reject_upper_bound(images=1000, rejected=4)
 
 
+def test_a_score_that_equals_the_threshold_is_counted_as_rejected() -> None:
+    values = scores(473)
+    values[472] = np.nextafter(np.float32(471), np.float32(np.inf))
+    threshold = threshold_for(values, false_reject_rate=0.01, source="")
+    assert threshold.value == values[472]
+    assert threshold.rejected == 1
+
+
 def test_equal_scores_are_all_accepted() -> None:
     threshold = threshold_for(np.full(100, 0.5), false_reject_rate=0.05, source="")
     assert threshold.rejected == 0
