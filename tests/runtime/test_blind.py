@@ -143,6 +143,7 @@ def test_pictures_are_the_same_only_where_every_byte_is(rows: int) -> None:
         other[row, 39, 2] ^= 1
         assert not same_pixels(picture, other)
     assert not same_pixels(picture, picture[:, :20])
+    assert not same_pixels(np.concatenate([picture, picture]), picture)
     assert not same_pixels(picture, picture.astype(np.uint16))
 
 
