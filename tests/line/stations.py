@@ -34,6 +34,7 @@ class ListSource:
         self.live = live
         self.checks_freezing = checks_freezing
         self.opened = 0
+        self.closed = 0
         self._items = list(items)
         self._next = 0
 
@@ -55,7 +56,7 @@ class ListSource:
         return Grab(grabbed_ns=time.monotonic_ns(), image=item)
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 @dataclass

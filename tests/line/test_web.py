@@ -460,6 +460,27 @@ def test_a_block_that_the_host_lost_is_lines_that_nobody_saw() -> None:
     assert found == [(0, "lost"), (8, "lost"), (16, "lost"), (24, None), (32, None)]
 
 
+def test_a_first_block_that_the_host_lost_is_answered_and_the_web_begins_with_the_next() -> None:
+    source = ListSource(["lost", np.full((8, 4), 1, np.uint8)])
+    found = [(grab.failure, grab.strip and grab.strip.first_line) for grab in frames_of(source, frame_lines=8)]
+    assert found == [("lost", None), (None, 0)]
+
+
+def test_every_frame_of_a_block_comes_before_the_next_block_and_before_an_error() -> None:
+    block = np.full((20, 4), 1, np.uint8)
+    source = ListSource([block, 0.0, block, SourceError("connection lost"), block], live=True)
+    web = WebSource(source, assembler=Assembler(frame_lines=8, overlap_lines=0))
+    web.open()
+    reads: list[int | str] = []
+    while not reads or reads[-1] != "end":
+        try:
+            item = web.read()
+        except SourceError as error:
+            item = str(error)
+        reads.append(item.strip.first_line if isinstance(item, Grab) and item.strip else str(item))
+    assert reads == [0, 8, "idle", 16, 24, 32, "idle", "connection lost", 40, 48, 56, "end"]
+
+
 class Counting(ListSource):
     """Whose blocks have encoder counts, four a line; `lost` blocks came to nobody."""
 
@@ -499,7 +520,7 @@ def test_a_defect_behind_lost_lines_is_listed_where_it_lies(tiled: Path) -> None
 def test_lines_lost_while_the_camera_was_away_are_answered(tiled: Path) -> None:
     source = Counting(web_with_spots((600, 30, 3, 3)), lost=range(20, 45), unplugged=True)
     answers = counted(tiled, source)
-    assert source.opened == 2
+    assert (source.opened, source.closed) == (2, 2)
     (gap,) = [answer for answer in answers if answer.decision == "UNKNOWN"]
     assert (gap.reason, gap.first_line) == ("250 lines lost before encoder count 1800", 450)
     (item,) = [item for answer in answers for item in answer.defects]
