@@ -432,6 +432,29 @@ def test_a_pallet_that_comes_again_takes_nothing_from_its_first_answer_which_sti
     assert Journal(path).recovered() == []
 
 
+def test_the_journal_forgets_a_part_once_every_sink_has_it_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    publisher = Publisher(metrics=Metrics(), journal=journal)
+    item = frame(0)
+    journal.answered(passed(item))
+    publisher.publish(passed(item))  # there is no sink that could miss it
+    assert journal.recovered() == []
+    sinks = [ListSink("first"), ListSink("second"), ListSink("broker", down=True)]
+    publisher.start(sinks)
+    item = frame(1)
+    journal.answered(passed(item))
+    publisher.publish(passed(item))
+    for sink in sinks[:2]:
+        sink.wait(lambda sink=sink: len(sink.answers) == 1)  # type: ignore[misc]
+    time.sleep(0.05)  # the publisher hears of it just after
+    assert [answer.part_id for answer in journal.recovered()] == ["top-1"]
+    sinks[2].down = False
+    assert publisher.finish(10) == 0
+    assert journal.recovered() == []
+    journal.close()
+
+
 def test_a_journal_of_before_there_were_keys_is_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     for number in (0, 1):
