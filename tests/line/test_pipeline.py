@@ -174,6 +174,21 @@ def test_a_lost_camera_is_reported_and_reconnected_and_an_error_of_any_kind_coun
     assert any(not beat.healthy for beat in line.sink.beats)
 
 
+def test_a_camera_that_stays_away_is_tried_after_pauses_that_double_up_to_the_longest(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.grabber.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("reason_runtime.line.grabber.LONGEST_PAUSE_S", 0.04)
+    source = ListSource([SourceError("unplugged")] * 12 + [part(130)], live=True)
+    started_s = time.monotonic()
+    with running(bundle, Camera(name="top", source=source)) as line:
+        assert line.pipeline.wait(20)
+        took_s = time.monotonic() - started_s
+        line.finish()
+    assert line.sink.decisions == ["OK"]
+    assert 0.02 + 11 * 0.04 <= took_s < 10  # doubled to the end, the pauses would take 80 s
+
+
 def test_a_triggered_camera_that_is_back_is_well_before_a_part_comes(bundle: Path) -> None:
     source = ListSource([part(130), SourceError("unplugged"), *[0.05] * 60], live=True)
     settings = PipelineSettings(heartbeat_s=0.05)
