@@ -335,13 +335,14 @@ def test_spots_of_a_web_are_found_once_where_they_are_seams_or_not(tiled: Path) 
 
 
 def test_a_frame_is_rejected_for_its_own_rows_and_lists_only_what_touches_them(tiled: Path) -> None:
-    line = inspected(tiled, web_with_spots((10, 5, 3, 3), (50, 20, 3, 3), (57, 40, 4, 4), (160, 60, 3, 3)))
+    spots = [(10, 5, 3, 3), (50, 20, 3, 3), (56, 40, 4, 4), (160, 60, 3, 3), (196, 30, 4, 4)]
+    line = inspected(tiled, web_with_spots(*spots))
     rejected = [(answer.first_line, answer.defects) for answer in line.sink.answers if answer.decision == "NG"]
-    # frames begin every 48 lines and share 16: the first owns the lines before 56, the one at 144 those from 152 on
+    # frames begin every 48 lines and share 16: the first owns the lines before 56, the one at 144 those of 152 to 199
     assert [(first, [item.first_line for item in defects]) for first, defects in rejected] == [
         (0, [10, 50]),
-        (48, [57]),
-        (144, [160]),
+        (48, [56]),
+        (144, [160, 196]),
     ]
 
 
@@ -404,6 +405,7 @@ def test_a_web_without_a_threshold_is_unknown_and_says_why(tmp_path: Path) -> No
 def test_settings_of_a_web_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         WebSettings(**settings)  # type: ignore[arg-type]
+    assert WebSettings(overlap_px=0).overlap_px == 0
 
 
 def test_encoder_counts_are_those_of_the_address(tiled: Path, tmp_path: Path) -> None:
