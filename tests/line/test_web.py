@@ -238,10 +238,11 @@ def test_a_defect_on_a_seam_is_listed_once_and_whole() -> None:
 
 
 def test_a_defect_straight_above_or_below_a_listed_one_is_listed_too() -> None:
-    for first, second in ((82, 92), (92, 82)):
+    upper, lower = defect(82, 3), defect(86, 9)
+    for first, second in ((upper, lower), (lower, upper)):
         book = DefectBook()
-        assert listed(book, (defect(first, 3),), strip(0)) == (defect(first, 3),)
-        assert listed(book, (defect(first, 3), defect(second, 5)), strip(80)) == (defect(second, 5),)
+        assert listed(book, (first,), strip(0)) == (first,)
+        assert listed(book, (first, second), strip(80)) == (second,)
 
 
 def test_of_a_defect_is_left_what_lies_below_a_line() -> None:
