@@ -111,7 +111,7 @@ class Assembler:
         What comes afterwards shares no line with it, and is incomplete unless a count says that nothing is missing.
         """
         grabs = []
-        if self._held > self._carried // 2:
+        if self._held:
             grabs.append(self._frame(self._held, last=True))
         self._forget(self._held)
         self._carried = 0

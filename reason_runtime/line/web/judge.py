@@ -149,14 +149,13 @@ class DefectBook:
             strip: Of that frame.
         """
         end = strip.first_line + strip.valid_lines
-        carried = end - 2 * (
-            strip.valid_lines - strip.owned_end
-        )  # first line that the next frame repeats, at the latest
+        # first line that the next frame repeats, at the latest; of the last frame the end
+        carried = end - 2 * (strip.valid_lines - strip.owned_end)
         known = [rest for item in self._listed if (rest := item.below(strip.first_line)) is not None]
         fresh = []
         for item in found:
             cut_off = item.defect.first_line + item.defect.lines >= end and item.defect.first_line > carried
-            if any(item.shares_a_pixel(other) for other in known) or (cut_off and strip.owned_end < strip.valid_lines):
+            if any(item.shares_a_pixel(other) for other in known) or cut_off:
                 continue
             fresh.append(item)
         self._listed = known
