@@ -53,7 +53,7 @@ class Journal:
         sync: Write every record through to the disk.
 
     Raises:
-        ConfigurationError: Another process uses the journal, or another version wrote it.
+        ConfigurationError: It is a folder, another process uses the journal, or another version wrote it.
         SinkError: It cannot be opened or read.
     """
 
@@ -63,6 +63,7 @@ class Journal:
         self._lock = threading.Lock()
         self._open: dict[str, _Entry] = {}
         self._is_cut = False
+        _require_file(path)
         self._guard = _locked(path.with_name(f"{path.name}.lock"))
         try:
             self._read()
@@ -235,6 +236,16 @@ def _unanswered(key: str, taken: dict[str, Json]) -> Answer:
         reason=_RESTART,
         grabbed=str(taken["grabbed"]),
     )
+
+
+def _require_file(path: Path) -> None:
+    """Refuse a folder, and what can be none but one, before a lock is made beside it.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    if path.name in ("", "..") or os.path.isdir(path):
+        raise ConfigurationError(f"{path}: is a folder; expected a file for the journal, such as {path / 'journal'}")
 
 
 def _locked(path: Path) -> int:

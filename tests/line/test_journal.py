@@ -290,6 +290,18 @@ def test_the_folders_of_a_journal_are_made(tmp_path: Path) -> None:
     Journal(tmp_path / "line" / "3" / "another").close()
 
 
+@pytest.mark.parametrize("place", ["", ".", "/", "..", "images", "images/", "new/.."])
+def test_a_journal_that_is_a_folder_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "work" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigurationError, match="is a folder; expected a file for the journal, such as .*journal$"):
+        Journal(Path(place))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 class Book:
     """A ledger and what it published."""
 
