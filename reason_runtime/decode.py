@@ -6,6 +6,7 @@ Pillow decodes; OpenCV decodes 16-bit PNG and 16-bit colour, of which Pillow wou
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
 from dataclasses import dataclass
@@ -56,11 +57,17 @@ def decode(path: Path, *, check_size: SizeCheck) -> Decoded:
         ImageError: With the path, for everything that can be wrong with the file.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            os.set_blocking(file.fileno(), True)
             stream: BinaryIO = file if file.seekable() else io.BytesIO(file.read())
             return decode_stream(stream, name=str(path), check_size=check_size)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens at once a pipe that nobody writes to, which is empty then; otherwise that waits without end."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode_stream(stream: BinaryIO, *, name: str, check_size: SizeCheck) -> Decoded:

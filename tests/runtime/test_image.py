@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import os
 import struct
-import threading
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -375,13 +376,21 @@ def test_16_bit_tiffs_that_would_be_read_otherwise_than_those_of_8_bits_are_refu
 @pytest.mark.parametrize("shape", [(30, 20), (30, 20, 3)])
 def test_a_picture_is_read_from_a_pipe_as_from_a_file(shape: tuple[int, ...], tmp_path: Path) -> None:
     write_16_bit_png(tmp_path / "deep.png", noise(shape, high=65536).astype(np.uint16))
-    os.mkfifo(tmp_path / "pipe")
-    content = (tmp_path / "deep.png").read_bytes()
-    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(content))
-    writer.start()
-    piped = read_image(tmp_path / "pipe", input_format=RGB)
-    writer.join()
+    cat = subprocess.Popen(["cat", tmp_path / "deep.png"], stdout=subprocess.PIPE)
+    assert cat.stdout is not None
+    piped = read_image(f"/dev/fd/{cat.stdout.fileno()}", input_format=RGB)  # as a shell gives `<(cat deep.png)`
+    cat.communicate()
     np.testing.assert_array_equal(piped, read_image(tmp_path / "deep.png", input_format=RGB))
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.png")
+    command = "import sys; from reason_runtime.image import decode_file; decode_file(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", command, tmp_path / "fifo.png"], stderr=subprocess.PIPE, text=True, timeout=10
+    )
+    assert done.stderr.splitlines()[-1].startswith("reason_runtime.errors.ImageError: ")
+    assert "fifo.png: is not an image in one of the formats" in done.stderr
 
 
 def test_a_text_file_called_png_is_refused(tmp_path: Path) -> None:
