@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reason_runtime.atomic import make_folder
 from reason_runtime.detector import Detector
-from reason_runtime.errors import ConfigurationError
+from reason_runtime.elsewhere import require_elsewhere
 from reason_runtime.overlay import map_scale, overlay, save_picture
 from reason_runtime.predict import Judgement
 
@@ -33,14 +33,9 @@ class MapWriter:
         self._folder = folder
         parents = [path if path.is_dir() else path.parent for path in map(_absolute, sources)]
         self._shared = Path(os.path.commonpath(parents))
-        places = {Path(os.path.realpath(folder / parent.relative_to(self._shared))) for parent in parents}
-        for source, parent in zip(sources, parents, strict=True):
-            real = Path(os.path.realpath(parent))
-            if any(place.is_relative_to(real) if source.is_dir() else place == real for place in places):
-                raise ConfigurationError(
-                    f"{folder}: puts pictures of maps into {source if source.is_dir() else parent}, where they would "
-                    "be taken for images the next time; give a folder elsewhere"
-                )
+        places = [folder / parent.relative_to(self._shared) for parent in parents]
+        for source in sources:
+            require_elsewhere(folder, source=source, places=places)
 
     def write(self, judgement: Judgement) -> None:
         """Write the picture of one judged file; one without an image or a finite map has none.

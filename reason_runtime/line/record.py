@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from reason_runtime.elsewhere import require_elsewhere
 from reason_runtime.line.log import Log
 from reason_runtime.line.recorder import Recorder, RecordSettings
-from reason_runtime.line.sources.open import open_source
+from reason_runtime.line.sources.open import folder_of, open_source
 from reason_runtime.strict_json import Json
 
 _LAST_LINES_S = 0.3
@@ -20,8 +21,12 @@ def record_source(text: str, *, folder: Path, settings: RecordSettings, as_json:
     """Record what a source gives, until its end, a limit, SIGTERM or SIGINT; then say what was kept.
 
     Raises:
+        ConfigurationError: The folder lies in the one that is read, or the address is wrong.
         ReasonError: See `Recorder.run`; what was kept has been said.
     """
+    read = folder_of(text)
+    if read is not None:
+        require_elsewhere(folder, source=read)
     log = Log(sys.stderr)
     recorder = Recorder(
         open_source(text, input_format=None),

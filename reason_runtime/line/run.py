@@ -32,7 +32,7 @@ from reason_runtime.line.pipeline import Outcome, Pipeline, PipelineSettings
 from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.sinks.sink import Sink
-from reason_runtime.line.sources.open import gives_files, open_source
+from reason_runtime.line.sources.open import folder_of, gives_files, open_source
 from reason_runtime.line.station import ModelPlan, Station
 from reason_runtime.session import Session
 
@@ -275,7 +275,8 @@ class LineRun:
 
     def _sinks(self) -> list[Sink]:
         addresses = self._station.sinks or ("jsonl:-",)
-        sinks = [open_sink(text, models=self.models, metrics=self.metrics) for text in addresses]
+        read = [folder for plan in self._station.cameras if (folder := folder_of(plan.source)) is not None]
+        sinks = [open_sink(text, models=self.models, metrics=self.metrics, read=read) for text in addresses]
         if self._station.dashboard is not None:
             from reason_runtime.line.sinks.dashboard import open_dashboard
 

@@ -414,6 +414,30 @@ def test_frames_for_the_next_training_are_kept_while_the_line_runs(bundle: Path,
     assert taken.count('"delivered"') == taken.count('"taken"')
 
 
+@pytest.mark.parametrize(
+    ("source", "sink"),
+    [
+        ("images", "frames:images"),
+        ("folder:images", "pictures:images/new"),
+        ("folder:images?frame_lines=64", "frames:link/new?good=1"),
+        ("link", "pictures:images/../images"),
+        (".", "frames:elsewhere"),
+    ],
+)
+def test_pictures_are_not_put_among_those_that_are_judged(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, sink: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(part(250)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "link").symlink_to("images")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    station = Station(cameras=(CameraPlan(name="top", source=source, model=ModelPlan(bundle=bundle)),), sinks=(sink,))
+    with pytest.raises(ConfigurationError, match=r"puts pictures into .*, where they would be taken for images the ne"):
+        LineRun(station).run()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_supervisor_hears_ready_alive_and_stopping(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

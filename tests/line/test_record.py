@@ -92,6 +92,16 @@ def test_files_of_a_folder_are_recorded_pixel_for_pixel_and_broken_ones_counted(
     )
 
 
+@pytest.mark.parametrize("out", ["in", "in/new", "link"])
+def test_pictures_are_not_recorded_among_those_that_are_read(tmp_path: Path, out: str) -> None:
+    png(tmp_path / "in" / "a.png", noise(0, 20, 30))
+    (tmp_path / "link").symlink_to("in")
+    before = sorted(tmp_path.rglob("*"))
+    done = call("reason-run", "record", "--source", tmp_path / "in", "--out", tmp_path / out)
+    assert f"{tmp_path / out}: puts pictures into {tmp_path / 'in'}, where they would be taken for images" in done.error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_later_recording_goes_on_behind_the_earlier_ones(tmp_path: Path) -> None:
     video = tmp_path / "video.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))

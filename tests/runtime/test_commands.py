@@ -135,7 +135,7 @@ def test_maps_are_not_saved_among_the_images(place: Path, tmp_path: Path, maps: 
     before = sorted(tmp_path.rglob("*"))
     done = call("reason-run", "predict", place / "bundle", tmp_path / "images", "--save-maps", tmp_path / maps)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path / maps}: puts pictures of maps into {tmp_path / 'images'}, ")
+    assert done.stderr.startswith(f"error: {tmp_path / maps}: puts pictures into {tmp_path / 'images'}, ")
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
     beside = call("reason-run", "predict", place / "bundle", tmp_path / "images" / "a.png", "--save-maps", tmp_path)

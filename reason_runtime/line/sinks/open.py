@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from reason_runtime.elsewhere import require_elsewhere
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.address import Address, host_and_port, parse_address
 from reason_runtime.line.metrics import Metrics
@@ -26,32 +28,38 @@ _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus"
 _LAST_UNIT = 255  # one byte; Modbus on TCP/IP has 255 for a device that is spoken to directly
 
 
-def open_sink(text: str, *, models: Models, metrics: Metrics) -> Sink:
+def open_sink(text: str, *, models: Models, metrics: Metrics, read: Sequence[Path] = ()) -> Sink:
     """The sink at an address, not yet opened.
 
+    Args:
+        text: The address.
+        models: Of the station.
+        metrics: Of the station.
+        read: Folders whose images are judged, into which no sink may put pictures.
+
     Raises:
-        ConfigurationError: The address is wrong.
+        ConfigurationError: The address is wrong, or that of pictures in such a folder.
     """
     address = parse_address(text, kinds=_KINDS)
     if address.kind == "":
         raise ConfigurationError(f"{text}: is no sink; expected {', '.join(f'{kind}:' for kind in _KINDS)}")
-    sink = _sink(address, models, metrics)
+    sink = _sink(address, models, metrics, read)
     address.finish()
     return sink
 
 
-def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
+def _sink(address: Address, models: Models, metrics: Metrics, read: Sequence[Path]) -> Sink:
     if address.kind == "jsonl":
         return _jsonl(address)
     if address.kind == "pictures":
         from reason_runtime.line.sinks.pictures import PicturesSink
 
-        return PicturesSink(_folder(address), max_bytes=address.mebibytes("max_mib", 1024), models=models)
+        return PicturesSink(_folder(address, read), max_bytes=address.mebibytes("max_mib", 1024), models=models)
     if address.kind == "frames":
         from reason_runtime.line.sinks.frames import FramesSink
 
         return FramesSink(
-            _folder(address),
+            _folder(address, read),
             max_bytes=address.mebibytes("max_mib", 1024),
             near=address.amount("near", 0.9),
             good=_share(address, "good", 0.01),
@@ -76,10 +84,13 @@ def _sink(address: Address, models: Models, metrics: Metrics) -> Sink:
     return PrometheusSink(host, port, metrics=metrics)
 
 
-def _folder(address: Address) -> Path:
+def _folder(address: Address, read: Sequence[Path]) -> Path:
     if not address.place:
         raise ConfigurationError(f"{address.text}: expected {address.kind}:DIR")
-    return Path(address.place)
+    folder = Path(address.place)
+    for source in read:
+        require_elsewhere(folder, source=source)
+    return folder
 
 
 def _camera(address: Address, models: Models) -> str | None:

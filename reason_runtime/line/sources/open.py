@@ -70,6 +70,13 @@ def gives_files(text: str) -> bool:
     return address.kind == "post" or _is_folder(address)
 
 
+def folder_of(text: str) -> Path | None:
+    """The folder whose images come from an address; None of other sources, and where it does not exist."""
+    address = parse_address(text, kinds=_KINDS)
+    path = Path(address.place)
+    return path if address.kind in ("", "folder") and path.is_dir() else None
+
+
 def _is_folder(address: Address) -> bool:
     return address.kind == "folder" or (address.kind == "" and Path(address.place).is_dir())
 
