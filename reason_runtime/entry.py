@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,11 +46,14 @@ def run_script(main: Callable[..., None], *, extra: str | None = None) -> None:
 def run(app: typer.Typer, *, extra: str | None = None) -> None:
     """Run a command line and exit: a `ReasonError`, or what the system refused, is one line on stderr and status 1.
 
+    An empty argument is one line and status 2, whatever it is for.
+
     Args:
         app: The command line.
         extra: That brings the packages of its commands, but for inference libraries; one that is missing is one line
             too.
     """
+    _refuse_empty_arguments()
     switch_off_telemetry()  # some commands import a library beside the one file that runs bundles with it
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
@@ -70,6 +74,18 @@ def run(app: typer.Typer, *, extra: str | None = None) -> None:
         brings = _EXTRAS.get(error.name, extra)
         print(f'error: {error.name} is not installed; pip install "reason-edge[{brings}]"', file=sys.stderr)
         sys.exit(1)
+
+
+def _refuse_empty_arguments() -> None:
+    """A variable that is not set gives one, which as a path would be the working directory."""
+    for before, argument in zip(sys.argv, sys.argv[1:], strict=False):
+        if argument == "" or re.fullmatch(r"--[\w-]+=", argument):
+            what = argument or f"the argument after {before}"
+            print(
+                f"error: {what} is empty; expected a value, . for the working directory; is a variable not set?",
+                file=sys.stderr,
+            )
+            sys.exit(2)
 
 
 def _forget_output() -> None:

@@ -32,10 +32,10 @@ class Table:
         return found
 
     def optional_text(self, key: str) -> str | None:
-        """A string, or None."""
+        """A string that is not empty, which as a path would be the working directory; or None."""
         value = self._take(key)
-        if value is not None and not isinstance(value, str):
-            raise self._wrong(key, value, "a string")
+        if value is not None and (not isinstance(value, str) or not value):
+            raise self._wrong(key, value, "a string that is not empty")
         return value
 
     def texts(self, key: str) -> list[str]:

@@ -610,6 +610,8 @@ def test_the_example_station_file_is_valid_and_knows_every_key(tmp_path: Path) -
         ('bundle = "b"', "", r"station.toml: camera\[0\]\.bundle: missing key"),
         ("[[camera]]", "[camera]", r"station.toml: camera: found .*, expected a list"),
         ("lanes = 3", "lanes =", r"station.toml: is not TOML"),
+        ('"/var/lib/j"', '""', r"station.toml: journal: found '', expected a string that is not empty"),
+        ('"opencv:0"', '""', r"station.toml: camera\[0\]\.source: found '', expected a string that is not empty"),
         ('sinks = ["jsonl:-"]', "sinks = [3]", r"station.toml: sinks: found '3', expected strings"),
     ],
 )

@@ -206,6 +206,9 @@ def test_a_simulated_camera_fails_as_told() -> None:
         ("folder:images?frames=3", "unknown option frames"),
         ("aravis:x?pixel_format=YUV422", "expected one of"),
         ("aravis:x?gain=1&gain=2", "occurs twice"),
+        ("", "source '': names nothing; expected DIR, FILE"),
+        ("folder:", "source 'folder:': names nothing"),
+        ("folder:?frame_lines=64", "names nothing"),
     ],
 )
 def test_wrong_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:

@@ -203,6 +203,29 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["predict", "bundle", ""], "the argument after bundle is empty"),
+        (["predict", "", "."], "the argument after predict is empty"),
+        (["predict", "bundle", ".", "--save-maps", ""], "the argument after --save-maps is empty"),
+        (["inspect", "bundle", "--source", ""], "the argument after --source is empty"),
+        (["inspect", "bundle", "--source", ".", "--journal="], "--journal= is empty"),
+        (["record", "--source", ".", "--out", ""], "the argument after --out is empty"),
+    ],
+)
+def test_an_empty_argument_is_not_the_working_directory(
+    place: Path, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {SCRIPT[2]}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {told}; expected a value, . for the working directory; is a variable not set?\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("module", "commands"),
     [
         ("reason_runtime.commands", [(), ("predict",), ("inspect",), ("record",), ("info",)]),

@@ -46,6 +46,8 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
 
         return OpenCvSource(text, kind="stream")  # all of its query belongs to the camera
     address = parse_address(text, kinds=_KINDS)
+    if not address.place and address.kind != "aravis":
+        raise ConfigurationError(f"source {text!r}: names nothing; expected DIR, FILE or KIND:PLACE")
     counts_per_line = address.count("counts_per_line", 1, low=1)
     source = _plain(address, input_format, counts_per_line)
     frame_lines = address.count("frame_lines", 0)
