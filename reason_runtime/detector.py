@@ -234,7 +234,7 @@ def load(
         like: With `auto`: see `reason_runtime.auto.choose`.
 
     Raises:
-        ConfigurationError: An unknown choice, or a threshold that is not finite.
+        ConfigurationError: An unknown choice, or a threshold that is negative or not finite.
         BundleError: See `reason_runtime.bundle.open_bundle`.
         BackendError: See `reason_runtime.session.open_session`.
     """
@@ -263,14 +263,14 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
     This device's own is one drawn with this version of the runtime and of the library.
 
     Raises:
-        ConfigurationError: The threshold is not finite.
+        ConfigurationError: The threshold is negative or not finite.
         BundleError: The device's check is not as `reason-export check` writes it.
     """
     precision = session.precision
     scores = bundle.manifest.scores_in(precision)
     if threshold is not None:
-        if not np.isfinite(threshold):
-            raise ConfigurationError(f"threshold {threshold} is not a finite number")
+        if not 0 <= threshold < np.inf:  # no score is negative
+            raise ConfigurationError(f"threshold {threshold:g}: expected a finite number, 0 or more")
         return DecisionLimit(value=threshold, source="given by hand", scores=scores)
     check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
     note = None
