@@ -49,7 +49,7 @@ def read_station(path: Path) -> Station:
         ConfigurationError: It cannot be read, is not TOML, or holds a key or a value that is not known; with the path.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with or without the mark that Notepad writes
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({reason(error)})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -548,6 +548,8 @@ def test_a_station_file_says_everything(tmp_path: Path) -> None:
     path = tmp_path / "station.toml"
     path.write_text(STATION)
     station = read_station(path)
+    path.write_text(STATION, encoding="utf-8-sig")
+    assert read_station(path) == station
     model = ModelPlan(bundle=Path("b"), backend="tensorrt", precision="int8", device="cuda", cuda_graph=True)
     assert station.cameras == (CameraPlan(name="top", source="opencv:0", stall_s=2.5, model=model),)
     assert (station.deadline_ms, station.back_pressure, station.journal) == (200, "drop-oldest", Path("/var/lib/j"))
