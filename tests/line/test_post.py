@@ -156,7 +156,7 @@ def test_a_part_whose_sender_has_gone_is_judged_and_one_that_comes_twice_is_not(
         assert wait_for(out, 1)[0]["decision"] == "OK"
         again = send(port, content, to="/judge?part_id=A")[1]
         unnamed = [send(port, content)[1] for _ in range(2)]
-    assert (again["decision"], again["cause"]) == ("UNKNOWN", "repeated")
+    assert (again["decision"], again["cause"], again["part_id"]) == ("UNKNOWN", "repeated", "A#camera-1")
     assert [each["decision"] for each in unnamed] == ["OK", "OK"]
     assert len({str(each["part_id"]) for each in unnamed}) == 2
 
