@@ -204,9 +204,10 @@ def _import(device: Device) -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError(
-            f'ONNX Runtime cannot be imported ({error}); pip install "reason-edge[{_EXTRAS[device]}]"'
-        ) from error
+        other = ", or, where one can be chosen, --backend openvino, which is installed"
+        is_there = device == "cpu" and _is_installed("openvino")
+        hint = f'pip install "reason-edge[{_EXTRAS[device]}]"{other if is_there else ""}'
+        raise BackendError(f"ONNX Runtime cannot be imported ({error}); {hint}") from error
     module: ModuleType = onnxruntime
     return module
 

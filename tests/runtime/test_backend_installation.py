@@ -36,6 +36,7 @@ def test_a_missing_library_names_the_extra_that_brings_it(tmp_path: Path, backen
     told = error_of_loading(make_bundle(tmp_path / "bundle").path, backend=backend, first_on_path=broken.parent)
     assert told.startswith("reason_runtime.errors.BackendError: ")
     assert f'pip install "reason-edge[{extra}]"' in told
+    assert told.endswith("--backend openvino, which is installed") == (backend == "onnxruntime")
 
 
 def test_two_distributions_of_onnx_runtime_are_refused(tmp_path: Path) -> None:
