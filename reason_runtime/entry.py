@@ -6,11 +6,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import TextIO, cast
 
 import typer
 
+from reason_runtime.atomic import reason
 from reason_runtime.errors import ReasonError
 from reason_runtime.telemetry import switch_off_telemetry
 
@@ -57,11 +59,13 @@ def run(app: typer.Typer, *, extra: str | None = None) -> None:
     switch_off_telemetry()  # some commands import a library beside the one file that runs bundles with it
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+    if sys.stdout is None:  # its number would be the next file's, into which native code would print
+        os.open(os.devnull, os.O_WRONLY)
     try:
-        try:
-            app()
-        finally:
-            if sys.stdout is not None:
+        with redirect_stdout(cast(TextIO, _Output(sys.stdout))):
+            try:
+                app()
+            finally:
                 sys.stdout.flush()
     except (ReasonError, OSError, MemoryError) as error:
         if not isinstance(error, BrokenPipeError):  # whoever reads has enough
@@ -74,6 +78,43 @@ def run(app: typer.Typer, *, extra: str | None = None) -> None:
         brings = _EXTRAS.get(error.name, extra)
         print(f'error: {error.name} is not installed; pip install "reason-edge[{brings}]"', file=sys.stderr)
         sys.exit(1)
+
+
+class _Output:
+    """Standard output, whose failures say that they are its own.
+
+    Args:
+        stream: To write to; None, which is what Python has for a closed one, takes nothing.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """See `TextIO.write`."""
+        if self._stream is None:
+            raise OSError("standard output is closed")
+        with _named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """See `TextIO.flush`."""
+        if self._stream is not None:
+            with _named():
+                self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has enough
+        raise
+    except OSError as error:
+        raise OSError(f"standard output: cannot be written ({reason(error)})") from error
 
 
 def _refuse_empty_arguments() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import shutil
 import stat
 import subprocess
@@ -244,7 +245,30 @@ def test_results_that_cannot_be_written_are_one_error(place: Path) -> None:
         done = subprocess.run(
             [*SCRIPT, "predict", place / "bundle", place / "good"], stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+    told = "error: standard output: cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("arguments", [["predict", "bundle", "good"], ["info", "bundle"], ["inspect", "--help"]])
+def test_results_that_nobody_can_get_are_one_error(place: Path, arguments: list[str]) -> None:
+    done = closed_output(place, *arguments)
+    assert (done.returncode, done.stderr) == (1, "error: standard output is closed\n")
+
+
+def test_a_line_needs_no_standard_output_but_for_a_sink_that_is_one(place: Path, tmp_path: Path) -> None:
+    command = ("inspect", "bundle", "--source", "good", "--journal", tmp_path / "journal")
+    done = closed_output(place, *command)
+    assert done.returncode == 1
+    assert re.search(r" fault sink stdout: standard output is closed$", done.stderr, re.M)
+    assert re.search(r"^error: \d+ messages were lost: stdout$", done.stderr, re.M)
+    done = closed_output(place, *command, "--sink", f"jsonl:{tmp_path}/r.jsonl")
+    assert (done.returncode, "fault" in done.stderr) == (0, False), done.stderr
+
+
+def closed_output(place: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {SCRIPT[2]}"
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=place, timeout=60)
 
 
 def test_names_that_are_no_text_are_judged_as_others(place: Path, tmp_path: Path) -> None:

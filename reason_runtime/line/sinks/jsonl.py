@@ -144,7 +144,7 @@ class StdoutSink:
             sys.stdout.write("".join(f"{json.dumps(item.line())}\n" for item in messages if not isinstance(item, Beat)))
             sys.stdout.flush()
         except (OSError, ValueError) as error:
-            raise SinkError(f"standard output: cannot be written ({error})") from error
+            raise SinkError(str(error)) from error
 
     def close(self) -> None:
         """See `Sink.close`."""
