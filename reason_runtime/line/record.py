@@ -24,12 +24,12 @@ def record_source(text: str, *, folder: Path, settings: RecordSettings, as_json:
         ConfigurationError: The folder lies in the one that is read, or the address is wrong.
         ReasonError: See `Recorder.run`; what was kept has been said.
     """
-    read = folder_of(text)
+    source, read = open_source(text, input_format=None), folder_of(text)
     if read is not None:
         require_elsewhere(folder, source=read)
     log = Log(sys.stderr)
     recorder = Recorder(
-        open_source(text, input_format=None),
+        source,
         folder=folder,
         settings=settings,
         tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"),

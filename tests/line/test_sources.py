@@ -206,7 +206,7 @@ def test_a_simulated_camera_fails_as_told() -> None:
         ("folder:images?frames=3", "unknown option frames"),
         ("aravis:x?pixel_format=YUV422", "expected one of"),
         ("aravis:x?gain=1&gain=2", "occurs twice"),
-        ("", "source '': names nothing; expected DIR, FILE"),
+        ("", "source '': names nothing; expected a folder, a file"),
         ("folder:", "source 'folder:': names nothing"),
         ("folder:?frame_lines=64", "names nothing"),
     ],

@@ -46,8 +46,6 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
 
         return OpenCvSource(text, kind="stream")  # all of its query belongs to the camera
     address = parse_address(text, kinds=_KINDS)
-    if not address.place and address.kind != "aravis":
-        raise ConfigurationError(f"source {text!r}: names nothing; expected DIR, FILE or KIND:PLACE")
     counts_per_line = address.count("counts_per_line", 1, low=1)
     source = _plain(address, input_format, counts_per_line)
     frame_lines = address.count("frame_lines", 0)
@@ -109,6 +107,10 @@ def _plain(address: Address, input_format: InputFormat | None, counts_per_line: 
 
         host, port = host_and_port(address, port=8000)
         return PostSource(host, port, max_bytes=address.mebibytes("max_mib", 64), input_format=input_format)
+    if not address.place:
+        raise ConfigurationError(
+            f"source {address.text!r}: names nothing; expected a folder, a file or a camera's number"
+        )
     if _is_folder(address):
         from reason_runtime.line.sources.folder import FolderSource
 
