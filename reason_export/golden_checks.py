@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from reason_export.good_images import LEAST_HELD_OUT
 from reason_export.parity import MOST_SHIFT, TOLERANCES, Limits, Parity, Tolerance, broken, compare, exchanged
 from reason_export.runs import run_each
-from reason_runtime.choices import Precision
+from reason_runtime.choices import MOST_IN_A_RUN, Precision
 from reason_runtime.golden import Golden
 from reason_runtime.manifest import Manifest, ScoreStatistics
-from reason_runtime.session import MOST_IN_A_RUN, Session, joined
+from reason_runtime.session import Session, joined
 
 RUNS = (MOST_IN_A_RUN, 4)
 """Images that the check of batches puts in one."""

@@ -1,4 +1,4 @@
-"""The words a user chooses between; imports nothing, so that `--help` starts at once."""
+"""The words and the limits that a user chooses between; imports nothing, so that `--help` starts at once."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ BUILDERS: tuple[Builder, ...] = get_args(Builder)
 RunsOn = Literal["same_gpu", "same_compute_capability", "ampere_and_later"]
 RUNS_ON: tuple[RunsOn, ...] = get_args(RunsOn)
 BackPressure = Literal["block", "drop-oldest"]
+MOST_IN_A_RUN = 16
+"""Images that `reason-export check` puts in one run, and `reason-run inspect` takes."""
 
 
 def runner_name(backend: Backend, provider: Provider | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason_runtime.choices import BackPressure
+from reason_runtime.choices import MOST_IN_A_RUN, BackPressure
 from reason_runtime.entry import new_app, run
 from reason_runtime.options import (
     AnyBackendOption,
@@ -22,7 +22,6 @@ from reason_runtime.options import (
     ThreadsOption,
     ThresholdOption,
 )
-from reason_runtime.session import MOST_IN_A_RUN
 
 if TYPE_CHECKING:
     from reason_runtime.predict import Judgement

@@ -26,9 +26,6 @@ from reason_runtime.choices import (
 )
 from reason_runtime.errors import ConfigurationError
 
-MOST_IN_A_RUN = 16
-"""Images that `reason-export check` puts in one run, and `reason-run inspect` takes."""
-
 
 class Outputs(NamedTuple):
     """What the graph gives for N images, in raw units.

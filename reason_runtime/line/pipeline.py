@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from reason_runtime.blind import FROZEN, same_pixels
-from reason_runtime.choices import BackPressure
+from reason_runtime.choices import MOST_IN_A_RUN, BackPressure
 from reason_runtime.detector import Pixels
 from reason_runtime.errors import ConfigurationError, ReasonError
 from reason_runtime.line.drift import LEAST_PARTS, DriftCheck
@@ -37,7 +37,7 @@ from reason_runtime.line.timekeeper import Timekeeper
 from reason_runtime.line.watch import Watch
 from reason_runtime.line.web.judge import DefectBook
 from reason_runtime.line.work import Work
-from reason_runtime.session import MOST_IN_A_RUN, Outputs
+from reason_runtime.session import Outputs
 
 Outcome = Literal["ended", "stopped", "hung"]
 _INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add waiting

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -275,14 +276,15 @@ def test_a_journal_on_a_full_disk_can_be_asked_whether_it_works_again(tmp_path: 
         journal.close()
 
 
-def test_a_file_that_is_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp_path: Path) -> None:
+def test_what_can_be_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SinkError, match="cannot be opened"):
         Journal(tmp_path / "file" / "journal")
-    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
     for _ in range(2):  # nothing of the first try holds the lock
         with pytest.raises(SinkError, match="cannot be opened"):
-            Journal(tmp_path / "folder")
+            Journal(tmp_path / "socket")
 
 
 def test_the_folders_of_a_journal_are_made(tmp_path: Path) -> None:
