@@ -75,7 +75,7 @@ def latency(
         provider=provider,
         cuda_graph=cuda_graph,
     )
-    _tell_choice(detector)
+    _tell_remarks(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds, pause_ms=pause_ms)
     about = _about(detector, plan)
     found = measure_latency(detector, plan=plan)
@@ -150,7 +150,7 @@ def throughput(
         provider=provider,
         cuda_graph=cuda_graph,
     )
-    _tell_choice(detector)
+    _tell_remarks(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
     about = _about(detector, plan)
     found = measure_throughput(
@@ -203,7 +203,7 @@ def pipeline(
         provider=provider,
         cuda_graph=cuda_graph,
     )
-    _tell_choice(detector)
+    _tell_remarks(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds, pause_ms=pause_ms)
     about = _about(detector, plan)
     found = measure_pipeline(detector, frame_px=frame_size, mono=mono, image=image, plan=plan)
@@ -256,7 +256,7 @@ def accuracy(
         cuda_graph=cuda_graph,
         threshold=threshold,
     )
-    _tell_choice(detector)
+    _tell_remarks(detector)
     if detector.limit.value is None and (most_rejected is not None or most_passed is not None):
         raise ConfigurationError(f"nothing can be rejected or passed: {detector.limit.hint}")
     found = measure_detection(detector, data)
@@ -312,9 +312,9 @@ def main() -> None:
     run(app)
 
 
-def _tell_choice(detector: Detector) -> None:
-    if detector.choice is not None:
-        print(detector.choice.describe(), file=sys.stderr)
+def _tell_remarks(detector: Detector) -> None:
+    for remark in detector.remarks:
+        print(remark, file=sys.stderr)
 
 
 def _about(detector: Detector, plan: LatencyPlan | None = None) -> dict[str, Json]:

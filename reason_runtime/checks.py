@@ -27,6 +27,7 @@ class KnownCheck:
     """What the runtime needs of a check.
 
     Attributes:
+        path: Its file.
         backend: That ran.
         provider: Of ONNX Runtime.
         precision: Of the artefact.
@@ -42,6 +43,7 @@ class KnownCheck:
         facts: All that `reason-export check` wrote.
     """
 
+    path: Path
     backend: Backend
     provider: Provider | None
     precision: Precision
@@ -58,6 +60,11 @@ class KnownCheck:
     def name(self) -> str:
         """What ran, such as `onnxruntime-cuda fp16`."""
         return run_name(self.backend, self.provider, self.precision)
+
+    @property
+    def failure(self) -> str:
+        """Of one that did not pass: which, where it is kept, and when it was made."""
+        return f"{self.path}: {self.name} failed its check on this device at {self.facts.get('created')}"
 
     def is_of(self, session: Session | None) -> bool:
         """Whether a session is of this backend, provider and precision."""
@@ -151,6 +158,7 @@ def known_check(
     if is_superseded:
         found = scores = drew = None
     return KnownCheck(
+        path=path,
         backend=backend,
         provider=provider,
         precision=precision,

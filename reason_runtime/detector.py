@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.auto import AutoChoice, choose
 from reason_runtime.bundle import Bundle, open_bundle
-from reason_runtime.checks import known_check
+from reason_runtime.checks import KnownCheck, known_check
 from reason_runtime.choices import BackendChoice, Device, Precision, Provider
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import part_of, resize_image
@@ -103,21 +103,34 @@ class Detector:
         session: The loaded model.
         limit: The threshold in force.
         choice: How `auto` came to this session; None where the user named it.
+        failed: This device's check of this very session, where that did not pass; None where it did, or there is none.
     """
 
     def __init__(
-        self, *, bundle: Bundle, session: Session, limit: DecisionLimit, choice: AutoChoice | None = None
+        self,
+        *,
+        bundle: Bundle,
+        session: Session,
+        limit: DecisionLimit,
+        choice: AutoChoice | None = None,
+        failed: KnownCheck | None = None,
     ) -> None:
         self.bundle = bundle
         self.session = session
         self.limit = limit
         self.choice = choice
+        self.failed = failed
         self.tile_px = tile_px_of(bundle.manifest)
 
     @property
     def remarks(self) -> list[str]:
-        """What is to be known before the first decision: what `auto` chose; that there is no threshold, or another."""
+        """What is to be known before the first decision.
+
+        What `auto` chose; that this device's check failed; that there is no threshold, or another.
+        """
         told = [] if self.choice is None else [self.choice.describe()]
+        if self.failed is not None:
+            told.append(f"{self.failed.failure}: its answers may be wrong; mend the cause and run that check again")
         if self.limit.hint is not None:
             told.append(f"every decision is UNKNOWN: {self.limit.hint}")
         elif self.limit.note is not None:
@@ -235,7 +248,8 @@ def load(
 
     Raises:
         ConfigurationError: An unknown choice, or a threshold that is negative or not finite.
-        BundleError: See `reason_runtime.bundle.open_bundle`.
+        BundleError: See `reason_runtime.bundle.open_bundle`; or this device's check is not as `reason-export check`
+            writes it.
         BackendError: See `reason_runtime.session.open_session`.
     """
     opened = open_bundle(bundle)
@@ -243,8 +257,7 @@ def load(
         if provider is not None or cuda_graph:
             raise ConfigurationError("auto chooses the backend; a provider and CUDA graphs are options of named ones")
         choice = choose(opened, precision=precision, device=device, threads=threads, like=like)
-        limit = decision_limit(opened, choice.session, threshold=threshold)
-        return Detector(bundle=opened, session=choice.session, limit=limit, choice=choice)
+        return _detector(opened, choice.session, threshold=threshold, choice=choice)
     session = open_session(
         opened,
         backend=backend,
@@ -254,17 +267,31 @@ def load(
         provider=provider,
         cuda_graph=cuda_graph,
     )
-    return Detector(bundle=opened, session=session, limit=decision_limit(opened, session, threshold=threshold))
+    return _detector(opened, session, threshold=threshold)
 
 
-def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None = None) -> DecisionLimit:
+def _detector(
+    bundle: Bundle, session: Session, *, threshold: float | None, choice: AutoChoice | None = None
+) -> Detector:
+    check = known_check(bundle, backend=session.backend, precision=session.precision, provider=session.provider)
+    return Detector(
+        bundle=bundle,
+        session=session,
+        limit=_decision_limit(bundle, session, check=check, threshold=threshold),
+        choice=choice,
+        failed=None if check is None or check.passed or not check.holds_for(session) else check,
+    )
+
+
+def _decision_limit(
+    bundle: Bundle, session: Session, *, check: KnownCheck | None, threshold: float | None
+) -> DecisionLimit:
     """The threshold given by hand, else this device's own, else the bundle's, else none with a hint how to get one.
 
     This device's own is one drawn with this version of the runtime and of the library.
 
     Raises:
         ConfigurationError: The threshold is negative or not finite.
-        BundleError: The device's check is not as `reason-export check` writes it.
     """
     precision = session.precision
     scores = bundle.manifest.scores_in(precision)
@@ -272,7 +299,6 @@ def decision_limit(bundle: Bundle, session: Session, *, threshold: float | None 
         if not 0 <= threshold < np.inf:  # no score is negative
             raise ConfigurationError(f"threshold {threshold:g}: expected a finite number, 0 or more")
         return DecisionLimit(value=threshold, source="given by hand", scores=scores)
-    check = known_check(bundle, backend=session.backend, precision=precision, provider=session.provider)
     note = None
     if check is not None and check.is_superseded:
         note = "this device's own was drawn before it: run its check with --held-out again"

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from reason_runtime.detector import load
-from reason_runtime.errors import ConfigurationError, ReasonError
+from reason_runtime.errors import ConfigurationError, ParityError, ReasonError
 from reason_runtime.image import reads_alike
 from reason_runtime.line.grabber import Camera
 from reason_runtime.line.journal import Journal
@@ -71,7 +71,7 @@ class LineRun:
         tell: Hears of every event, on whatever thread it happened; must neither wait nor fail.
 
     Raises:
-        ReasonError: Something is wrong with the station: bundle, address, journal.
+        ReasonError: Something is wrong with the station: bundle, address, journal; or a model failed its check here.
     """
 
     def __init__(self, station: Station, *, tell: Callable[[Event], None] = lambda _: None) -> None:
@@ -255,6 +255,11 @@ class LineRun:
             threshold=plan.threshold,
             like=like,
         )
+        if detector.failed is not None:
+            raise ParityError(
+                f"{detector.failed.failure}; mend the cause and check again, choose another backend or precision, "
+                "or remove that file to judge all the same"
+            )
         model = LineModel(detector, web=self._station.web, batch=self._station.batch)
         model.warm_up()
         return model
