@@ -20,7 +20,7 @@ from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthet
 from reason_export.half import half_graph, require_room
 from reason_export.held_out_scores import drawn_from
 from reason_export.onnx_graph import export_graph
-from reason_export.resize_graph import CameraModel, camera_model
+from reason_export.resize_graph import CameraModel, camera_model, require_same_resize
 from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
@@ -92,8 +92,8 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
         RunError: The run is not finished, is damaged or does not fit this version.
         BundleError: There is something at `out`.
         DataError: The golden folder holds no image.
-        ParityError: The exporter gave a graph of another form, a weight does not fit in half precision, or a file does
-            not give what the trained model gives; `out` is as it was.
+        ParityError: The exporter gave a graph of another form or with another resize than the runtime's, a weight does
+            not fit in half precision, or a file does not give what the trained model gives; `out` is as it was.
         ConfigurationError: Frames are smaller than what they are resized to, not as large as what is looked at, or were
             trained on in tiles; or the levels are not those that the run's 16-bit images were read with.
     """
@@ -108,6 +108,8 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
     form = own if choices.frame_px is None else _camera_format(own, choices.frame_px, where=run_folder)
     model = network if form is own else camera_model(network, own=own, camera=form)
     golden = _golden(model, form, held_out, choices, tile_px=run.config.training.tile_px)
+    if isinstance(model, CameraModel):
+        require_same_resize(model, golden.images, own=own)
     files = _files(model, form, golden, choices)
     manifest = _manifest(run, network, form, name=out.name, protocol=described_protocol(run_folder, run.config))
     if held_out is not None and wanted is not None:

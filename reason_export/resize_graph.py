@@ -7,12 +7,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import InputFormat
+from reason_runtime.errors import ConfigurationError, ParityError
+from reason_runtime.image import InputFormat, resize_image
 from reason_train.model import ReasonModel
 
 FRACTION_BITS = 22
 """Of Pillow's fixed-point weights: 32 bits less 8 of a pixel less 2 of headroom. Source: Pillow, Resample.c."""
+MOST_LEVELS = 1
+"""Grey levels by which a pixel may differ from Pillow's. Both round twice; Pillow may take the other axis first. The
+first rounding moves a pixel by half a level at most, and weights that sum to 1 keep that: before the second the two lie
+one level apart at most."""
+_SEED = 20252
 
 
 def resize_matrix(before_px: int, after_px: int) -> NDArray[np.float32]:
@@ -61,11 +66,15 @@ class CameraModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (N, H, W, C) frames to map and score."""
+        anomaly_map, score = self.model(self.resized(images))
+        return anomaly_map, score
+
+    def resized(self, images: Tensor) -> Tensor:
+        """What the model takes of uint8 (N, H, W, C) frames: (N, h, w, C) whole numbers."""
         turned = images.float().permute(0, 3, 2, 1)  # (N, C, W, H)
         narrow = _grey_levels(self.get_buffer("columns") @ turned)  # (N, C, w, H)
         small = _grey_levels(self.get_buffer("rows") @ narrow.transpose(2, 3))  # (N, C, h, w)
-        anomaly_map, score = self.model(small.permute(0, 2, 3, 1))
-        return anomaly_map, score
+        return small.permute(0, 2, 3, 1)
 
 
 def _grey_levels(values: Tensor) -> Tensor:
@@ -89,3 +98,29 @@ def camera_model(model: ReasonModel, *, own: InputFormat, camera: InputFormat) -
         resized=(own.resize_height_px, own.resize_width_px),
         cropped=(own.height_px, own.width_px),
     ).eval()
+
+
+@torch.no_grad()
+def require_same_resize(model: CameraModel, frames: NDArray[np.uint8], *, own: InputFormat) -> None:
+    """Refuse a model that resizes otherwise than the runtime does where its graph does not.
+
+    Pixels are compared, not maps, which cannot tell: rounding moved those of photographs by up to 3e-2 of their largest
+    value (screw, 300 x 1200), a resize by the nearest pixel those of patterns by 2e-2 (480 x 640).
+
+    Args:
+        model: With the resize.
+        frames: (N, H, W, C) golden ones. One of noise is added, in which every weight counts.
+        own: What the model without its resize takes.
+
+    Raises:
+        ParityError: A pixel differs by more than rounding to grey levels explains.
+    """
+    noise = np.random.default_rng(_SEED).integers(0, 256, (1, *frames.shape[1:]), dtype=np.uint8)
+    for frame in (*noise, *frames):
+        expected = resize_image(frame, input_format=own).astype(np.float32)
+        levels = np.abs(model.resized(torch.from_numpy(frame[None])).numpy()[0] - expected).max()
+        if not levels <= MOST_LEVELS:
+            raise ParityError(
+                f"the graph resizes {frame.shape[0]} x {frame.shape[1]} frames otherwise than the runtime: a pixel "
+                f"differs by {levels:.0f} grey levels, at most {MOST_LEVELS} is rounding; leave --input-size out"
+            )

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from reason_export.resize_graph import CameraModel, camera_model, resize_matrix
+from reason_export.golden import synthetic_images
+from reason_export.resize_graph import CameraModel, camera_model, require_same_resize, resize_matrix
 from reason_runtime import load
 from reason_runtime.blind import shrunk
 from reason_runtime.bundle import open_bundle
-from reason_runtime.errors import ConfigurationError, ImageError
+from reason_runtime.errors import ConfigurationError, ImageError, ParityError
 from reason_runtime.image import resize_image, square_format
 from reason_runtime.line.model import LineModel
 from tests.commands import Done, call
@@ -84,6 +87,42 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = Image.fromarray(good_picture(number, size_px=200)).crop((0, 0, 200, 150))
         save(folder / f"{number}.png", np.asarray(picture))
     return folder
+
+
+def nearest(before_px: int, after_px: int) -> np.ndarray:
+    matrix = np.zeros((after_px, before_px), np.float32)
+    matrix[np.arange(after_px), ((np.arange(after_px) + 0.5) * before_px / after_px).astype(int)] = 1
+    return matrix
+
+
+def one_off(before_px: int, after_px: int) -> np.ndarray:
+    return np.roll(resize_matrix(before_px, after_px), 1, axis=0)
+
+
+@pytest.mark.parametrize("wrong", [nearest, one_off])
+def test_a_resize_that_is_not_the_runtimes_is_refused(
+    wrong: Callable[[int, int], np.ndarray], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_export.resize_graph.resize_matrix", wrong)
+    done = call("reason-export", "onnx", finished_run, "--out", tmp_path / "bundle", "--input-size", *FRAME)
+    assert "the graph resizes 150 x 200 frames otherwise than the runtime: a pixel differs by" in done.error
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (66, 200), (150, 64), (480, 640), (300, 1200)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_resize_is_the_runtimes_at_any_size(size: tuple[int, int], channels: Literal[1, 3]) -> None:
+    own = square_format(57, resize_px=64, channels=channels)
+    height, width = size
+    camera = dataclasses.replace(
+        own, height_px=height, width_px=width, resize_height_px=height, resize_width_px=width, resize_filter="in-graph"
+    )
+    model = camera_model(Echo(), own=own, camera=camera)  # type: ignore[arg-type]
+    require_same_resize(model, synthetic_images(camera), own=own)
+    columns = model.get_buffer("columns")
+    columns.copy_(columns.roll(1, dims=0))
+    with pytest.raises(ParityError, match="at most 1 is rounding"):
+        require_same_resize(model, synthetic_images(camera), own=own)
 
 
 @pytest.fixture(scope="module")
