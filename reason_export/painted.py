@@ -26,11 +26,18 @@ LARGE: Range = (0.045, 0.125)
 LEAST_CHANGE = 8.0
 """Grey levels by which a defect changes its place on average; fainter ones are painted again elsewhere."""
 TRIES = 100
+RUST: tuple[float, float, float] = (0.7, 1.0, 1.3)
+"""How much of a golden defect's change each of red, green and blue gets; all different, so that channels in another
+order give another picture where photographs are grey."""
+COLOURED: tuple[Defect, ...] = ("scratch", "stain")
 MOST_GOLDEN, GOLDEN_TRIES, GOLDEN_SEED = 10, 10, 20251
 
 
 def painted_golden(images: NDArray[np.uint8], *, counts: Mask | None = None) -> NDArray[np.uint8]:
     """Ten pictures with a defect each, every kind twice; fewer where a kind cannot be seen on its picture.
+
+    The first scratch and the first stain have a colour where pictures have three channels; on grey parts colour is easy
+    to find, so that the second ones have none.
 
     Args:
         images: (N, H, W, C) of good parts, as the graph takes them; each is used once where there are ten.
@@ -45,13 +52,21 @@ def painted_golden(images: NDArray[np.uint8], *, counts: Mask | None = None) -> 
         picture = images[index % len(images)]
         shown = picture if picture.shape[2] == 3 else picture[:, :, 0]
         kind = DEFECTS[index % len(DEFECTS)]
+        is_coloured = kind in COLOURED and index < len(DEFECTS)
         where = part_of(shown)
         if counts is not None:
             where = where & counts if (where & counts).any() else counts
         painted = paint(shown, kind, random=random, radii=LARGE, where=where, tries=GOLDEN_TRIES)
         if painted is not None:
-            found.append(painted[0].reshape(picture.shape))
+            defect = painted[0].reshape(picture.shape)
+            found.append(_rusty(picture, defect) if is_coloured and picture.shape[2] == 3 else defect)
     return np.stack(found) if found else images[:0]
+
+
+def _rusty(picture: Picture, painted: Picture) -> Picture:
+    before = picture.astype(np.float64)
+    coloured: Picture = np.clip(np.round(before + (painted - before) * RUST), 0, 255).astype(np.uint8)
+    return coloured
 
 
 def paint(

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from reason_export.check import check_bundle
 from reason_export.golden import golden_bytes, make_golden
+from reason_export.onnx_graph import export_graph
 from reason_export.painted import DEFECTS, LARGE, paint, painted_golden, part_of
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle
 from reason_runtime.session import open_session
@@ -54,6 +56,40 @@ def test_ten_golden_pictures_are_painted_the_same_every_time(count: int, channel
         share = (image != images[index % count]).any(axis=2).mean()
         assert 0 < share < 0.5
     np.testing.assert_array_equal(found, painted_golden(images))
+
+
+def test_a_scratch_and_a_stain_on_grey_photographs_have_a_colour_unless_the_bundle_takes_mono() -> None:
+    grey = np.repeat(pictures(10, channels=1), 3, axis=3)
+    found = painted_golden(grey)
+    coloured = [bool((image[:, :, 0] != image[:, :, 2]).any()) for image in found]
+    assert coloured == [kind in ("scratch", "stain") for kind in DEFECTS] + [False] * 5
+    mono = painted_golden(grey[:, :, :, :1])
+    for one, three in zip(mono, found, strict=True):  # green gets the change of before
+        np.testing.assert_array_equal(one[:, :, 0], three[:, :, 1])
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2), (0, 2, 1)])
+def test_channels_in_another_order_fail_where_photographs_are_grey(order: tuple[int, int, int], bundle: Bundle) -> None:
+    model = filled_model(MethodConfig(method="rd4ad", teacher="efficientnet_lite0", image_size_px=64))
+    grey = np.repeat(pictures(3, channels=1), 3, axis=3)
+    files = {
+        "model.onnx": export_graph(model, input_format=bundle.manifest.input),
+        "golden.npz": golden_bytes(make_golden(model, grey, synthetic=False)),
+    }
+    manifest = dataclasses.replace(bundle.manifest, thresholds={}, score_statistics=None)
+    changed = update_bundle(bundle, manifest=manifest, files=files)
+    assert check_bundle(changed).passed
+    graph = onnx.load_from_string(files["model.onnx"])
+    for node in graph.graph.node:
+        node.input[:] = ["reordered" if name == "image" else name for name in node.input]
+    exchange = onnx.helper.make_node("Gather", ["image", "order"], ["reordered"], axis=3, name="exchange")
+    graph.graph.node.insert(0, exchange)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(order), "order"))
+    changed = update_bundle(changed, manifest=manifest, files={"model.onnx": graph.SerializeToString()})
+    found = check_bundle(changed)
+    assert found.parity.score_difference_max <= 1e-4
+    assert found.broken
+    assert all(line.startswith("on painted defects: ") for line in found.broken)
 
 
 @pytest.mark.parametrize("corner", [(slice(20, 44), slice(30, 50)), (slice(0, 9), slice(0, 9))])
