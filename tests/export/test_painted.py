@@ -70,7 +70,10 @@ def test_a_scratch_and_a_stain_on_grey_photographs_have_a_colour_unless_the_bund
 
 @pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2), (0, 2, 1)])
 def test_channels_in_another_order_fail_where_photographs_are_grey(order: tuple[int, int, int], bundle: Bundle) -> None:
-    model = filled_model(MethodConfig(method="rd4ad", teacher="efficientnet_lite0", image_size_px=64))
+    exponent = bundle.manifest.method.score_exponent
+    model = filled_model(
+        MethodConfig(method="rd4ad", teacher="efficientnet_lite0", image_size_px=64, score_exponent=exponent)
+    )
     grey = np.repeat(pictures(3, channels=1), 3, axis=3)
     files = {
         "model.onnx": export_graph(model, input_format=bundle.manifest.input),
