@@ -98,8 +98,8 @@ class Ledger:
             place = self._places.get(frame.key)
             if place is None or place.answer is not None:
                 return False
-            late = frame.deadline_ns is not None and time.monotonic_ns() > frame.deadline_ns
-            return self._settle(place, unknown(frame, "deadline", _LATE) if late else answer).cause == answer.cause
+            in_time = unknown(frame, "deadline", _LATE) if _is_late(frame) else answer
+            return self._settle(place, in_time).cause == answer.cause
 
     def refuse(self, frame: Frame, cause: Cause, text: str) -> bool:
         """Answer a part UNKNOWN; see `answer`."""
@@ -173,16 +173,27 @@ class Ledger:
         return recorded
 
     def _recorded(self, frame: Frame, answer: Answer) -> Answer:
-        latency_ms = (time.monotonic_ns() - frame.grab.grabbed_ns) / 1e6
-        timed = replace(answer, latency_ms=latency_ms)
+        """The answer that the journal has; a disk that stalls may make it one that comes too late."""
+        timed = _timed(frame, answer)
         if self._journal is None:
             return timed
         try:
             self._journal.answered(timed)
+            if timed.decision != "UNKNOWN" and _is_late(frame):
+                timed = _timed(frame, unknown(frame, "deadline", _LATE))
+                self._journal.answered(timed)  # of two answers the last counts, and nobody has heard of the first
         except SinkError as error:
             self._journal_failed(str(error))
-            return replace(unknown(frame, "journal", str(error)), latency_ms=latency_ms)
+            return _timed(frame, unknown(frame, "journal", str(error)))
         return timed
+
+
+def _is_late(frame: Frame) -> bool:
+    return frame.deadline_ns is not None and time.monotonic_ns() > frame.deadline_ns
+
+
+def _timed(frame: Frame, answer: Answer) -> Answer:
+    return replace(answer, latency_ms=(time.monotonic_ns() - frame.grab.grabbed_ns) / 1e6)
 
 
 def unknown(frame: Frame, cause: Cause, text: str) -> Answer:

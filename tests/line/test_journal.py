@@ -342,6 +342,32 @@ def test_an_answer_after_the_deadline_is_unknown_even_before_the_clock_noticed()
     assert [answer.cause for answer in book.published] == ["deadline"]
 
 
+def test_an_answer_that_a_slow_disk_makes_late_is_unknown_in_the_journal_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path, sync=True)
+    book = Book(journal)
+    good = frame(0, deadline_s=0.1)
+    assert book.ledger.take(good)
+    to_disk, stalls = os.fdatasync, [0.15]
+
+    def slow(descriptor: int) -> None:
+        time.sleep(stalls.pop() if stalls else 0)
+        to_disk(descriptor)
+
+    monkeypatch.setattr("os.fdatasync", slow)
+    assert not book.ledger.answer(good, passed(good))
+    (told,) = book.published
+    assert (told.decision, told.cause) == ("UNKNOWN", "deadline")
+    assert told.latency_ms is not None
+    assert told.latency_ms > 150
+    journal.close()
+    again = Journal(path)
+    assert [answer.line() for answer in again.recovered()] == [told.line()]
+    again.close()
+
+
 def test_an_answer_that_waits_for_the_part_before_outlives_its_deadline_and_is_recorded_once(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
