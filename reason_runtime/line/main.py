@@ -98,7 +98,7 @@ def _error(summary: Summary) -> str | None:
     if summary.failure is not None:
         return summary.failure
     if summary.outcome == "hung":
-        return "a stage hangs; the process ends so that its supervisor can start it again"
+        return "a stage hangs, or the disk of the journal; the process ends so that its supervisor can start it again"
     if summary.outcome == "ended" and failed:
         frames = sum(summary.metrics.frames.values())
         return f"{failed} of {frames} images could not be judged; their lines say why"

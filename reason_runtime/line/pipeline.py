@@ -208,8 +208,11 @@ class Pipeline:
             grabber.thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all files are at their end, or a stage hangs; False where that took longer."""
-        return self._done.wait(seconds)
+        """Wait until all files are at their end, or a stage or the clock hangs; False where that took longer."""
+        if not self._done.wait(seconds) and self._timekeeper.stands_still:
+            self._outcome = "hung"
+            self._done.set()
+        return self._done.is_set()
 
     def stop(self, seconds: float) -> Outcome:
         """Take no more frames, finish those in flight, and answer UNKNOWN what is left after so long.
@@ -228,7 +231,7 @@ class Pipeline:
         for queue in self._camera_queues:
             queue.close()
         seconds = max(0.0, until_s - time.monotonic())
-        if self._outcome != "hung" and not self._desk.ledger.wait_empty(seconds):
+        if not self._desk.ledger.wait_empty(seconds):
             self._desk.ledger.refuse_all("stopped", "the line stopped before this part was judged")
         self._timekeeper.stop()
         self._desk.ledger.wake()
@@ -362,8 +365,8 @@ class Pipeline:
             grabber.stop()
         for queue in self._camera_queues:
             queue.close()
+        self._done.set()  # before the journal is asked, which may hang itself
         self._desk.ledger.refuse_all("hung", text)
-        self._done.set()
 
     def _journal_failed(self, text: str) -> None:
         self._desk.health.fault("journal", text)

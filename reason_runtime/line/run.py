@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from reason_runtime.detector import load
 from reason_runtime.errors import ConfigurationError, ParityError, ReasonError
@@ -36,8 +37,11 @@ from reason_runtime.line.sources.open import folder_of, gives_files, open_source
 from reason_runtime.line.station import ModelPlan, Station
 from reason_runtime.session import Session
 
+Given = TypeVar("Given")
+
 _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
 _DELIVER_S = 1.0
+_SLACK_S = 0.5  # for either
 _BATCH_S = 5.0  # what a broker or a server has for one batch
 _LOOK_S = 0.02
 _LIVE_DEADLINE_S = 1.0
@@ -49,7 +53,7 @@ class Summary:
     """How a run ended.
 
     Attributes:
-        outcome: `ended` (all files), `stopped` (asked to) or `hung` (the process must end).
+        outcome: `ended` (all files), `stopped` (asked to) or `hung` (the process must end; parts may have no answer).
         seconds: From start to end.
         metrics: The last counts.
         is_stuck: A thread is still in a native call that cannot be interrupted.
@@ -135,20 +139,18 @@ class LineRun:
             notify("WATCHDOG=1")
         notify("STOPPING=1")
         self._changes.put(None)
-        try:
-            outcome, failure = self._drained()
-            if outcome == "ended":
-                self._wait_for_sinks()
-        finally:
-            self.publisher.finish(_DELIVER_S)
-            self._write_last_replies()
-            if self._journal is not None:
-                self._journal.close()
+        drained = _in_time(self._drained, _DRAIN_S + _SLACK_S)
+        outcome, failure = drained or ("hung", None)
+        if outcome == "ended":
+            self._wait_for_sinks()
+        finished = _in_time(self._finish, _DELIVER_S + _SLACK_S)
+        if not finished:
+            outcome = "hung"
         return Summary(
             outcome=outcome,
             seconds=time.monotonic() - started_s,
             metrics=self.metrics.snapshot(),
-            is_stuck=any(thread.is_alive() for thread in self._pipeline.threads),
+            is_stuck=not finished or any(thread.is_alive() for thread in self._pipeline.threads),
             failure=failure,
         )
 
@@ -174,12 +176,16 @@ class LineRun:
             elif time.monotonic() > until_s:
                 return
 
-    def _write_last_replies(self) -> None:
+    def _finish(self) -> bool:
         from reason_runtime.line.sources.post import PostSource
 
+        self.publisher.finish(_DELIVER_S)
         for camera in self._cameras:
             if isinstance(camera.source, PostSource):
                 camera.source.finish()
+        if self._journal is not None:
+            self._journal.close()
+        return True
 
     def stop(self) -> None:
         """Drain and end; may be called by a signal handler."""
@@ -287,6 +293,15 @@ class LineRun:
 
             sinks.append(open_dashboard(self._station.dashboard, metrics=self.metrics, models=self.models))
         return sinks
+
+
+def _in_time(step: Callable[[], Given], seconds: float) -> Given | None:
+    """What a step of the end gives; None where it takes too long: whoever writes to a dead disk never lets go."""
+    given: list[Given] = []
+    thread = threading.Thread(target=lambda: given.append(step()), name="end", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return given[0] if given else None
 
 
 @contextmanager

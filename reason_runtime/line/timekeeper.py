@@ -50,14 +50,21 @@ class Timekeeper:
         self._stop = threading.Event()
         self._next_beat_s = time.monotonic()
         self._reported = False
+        self._turned_s = time.monotonic()
         self.thread = threading.Thread(target=self._run, name="timekeeper", daemon=True)
 
     def stop(self) -> None:
         """Keep time no more."""
         self._stop.set()
 
+    @property
+    def stands_still(self) -> bool:
+        """A turn takes longer than a stage may: somebody holds a lock in a call that does not return."""
+        return time.monotonic() - self._turned_s > self._hang_s + self._heartbeat_s
+
     def _run(self) -> None:
         while not self._stop.is_set():
+            self._turned_s = time.monotonic()
             try:
                 self._turn()
             except Exception as error:  # the fail-safe boundary: without a clock no deadline would be kept

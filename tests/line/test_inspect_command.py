@@ -31,9 +31,11 @@ from tests.runtime.bundles import SIZE_PX
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: object, log: int = subprocess.PIPE) -> subprocess.Popen[str]:
+def start(*arguments: object, log: int = subprocess.PIPE, first: str = "") -> subprocess.Popen[str]:
+    """Run `inspect`, after a line of Python."""
+    code = f"{first}\nfrom reason_runtime.commands import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", "from reason_runtime.commands import main; main()", "inspect", *map(str, arguments)],
+        [sys.executable, "-c", code, "inspect", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -216,6 +218,44 @@ def test_sigterm_during_a_hanging_call_answers_and_still_exits_0_within_five_sec
     found = results(out)
     assert [line["frame"] for line in found] == list(range(len(found)))
     assert {line["decision"] for line in found[20:]} == {"UNKNOWN"}
+
+
+def test_a_disk_that_never_answers_the_journal_ends_the_process_and_sigterm_still_does(
+    bundle: Path, tmp_path: Path
+) -> None:
+    dead = f"""
+import os, time
+to_disk = os.fdatasync
+def fdatasync(descriptor):
+    while os.path.exists({str(tmp_path / "dead")!r}):
+        time.sleep(0.01)
+    to_disk(descriptor)
+os.fdatasync = fdatasync
+"""
+    processes, source = [], endless(tmp_path)
+    for name, hang_s in (("left alone", 0.3), ("told to end", 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "station.toml").write_text(
+            f'bundle = "{bundle}"\nhang_s = {hang_s}\nthreads = 1\nsinks = ["jsonl:{tmp_path}/{name}/r.jsonl"]\n'
+            f'journal = "{tmp_path}/{name}/journal"\njournal_sync = true\n'
+            f'[[camera]]\nname = "top"\nsource = "{source}"\n'
+        )
+        processes.append(start("--config", tmp_path / name / "station.toml", first=dead))
+        wait_for(tmp_path / name / "r.jsonl", 3)
+    (tmp_path / "dead").touch()
+    time.sleep(0.2)  # a part is being written
+    processes[1].send_signal(signal.SIGTERM)
+    signalled_s = time.monotonic()
+    try:
+        for process in reversed(processes):
+            _, log = process.communicate(timeout=10)
+            if process is processes[1]:
+                assert time.monotonic() - signalled_s < 5
+            assert process.returncode == 1, log
+            assert "error: a stage hangs, or the disk of the journal; the process ends" in log
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_sighup_takes_the_bundle_that_a_link_names_and_sigusr1_goes_back(tmp_path: Path) -> None:
