@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import signal
 import sys
 from dataclasses import dataclass
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # ignored by a command that has ended
 MODULES = {
     "reason-train": "reason_train.commands",
     "reason-export": "reason_export.commands",
@@ -35,6 +37,7 @@ class Done:
 def call(command: str, *arguments: object) -> Done:
     main = importlib.import_module(MODULES[command]).main
     output, log, before, status = io.StringIO(), io.StringIO(), sys.argv, 0
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     sys.argv = [command, *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(log):
@@ -43,4 +46,6 @@ def call(command: str, *arguments: object) -> Done:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
         sys.argv = before
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Done(status=status, output=output.getvalue(), log=log.getvalue())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -15,6 +13,7 @@ import typer
 from reason_runtime.line.drift import why_unchecked
 from reason_runtime.line.log import Log
 from reason_runtime.line.run import LineRun, Summary
+from reason_runtime.line.signals import hearing
 from reason_runtime.line.station import Station
 
 _LAST_LINES_S = 0.3  # for a pipe that nobody empties
@@ -52,7 +51,7 @@ def inspect_station(station: Station) -> None:
 
 def _run(station: Station, log: Log) -> Summary:
     early: list[signal.Signals] = []  # done once the first bundles are loaded: a link may be moved after it was read
-    with _hearing({number: partial(early.append, number) for number in (signal.SIGHUP, signal.SIGUSR1)}):
+    with hearing({number: partial(early.append, number) for number in (signal.SIGHUP, signal.SIGUSR1)}):
         line = LineRun(station, tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"))
         for remark in line.models.told(lambda model: model.detector.remarks):
             log.say(remark)
@@ -72,25 +71,10 @@ def _run(station: Station, log: Log) -> Summary:
             signal.SIGHUP: line.swap,
             signal.SIGUSR1: line.swap_back,
         }
-        with _hearing(actions):
+        with hearing(actions):
             for number in early:
                 actions[number]()
             return line.run()
-
-
-@contextmanager
-def _hearing(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Do these at signals, and what was done before once the block is left."""
-
-    def act(number: int, _: object) -> None:
-        actions[signal.Signals(number)]()
-
-    before = {number: signal.signal(number, act) for number in actions}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _error(summary: Summary) -> str | None:

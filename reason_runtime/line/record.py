@@ -11,6 +11,7 @@ from pathlib import Path
 from reason_runtime.elsewhere import require_elsewhere
 from reason_runtime.line.log import Log
 from reason_runtime.line.recorder import Recorder, RecordSettings
+from reason_runtime.line.signals import hearing
 from reason_runtime.line.sources.open import folder_of, open_source
 from reason_runtime.strict_json import Json
 
@@ -34,15 +35,12 @@ def record_source(text: str, *, folder: Path, settings: RecordSettings, as_json:
         settings=settings,
         tell=lambda event: log.say(f"{event.at} {event.level} {event.name}: {event.text}"),
     )
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: recorder.stop()) for number in signals}
     started_s = time.monotonic()
     try:
-        recorder.run()
+        with hearing({signal.SIGTERM: recorder.stop, signal.SIGINT: recorder.stop}):
+            recorder.run()
     finally:
         seconds = time.monotonic() - started_s
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if as_json:
             print(json.dumps(_line(recorder, folder, seconds)))
         else:

@@ -103,6 +103,19 @@ def test_sigterm_drains_and_exits_0_within_five_seconds(bundle: Path, tmp_path: 
     assert (tmp_path / "journal").read_text().count('"delivered"') >= len(found)
 
 
+def test_signals_that_come_again_and_again_until_the_end_change_nothing(bundle: Path, tmp_path: Path) -> None:
+    process = start(bundle, "--source", endless(tmp_path), "--sink", f"jsonl:{tmp_path}/r.jsonl", "--threads", 1)
+    wait_for(tmp_path / "r.jsonl", 3)
+    until_s = time.monotonic() + 5
+    while process.poll() is None and time.monotonic() < until_s:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(0.001)
+    _, log = process.communicate(timeout=5)
+    assert process.returncode == 0, log
+    assert " frames: " in log
+
+
 def test_sigterm_judges_the_lines_of_a_web_that_fill_no_frame(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
     np.save(tmp_path / "web.npy", part(130))
