@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from reason_runtime.line.lossless import save_frame
 from reason_runtime.line.messages import Event
 from reason_runtime.line.sources.source import Source
 
+_POLL_S = 0.05  # whether somebody says stop
 _NAME = re.compile(r"(\d{8,})-\d{8}T\d{6}Z\.png")
 
 
@@ -77,7 +77,7 @@ class Recorder:
         self._folder = folder
         self._settings = settings
         self._health = Health(tell)
-        self._stop = threading.Event()
+        self._is_stopping = False  # and no lock to take: it is a signal handler that says so
         self._end_s = float("inf")
         self._before: Pixels | None = None
         self.frames = self.skipped = self.pictures = 0
@@ -87,7 +87,7 @@ class Recorder:
 
     def stop(self) -> None:
         """End with the next frame; may be called by a signal handler."""
-        self._stop.set()
+        self._is_stopping = True
 
     def run(self) -> None:
         """Record until the end of a file, a limit, or `stop`.
@@ -114,7 +114,7 @@ class Recorder:
                 if grab.reply is not None:
                     skipped = self.skipped_reason if image is None else None
                     grab.reply({"kind": "recorded", "picture": name, "skipped_reason": skipped})
-        if not (self.pictures or self._stop.is_set()):
+        if not (self.pictures or self._is_stopping):
             reason = (
                 f"; {self.skipped} frames were skipped, the last one: {self.skipped_reason}" if self.skipped else ""
             )
@@ -122,7 +122,7 @@ class Recorder:
 
     def _is_over(self) -> bool:
         is_full = self._settings.count is not None and self.pictures >= self._settings.count
-        return is_full or self._stop.is_set() or time.monotonic() >= self._end_s
+        return is_full or self._is_stopping or time.monotonic() >= self._end_s
 
     def _grabs(self) -> Iterator[Grab]:
         pause_s = FIRST_PAUSE_S
@@ -141,10 +141,15 @@ class Recorder:
                 if not self._source.live or isinstance(error, ConfigurationError):
                     raise
                 self._health.fault("camera", f"{error}; tried again until it is back")
-                self._stop.wait(max(0.0, min(pause_s, self._end_s - time.monotonic())))
+                self._pause(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             finally:
                 self._source.close()
+
+    def _pause(self, seconds: float) -> None:
+        until_s = min(time.monotonic() + seconds, self._end_s)
+        while not self._is_stopping and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(_POLL_S, left_s))
 
     def _usable(self, grab: Grab) -> Pixels | None:
         """The pixels of a frame that the line could judge whole, counted either way."""

@@ -43,6 +43,7 @@ _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
 _DELIVER_S = 1.0
 _SLACK_S = 0.5  # for either
 _BATCH_S = 5.0  # what a broker or a server has for one batch
+_POLL_S = 0.05  # whether somebody says stop
 _LOOK_S = 0.02
 _LIVE_DEADLINE_S = 1.0
 _SWITCH_S = 0.0005  # Python's 5 ms would let one thread keep a finished inference waiting for as long
@@ -80,7 +81,7 @@ class LineRun:
 
     def __init__(self, station: Station, *, tell: Callable[[Event], None] = lambda _: None) -> None:
         self._station = station
-        self._stopping = threading.Event()
+        self._is_stopping = False  # and no lock to take: it is a signal handler that says so
         self._changes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()  # None ends them
         self._asked = False  # to load, as the latest of the changes that have not begun
         self.metrics = Metrics()
@@ -135,7 +136,7 @@ class LineRun:
         self._pipeline.start()
         threading.Thread(target=self._change, name="change", daemon=True).start()
         notify("READY=1")
-        while not (self._stopping.is_set() or self._pipeline.wait(0.2)):
+        while not (self._is_stopping or self._pipeline.wait(_POLL_S)):
             notify("WATCHDOG=1")
         notify("STOPPING=1")
         self._changes.put(None)
@@ -170,7 +171,8 @@ class LineRun:
     def _wait_for_sinks(self) -> None:
         """Files wait for sinks that are open, as long as they deliver."""
         left, until_s = 0, 0.0
-        while (backlog := self.publisher.backlog()) and not self._stopping.wait(_LOOK_S):
+        while (backlog := self.publisher.backlog()) and not self._is_stopping:
+            time.sleep(_LOOK_S)
             if backlog != left:
                 left, until_s = backlog, time.monotonic() + _BATCH_S
             elif time.monotonic() > until_s:
@@ -189,7 +191,7 @@ class LineRun:
 
     def stop(self) -> None:
         """Drain and end; may be called by a signal handler."""
-        self._stopping.set()
+        self._is_stopping = True
 
     def swap(self) -> None:
         """Load all bundles again in the background and judge with them; those in use go on if one of them fails.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,3 +174,26 @@ def running(
 
 def camera(*items: Given, name: str = "top", live: bool = False, checks_freezing: bool = False) -> Camera:
     return Camera(name=name, source=ListSource(items, live=live, checks_freezing=checks_freezing))
+
+
+def interrupted_everywhere(run: Callable[[], object], act: Callable[[], None], *, within: str) -> None:
+    """Run to the end, and act wherever a function uses Python's own locks, as a handler of a signal might just then."""
+
+    def trace(frame: FrameType, _: str, __: object) -> Callable[..., object] | None:
+        if frame.f_code.co_filename != threading.__file__:
+            return None
+        caller: FrameType | None = frame
+        while caller is not None and caller.f_code.co_name != within:
+            caller = caller.f_back
+        if caller is not None:
+            act()
+        return trace
+
+    def traced() -> None:
+        sys.settrace(trace)
+        run()
+
+    thread = threading.Thread(target=traced, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "".join(traceback.format_stack(sys._current_frames()[thread.ident or 0]))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from reason_runtime.line.messages import Event
 from reason_runtime.line.recorder import Recorder, RecordSettings
 from tests.commands import call
 from tests.line.disks import NEEDS_MOUNT, small_disk
-from tests.line.stations import Given, ListSource
+from tests.line.stations import Given, ListSource, interrupted_everywhere
 from tests.line.test_aravis import needs_aravis
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +160,13 @@ def test_a_signal_ends_it_with_what_was_kept(tmp_path: Path, number: signal.Sign
     assert (process.returncode, output) == (0, "")
     assert log.startswith(f"{len(pictures(out))} pictures in {out}, 00000001-")
     assert {pixels(path).shape for path in pictures(out)} == {(32, 40)}
+
+
+def test_a_signal_while_a_lost_camera_is_waited_for_ends_it(tmp_path: Path) -> None:
+    lost = recorder(tmp_path / "out", noise(1, 32, 40), OSError("gone"))
+    threading.Timer(0.1, lost.stop).start()
+    interrupted_everywhere(lost.run, lost.stop, within="wait")
+    assert lost.pictures == 1
 
 
 def test_it_ends_after_its_seconds_though_the_camera_is_away(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -22,7 +22,7 @@ from reason_runtime.line.run import LineRun
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
 from tests.line.models import line_bundle, part, trips_of
 from tests.line.ports import free_port
-from tests.line.stations import ListSink, camera, running
+from tests.line.stations import ListSink, camera, interrupted_everywhere, running
 from tests.line.test_inspect_command import endless, results, wait_for
 from tests.line.test_post import listens, send
 from tests.runtime.bundles import SIZE_PX
@@ -79,6 +79,21 @@ def test_a_run_over_files_ends_when_its_sinks_have_everything(
     os.close(reader)
     assert (summary.outcome, sum(summary.metrics.missed.values())) == ("ended", 0)
     assert read.count(b'"kind": "result"') == 200
+
+
+def test_a_signal_while_sinks_are_waited_for_ends_the_run(model: ModelPlan, tmp_path: Path) -> None:
+    Image.fromarray(part(250)).save(tmp_path / "0.png")
+    os.mkfifo(tmp_path / "pipe")
+    unread = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(unread, bytes(4096))
+    plan = CameraPlan(name="top", source=f"{tmp_path}/0.png", model=model)
+    line = LineRun(Station(cameras=(plan,), sinks=(f"jsonl:{tmp_path}/pipe",)))
+    started_s = time.monotonic()
+    interrupted_everywhere(line.run, line.stop, within="_wait_for_sinks")
+    assert time.monotonic() - started_s < 4  # else a sink that delivers nothing has 5 s
+    os.close(unread)
 
 
 def test_a_plc_is_shown_no_result_of_the_process_before(model: ModelPlan, tmp_path: Path) -> None:
