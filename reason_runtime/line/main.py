@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -43,7 +44,9 @@ def inspect_station(station: Station) -> None:
     finally:
         is_stuck = not log.finish(_LAST_LINES_S) or is_stuck
         if is_stuck:
-            sys.stdout.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(AttributeError, OSError, ValueError):  # closed, or nobody reads
+                    stream.flush()
             os._exit(status)  # the interpreter cannot end around a thread that is still in a native call
     if status:
         raise typer.Exit(status)

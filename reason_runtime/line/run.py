@@ -43,6 +43,7 @@ _DRAIN_S = 2.5  # of the 5 s between SIGTERM and exit
 _DELIVER_S = 1.0
 _SLACK_S = 0.5  # for either
 _BATCH_S = 5.0  # what a broker or a server has for one batch
+_LAST_CHANGE_S = 0.05  # a bundle that loads is not waited for
 _POLL_S = 0.05  # whether somebody says stop
 _LOOK_S = 0.02
 _LIVE_DEADLINE_S = 1.0
@@ -134,7 +135,8 @@ class LineRun:
             for answer in self._journal.recovered():
                 self.publisher.hand_on(answer)
         self._pipeline.start()
-        threading.Thread(target=self._change, name="change", daemon=True).start()
+        change = threading.Thread(target=self._change, name="change", daemon=True)
+        change.start()
         notify("READY=1")
         while not (self._is_stopping or self._pipeline.wait(_POLL_S)):
             notify("WATCHDOG=1")
@@ -147,11 +149,12 @@ class LineRun:
         finished = _in_time(self._finish, _DELIVER_S + _SLACK_S)
         if not finished:
             outcome = "hung"
+        change.join(_LAST_CHANGE_S)
         return Summary(
             outcome=outcome,
             seconds=time.monotonic() - started_s,
             metrics=self.metrics.snapshot(),
-            is_stuck=not finished or any(thread.is_alive() for thread in self._pipeline.threads),
+            is_stuck=not finished or any(thread.is_alive() for thread in (*self._pipeline.threads, change)),
             failure=failure,
         )
 

@@ -204,6 +204,21 @@ def test_going_back_while_a_bundle_loads_ends_on_the_one_before_it(tmp_path: Pat
     assert told[1] == f"back to bundle {first} at threshold 0.5"
 
 
+def test_a_bundle_that_still_loads_at_the_end_is_a_thread_around_which_the_process_must_end(tmp_path: Path) -> None:
+    line_bundle(tmp_path / "first")
+    line_bundle(tmp_path / "slow", trips=trips_of(2))  # to warm up
+    put(tmp_path, "first")
+    plan = CameraPlan(name="top", source=endless(tmp_path), model=ModelPlan(bundle=tmp_path / "current", threads=1))
+    line = LineRun(Station(cameras=(plan,), sinks=(f"jsonl:{tmp_path}/r.jsonl",)))
+    put(tmp_path, "slow")
+    line.swap()
+    line.stop()
+    assert line.run().is_stuck
+    for thread in threading.enumerate():
+        if thread.name == "change":
+            thread.join(20)
+
+
 def test_a_bundle_that_takes_more_memory_than_there_is_leaves_the_old_one(tmp_path: Path) -> None:
     first = line_bundle(tmp_path / "first").manifest.content_sha256[:12]
     other = line_bundle(tmp_path / "other", threshold=0.2)
