@@ -81,6 +81,11 @@ class Journal:
         """Answers that the process before did not get out: its own where it gave one, else UNKNOWN."""
         return [entry.said(key) for key, entry in self._open.items()]
 
+    def has_answer(self, key: str) -> bool:
+        """The answer of this part is recorded; somebody may have heard it."""
+        with self._lock:
+            return key in self._open and self._open[key].answer != b""
+
     def taken(self, frame: Frame) -> None:
         """Record that a part has entered.
 

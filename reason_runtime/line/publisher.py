@@ -71,9 +71,15 @@ class Publisher:
     def hand_on(self, answer: Answer) -> None:
         """Hand an answer that the process before did not get out to the sinks that keep what they missed.
 
-        A PLC, which would take it for the part that is before it now, hears only of parts that were in flight.
+        A PLC, which would take it for the part that is before it now, hears only of parts that were in flight, and
+        that once: the journal has the answer from here on.
         """
-        in_flight = answer.cause == "restart"
+        in_flight = self._journal is not None and not self._journal.has_answer(answer.key)
+        if self._journal is not None and in_flight:
+            try:
+                self._journal.answered(answer)
+            except SinkError as error:
+                self.health.fault("journal", str(error))
         self._send(
             answer, [runner for runner in self._runners if runner.sink.keeps or (runner.sink.drives_line and in_flight)]
         )

@@ -24,6 +24,7 @@ from PIL import Image
 from reason_runtime import load
 from reason_runtime.errors import ConfigurationError, SinkError
 from reason_runtime.image import decode_file
+from reason_runtime.line.frame import Frame, Grab
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Beat, Event, Message, Picture
 from reason_runtime.line.metrics import Metrics
@@ -399,11 +400,11 @@ def test_a_plc_hears_no_answer_of_the_time_it_was_not_served() -> None:
 
 def test_after_a_restart_a_plc_hears_of_parts_in_flight_only_and_keeping_sinks_of_all(tmp_path: Path) -> None:
     old = [answer(number) for number in range(3)]
-    in_flight = dataclasses.replace(answer(3, "UNKNOWN"), cause="restart")
     for sinks in ([ListSink(keeps=False, drives_line=True), ListSink(name="broker")], [ListSink(keeps=False)]):
         journal = Journal(tmp_path / "journal")
-        for item in (*old, in_flight):
+        for item in old:
             journal.answered(item)
+        journal.taken(in_flight(3))
         publisher = Publisher(metrics=Metrics(), journal=journal)
         publisher.start(sinks)
         for item in journal.recovered():
@@ -415,6 +416,32 @@ def test_after_a_restart_a_plc_hears_of_parts_in_flight_only_and_keeping_sinks_o
         again = Journal(tmp_path / "journal")
         assert again.recovered() == []
         again.close()
+
+
+def test_a_plc_hears_of_a_part_in_flight_once_though_a_broker_is_down_for_many_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.taken(in_flight(3))
+    journal.close()
+    heard = []
+    for down in (True, True, False):
+        plc, broker = ListSink("plc", keeps=False, drives_line=True), ListSink("broker", down=down)
+        journal = Journal(path)
+        publisher = Publisher(metrics=Metrics(), journal=journal)
+        publisher.start([plc, broker])
+        for item in journal.recovered():
+            publisher.hand_on(item)
+        publisher.finish(0.1)
+        journal.close()
+        heard.append((plc.causes, broker.causes))
+    assert heard == [(["restart"], []), ([], []), ([], ["restart"])]
+
+
+def in_flight(number: int) -> Frame:
+    """A part that nobody had answered when the process was killed."""
+    grab = Grab(grabbed_ns=0)
+    name = f"top-{number}"
+    return Frame(camera="top", number=number, key=name, part_id=name, grab=grab, deadline_ns=None, grabbed_at=0.0)
 
 
 def test_what_a_sink_has_in_hand_at_the_end_counts_as_lost() -> None:
