@@ -1202,7 +1202,9 @@ def test_pass_is_true_for_ok_only_and_nothing_passes_after_the_end() -> None:
 
 
 @pytest.mark.parametrize("kind", ["opcua", "modbus", "prometheus"])
-def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: str) -> None:
+def test_a_port_that_is_taken_is_said_once_and_tried_again(
+    model: LineModel, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -1211,6 +1213,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again(model: LineModel, kind: st
         )
         with pytest.raises(SinkError, match="cannot (start|listen)"):
             sink.open()
+    assert caplog.messages == []
     sink.open()
     sink.close()
 

@@ -62,7 +62,7 @@ class OpcUaSink:
             from asyncua.ua.uaerrors import UaError
         except ImportError as error:
             raise missing("opcua", error) from error
-        logging.getLogger("asyncua").setLevel(logging.ERROR)
+        logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # what fails is raised; it would tell it again, in full
         self._loop = LoopThread(self.name)
         self._server = Server()
         try:
