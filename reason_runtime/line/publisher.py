@@ -109,7 +109,9 @@ class Publisher:
     def finish(self, seconds: float) -> int:
         """Let every sink deliver what it has, for at most so long together; gives how many messages were left."""
         until_s = time.monotonic() + seconds
-        return sum(runner.finish(max(0.05, until_s - time.monotonic())) for runner in self._runners)
+        for runner in self._runners:
+            runner.end()
+        return sum(runner.finish(until_s) for runner in self._runners)
 
     def _done(self, answer: Answer) -> None:
         with self._lock:

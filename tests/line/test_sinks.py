@@ -456,6 +456,22 @@ def test_what_a_sink_has_in_hand_at_the_end_counts_as_lost() -> None:
     sink.gate.set()
 
 
+def test_a_sink_that_hangs_at_the_end_takes_no_time_of_the_others() -> None:
+    hung = [HungSink() for _ in range(3)]
+    for number, sink in enumerate(hung):
+        sink.name = f"hung {number}"
+    slow = ListSink(name="slow", pause_s=0.2)
+    publisher = Publisher(metrics=Metrics(), journal=None)
+    publisher.start([*hung, slow])
+    publisher.publish(answer(0))
+    started_s = time.monotonic()
+    assert publisher.finish(0.5) == 3
+    assert 0.4 < time.monotonic() - started_s < 0.8
+    assert len(slow.answers) == 1
+    for sink in hung:
+        sink.gate.set()
+
+
 def test_what_fails_for_the_last_time_at_the_end_counts_as_lost() -> None:
     metrics, sink = Metrics(), HungSink()
     publisher = Publisher(metrics=metrics, journal=None)
@@ -463,7 +479,7 @@ def test_what_fails_for_the_last_time_at_the_end_counts_as_lost() -> None:
     publisher.publish(answer(0))
     assert sink.entered.wait(5)
     sink.down = True
-    threading.Timer(0.4, sink.gate.set).start()
+    threading.Timer(0.2, sink.gate.set).start()
     assert publisher.finish(0.3) == 2  # with the event that says so
     assert metrics.snapshot().missed == {"list": 2}
 

@@ -46,6 +46,7 @@ class SinkRunner:
         self._in_work: list[Message] = []
         self._changed = threading.Condition()
         self._open = False
+        self._ending = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
 
@@ -87,17 +88,21 @@ class SinkRunner:
         if lost is not None:
             self._give_up([lost])
 
-    def finish(self, seconds: float) -> int:
-        """Deliver what is there for at most so long, close the sink, and say how many messages were left.
+    def end(self) -> None:
+        """Close the sink as soon as everything is delivered."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+
+    def finish(self, until_s: float) -> int:
+        """After `end`: wait until `time.monotonic()` is so late, give up, and say how many messages were left.
 
         What is still in work then counts as left: nobody knows whether it will arrive.
         """
+        self._thread.join(max(0.0, until_s - time.monotonic()))
         with self._changed:
-            self._changed.wait_for(lambda: not (self._waiting or self._beat or self._in_work), seconds)
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(seconds)
-        with self._changed:
             left = [message for message in (*self._in_work, *self._waiting) if not isinstance(message, Beat)]
         self._metrics.missed(self.sink.name, len(left))
         return len(left)
@@ -148,9 +153,9 @@ class SinkRunner:
         """What to deliver, which is nothing where a closed sink is to be opened; None at the end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stopping or not self._open or self._beat is not None or bool(self._waiting)
+                lambda: self._is_over() or not self._open or self._beat is not None or bool(self._waiting)
             )
-            if self._stopping:
+            if self._is_over():
                 return None
             self._in_work = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             if self._beat is not None:
@@ -199,4 +204,7 @@ class SinkRunner:
     def _sleep(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping, max(0.0, until_s - time.monotonic()))
+            self._changed.wait_for(self._is_over, max(0.0, until_s - time.monotonic()))
+
+    def _is_over(self) -> bool:
+        return self._stopping or (self._ending and not (self._waiting or self._beat))
