@@ -456,6 +456,31 @@ def test_what_a_sink_has_in_hand_at_the_end_counts_as_lost() -> None:
     sink.gate.set()
 
 
+@pytest.mark.parametrize(("buffer", "text"), [(10, "has not returned for more than"), (2, "its buffer is full")])
+def test_a_sink_that_hangs_or_loses_messages_is_a_fault_until_it_delivers(
+    monkeypatch: pytest.MonkeyPatch, buffer: int, text: str
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.publisher._BUFFER", buffer)
+    monkeypatch.setattr("reason_runtime.line.sinks.runner._HANGS_S", 0.1 if buffer > 2 else 60)
+    told: list[Event] = []
+    hung = HungSink()
+    publisher = Publisher(metrics=Metrics(), journal=None, tell=told.append)
+    publisher.start([hung])
+    publisher.publish(answer(0))
+    assert hung.entered.wait(5)
+    publisher.publish(publisher.health.beat(busy=False))
+    assert told == []
+    for number in range(1, 4):
+        publisher.publish(answer(number))
+    time.sleep(0.15)
+    publisher.publish(publisher.health.beat(busy=False))
+    assert [(event.level, text in event.text) for event in told] == [("fault", True)]
+    assert publisher.health.beat(busy=False).healthy  # a log or a broker: no decision depends on it
+    hung.gate.set()
+    assert publisher.finish(5) == 0
+    assert [event.level for event in told] == ["fault", "info"]
+
+
 def test_a_sink_that_hangs_at_the_end_takes_no_time_of_the_others() -> None:
     hung = [HungSink() for _ in range(3)]
     for number, sink in enumerate(hung):

@@ -17,6 +17,7 @@ from reason_runtime.line.sinks.sink import Sink
 _BATCH = 64
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+_HANGS_S = 5.0  # a delivery that takes longer
 
 
 class SinkRunner:
@@ -45,6 +46,8 @@ class SinkRunner:
         self._beat: Beat | None = None
         self._in_work: list[Message] = []
         self._changed = threading.Condition()
+        self._delivers_since_s: float | None = None
+        self._is_crowded = False  # pushed out messages, and has not caught up since
         self._open = False
         self._ending = False
         self._stopping = False
@@ -83,10 +86,17 @@ class SinkRunner:
             else:
                 if len(self._waiting) >= self._size:
                     lost = self._waiting.popleft()
+                    self._is_crowded = True
                 self._waiting.append(message)
+            since_s, is_crowded = self._delivers_since_s, self._is_crowded and self._open
             self._changed.notify_all()
         if lost is not None:
             self._give_up([lost])
+        if isinstance(message, Beat):  # they come whatever happens
+            if since_s is not None and time.monotonic() - since_s > _HANGS_S:
+                self._fault(f"a delivery has not returned for more than {_HANGS_S:g} s")
+            elif is_crowded:
+                self._fault("its buffer is full, since it takes messages too slowly; the oldest are lost")
 
     def end(self) -> None:
         """Close the sink as soon as everything is delivered."""
@@ -129,9 +139,12 @@ class SinkRunner:
                     self.sink.open()
                     self._open = True
                 if batch:
+                    self._delivers_since_s = time.monotonic()
                     self.sink.deliver(batch)
+                    self._delivers_since_s = None
             except Exception as error:  # the fail-safe boundary: a broken sink must not take its thread along
                 self._open = False
+                self._delivers_since_s = None
                 self._down(error)
                 self._close()
                 self._after_failure(batch)
@@ -139,7 +152,8 @@ class SinkRunner:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             pause_s = _FIRST_PAUSE_S
-            self._health.clear(f"sink {self.sink.name}")
+            if not self._crowded():
+                self._health.clear(f"sink {self.sink.name}")
             self._settle(batch)
         self._close()
 
@@ -199,7 +213,16 @@ class SinkRunner:
 
     def _down(self, error: Exception) -> None:
         text = str(error) if isinstance(error, ReasonError) else f"{type(error).__name__}: {error}"
+        self._fault(text)
+
+    def _fault(self, text: str) -> None:
         self._health.fault(f"sink {self.sink.name}", text, stops_heartbeat=self.sink.drives_line)
+
+    def _crowded(self) -> bool:
+        """It has pushed out messages and half of its buffer still waits: well at each delivery, it would flicker."""
+        with self._changed:
+            self._is_crowded = self._is_crowded and 2 * len(self._waiting) > self._size
+            return self._is_crowded
 
     def _sleep(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
