@@ -44,6 +44,7 @@ _INNER_QUEUE = 2  # between stages: one in work, one ready; more would only add 
 
 _AT_ONCE = 8  # cameras: half of the smallest buffer of a sink
 _LAST_READ_S = 0.7  # a source's read returns within half a second
+_ONE_TURN_S = 1.0  # of the clock
 _LAST_TURN_S = 0.05  # of threads that have nothing left to do
 
 
@@ -209,7 +210,9 @@ class Pipeline:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until all files are at their end, or a stage or the clock hangs; False where that took longer."""
-        if not self._done.wait(seconds) and self._timekeeper.stands_still:
+        done, keeper = self._done, self._timekeeper
+        # a second look, since the whole process may have been stopped, and the clock not have turned yet
+        if not done.wait(seconds) and keeper.stands_still and not done.wait(_ONE_TURN_S) and keeper.stands_still:
             self._outcome = "hung"
             self._done.set()
         return self._done.is_set()
