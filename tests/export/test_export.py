@@ -173,6 +173,7 @@ def test_a_bundle_is_replaced_on_request_and_can_leave_without_photographs(
     assert bundle.manifest.thresholds  # the threshold is still that of the held-out images
 
 
+@pytest.mark.slow
 def test_a_bundle_that_fails_its_check_is_never_put_in_place(
     exported_bundle: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

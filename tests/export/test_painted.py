@@ -68,8 +68,7 @@ def test_a_scratch_and_a_stain_on_grey_photographs_have_a_colour_unless_the_bund
         np.testing.assert_array_equal(one[:, :, 0], three[:, :, 1])
 
 
-@pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2), (0, 2, 1)])
-def test_channels_in_another_order_fail_where_photographs_are_grey(order: tuple[int, int, int], bundle: Bundle) -> None:
+def test_channels_in_another_order_fail_where_photographs_are_grey(bundle: Bundle) -> None:
     exponent = bundle.manifest.method.score_exponent
     model = filled_model(
         MethodConfig(method="rd4ad", teacher="efficientnet_lite0", image_size_px=64, score_exponent=exponent)
@@ -82,17 +81,18 @@ def test_channels_in_another_order_fail_where_photographs_are_grey(order: tuple[
     manifest = dataclasses.replace(bundle.manifest, thresholds={}, score_statistics=None)
     changed = update_bundle(bundle, manifest=manifest, files=files)
     assert check_bundle(changed).passed
-    graph = onnx.load_from_string(files["model.onnx"])
-    for node in graph.graph.node:
-        node.input[:] = ["reordered" if name == "image" else name for name in node.input]
-    exchange = onnx.helper.make_node("Gather", ["image", "order"], ["reordered"], axis=3, name="exchange")
-    graph.graph.node.insert(0, exchange)
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(order), "order"))
-    changed = update_bundle(changed, manifest=manifest, files={"model.onnx": graph.SerializeToString()})
-    found = check_bundle(changed)
-    assert found.parity.score_difference_max <= 1e-4
-    assert found.broken
-    assert all(line.startswith("on painted defects: ") for line in found.broken)
+    for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1)):
+        graph = onnx.load_from_string(files["model.onnx"])
+        for node in graph.graph.node:
+            node.input[:] = ["reordered" if name == "image" else name for name in node.input]
+        exchange = onnx.helper.make_node("Gather", ["image", "order"], ["reordered"], axis=3, name="exchange")
+        graph.graph.node.insert(0, exchange)
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(order), "order"))
+        changed = update_bundle(changed, manifest=manifest, files={"model.onnx": graph.SerializeToString()})
+        found = check_bundle(changed)
+        assert found.parity.score_difference_max <= 1e-4
+        assert found.broken, order
+        assert all(line.startswith("on painted defects: ") for line in found.broken)
 
 
 @pytest.mark.parametrize("corner", [(slice(20, 44), slice(30, 50)), (slice(0, 9), slice(0, 9))])

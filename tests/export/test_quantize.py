@@ -401,6 +401,7 @@ def test_an_image_that_cannot_be_read_is_named(exported_bundle: Path, good_pictu
     assert str(broken / "03.png") in quantize(exported_bundle, broken).error
 
 
+@pytest.mark.slow
 def test_a_bundle_whose_check_fails_stays_as_it_was(exported_bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
     copy = open_bundle(shutil.copytree(exported_bundle, tmp_path / "bundle"))
     golden = copy.golden()

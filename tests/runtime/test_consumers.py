@@ -50,6 +50,7 @@ def save(image: np.ndarray, folder: Path) -> tuple[Path, Path]:
     return raw, ppm
 
 
+@pytest.mark.slow
 def test_the_openvino_example_gives_the_score_of_the_python_runtime(program: Path, tmp_path: Path) -> None:
     method = MethodConfig(teacher="efficientnet_lite0", image_size_px=64)
     bundle = engine_bundle(tmp_path / "bundle", method)

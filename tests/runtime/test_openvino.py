@@ -183,14 +183,20 @@ def test_where_no_model_can_be_kept_every_start_compiles(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture
-def checked(precise_bundle: Path, tmp_path: Path) -> Path:
-    """With checks of two candidates that passed."""
-    bundle = Path(shutil.copytree(precise_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("checks")))
+@pytest.fixture(scope="module")
+def checked_once(precise_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With checks of two candidates that passed. Read-only."""
+    bundle = tmp_path_factory.mktemp("checked") / "bundle"
+    shutil.copytree(precise_bundle, bundle, ignore=shutil.ignore_patterns("checks"))
     for backend, precision in (("onnxruntime", "fp32"), ("openvino", "int8")):
         done = call("reason-export", "check", bundle, "--backend", backend, "--precision", precision)
         assert done.status == 0, done.log
     return bundle
+
+
+@pytest.fixture
+def checked(checked_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checked_once, tmp_path / "bundle"))
 
 
 def test_auto_takes_the_fastest_that_passed_and_says_so(checked: Path, good_pictures: Path) -> None:
