@@ -200,7 +200,7 @@ def unfounded(golden: Golden, *, manifest: Manifest, precision: Precision) -> li
             )
     photographs = golden.score[~golden.synthetic]
     trained = manifest.score_statistics
-    if trained is not None and len(photographs) >= LEAST_HELD_OUT:
+    if trained is not None and min(trained.images, len(photographs)) >= LEAST_HELD_OUT:
         middle = float(np.median(photographs))
         if not trained.minimum <= middle <= trained.maximum:
             told.append(

@@ -151,6 +151,8 @@ def test_golden_photographs_score_where_the_good_images_of_the_threshold_do(midd
     assert (unfounded(given, manifest=manifest, precision="fp32") == []) == holds
     made_up = replace(given, synthetic=np.ones(11, np.bool_))
     assert unfounded(made_up, manifest=manifest, precision="fp32") == []
+    uncertain = replace(manifest, score_statistics=replace(known, images=7))
+    assert unfounded(given, manifest=uncertain, precision="fp32") == []
     few = replace(given, score=score[:7], synthetic=np.zeros(7, np.bool_))
     assert unfounded(few, manifest=manifest, precision="fp32") == []
 
