@@ -35,13 +35,22 @@ from reason_export.parity import TOLERANCES, Limits, NotFiniteError, Parity, bli
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import BESIDE, CHECKS, check_path, checked_files, known_check, sealed, threshold_beside
+from reason_runtime.checks import (
+    BESIDE,
+    CHECKS,
+    check_path,
+    checked_files,
+    kept_threshold,
+    known_check,
+    sealed,
+    threshold_beside,
+)
 from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
-from reason_runtime.manifest import ScoreStatistics, Threshold, read_threshold
+from reason_runtime.manifest import ScoreStatistics, Threshold
 from reason_runtime.session import Session, open_session
-from reason_runtime.strict_json import Json, as_object, parse
+from reason_runtime.strict_json import Json
 from reason_runtime.tiles import tile_px_of
 
 if TYPE_CHECKING:
@@ -282,10 +291,12 @@ def _write(bundle: Bundle, check: Check, *, threshold_from: frozenset[str] | Non
 
 def _established(bundle: Bundle, session: Session) -> _Established:
     """Nothing, where the check was made otherwise or cannot be read: it is about to be replaced."""
+    backend, precision, provider = session.backend, session.precision, session.provider
     try:
-        known = known_check(bundle, backend=session.backend, precision=session.precision, provider=session.provider)
+        known = known_check(bundle, backend=backend, precision=precision, provider=provider)
         if known is None or not known.holds_for(session):
-            return _Established(lost=_kept_threshold(bundle, session) if known is None else known.threshold)
+            lost = kept_threshold(bundle, backend=backend, precision=precision, provider=provider)
+            return _Established(lost=lost)
         facts: dict[str, Any] = known.facts
         accuracy = None
         if facts["accuracy"] is not None:
@@ -302,17 +313,6 @@ def _established(bundle: Bundle, session: Session) -> _Established:
         return _Established(accuracy=accuracy, drawn=drawn, not_finite=facts["not_finite"])
     except (BundleError, KeyError, TypeError):
         return _Established()
-
-
-def _kept_threshold(bundle: Bundle, session: Session) -> Threshold | None:
-    """Of a check of other files, or of another processor; None where the bundle got one of its own since."""
-    path = check_path(bundle, backend=session.backend, precision=session.precision, provider=session.provider)
-    if not path.exists():
-        return None
-    found = as_object(parse(path.read_text(encoding="utf-8"), where=str(path)), where=str(path))
-    if found["threshold"] is None or found.get(BESIDE) != threshold_beside(bundle, session.precision):
-        return None
-    return read_threshold(found["threshold"], where=f"{path}: threshold")
 
 
 def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:

@@ -130,13 +130,9 @@ def known_check(
         BundleError: The file is not as `reason-export check` writes it, or was changed since.
     """
     path = check_path(bundle, backend=backend, precision=precision, provider=provider)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    content = _content(path)
+    if content is None:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: cannot be read ({error}); run reason-export check again") from error
-    content = as_object(parse(text, where=str(path)), where=str(path))
     try:
         environment = as_object(content["environment"], where=f"{path}: environment")
         session = as_object(environment["session"], where=f"{path}: environment.session")
@@ -153,8 +149,7 @@ def known_check(
     has_seal = _SEAL in content
     if has_seal and content[_SEAL] != _digest(content):
         raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
-    bundles_own = threshold_beside(bundle, precision)
-    is_superseded = None not in (found, bundles_own) and content.get(BESIDE) != bundles_own
+    is_superseded = found is not None and _is_superseded(content, bundle, precision)
     if is_superseded:
         found = scores = drew = None
     return KnownCheck(
@@ -171,3 +166,35 @@ def known_check(
         runtime=runtime if has_seal else "a version before checks had a hash",
         facts=content,
     )
+
+
+def kept_threshold(
+    bundle: Bundle, *, backend: Backend, precision: Precision, provider: Provider | None = None
+) -> Threshold | None:
+    """A device's threshold whatever it was drawn for, other files or another processor too; None without or superseded.
+
+    Raises:
+        BundleError: The check's file is not as `reason-export check` writes it.
+    """
+    path = check_path(bundle, backend=backend, precision=precision, provider=provider)
+    content = _content(path)
+    found = None if content is None else content.get("threshold")
+    if content is None or found is None or _is_superseded(content, bundle, precision):
+        return None
+    return read_threshold(found, where=f"{path}: threshold")
+
+
+def _content(path: Path) -> dict[str, Json] | None:
+    """What a check's file holds; None where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read ({error}); run reason-export check again") from error
+    return as_object(parse(text, where=str(path)), where=str(path))
+
+
+def _is_superseded(content: Mapping[str, Json], bundle: Bundle, precision: Precision) -> bool:
+    """The bundle has a threshold that it had not when the check drew its own."""
+    return threshold_beside(bundle, precision) not in (None, content.get(BESIDE))
