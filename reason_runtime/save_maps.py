@@ -33,7 +33,7 @@ class MapWriter:
         self._folder = folder
         parents = [path if path.is_dir() else path.parent for path in map(_absolute, sources)]
         self._shared = Path(os.path.commonpath(parents))
-        places = [folder / parent.relative_to(self._shared) for parent in parents]
+        places = {folder / parent.relative_to(self._shared) for parent in parents}
         for source in sources:
             require_elsewhere(folder, source=source, places=places)
 
