@@ -32,6 +32,7 @@ from reason_export.good_images import (
 )
 from reason_export.graph_parts import changed_in_head
 from reason_export.parity import TOLERANCES, Limits, NotFiniteError, Parity, blind, broken, compare, contradicting
+from reason_export.preparation import levels_apart, resized_otherwise
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle
@@ -78,6 +79,9 @@ class Check:
     """
     threshold_shift: float | None
     """See `reason_export.golden_checks.threshold_shift`; None where the threshold is this artefact's own here."""
+    resize_levels: int | None = None
+    """Most grey levels between what this device's resize makes of the bundle's picture and what the export's made of
+    it; None where the bundle has no picture."""
     painted: PaintedDefects | None = None
     """None where the bundle has none."""
     batched: Batched | None = None
@@ -229,6 +233,8 @@ def check_bundle(
     )
     failures += unfounded(golden, manifest=bundle.manifest, precision=precision)
     failures += _other_head(bundle, precision, session.provider)
+    levels = levels_apart(golden, form=bundle.manifest.input)
+    failures += resized_otherwise(levels)
     painted = painted_defects(session, golden, outputs.score, limits=limits)
     for part in (painted, batched, accuracy):
         if part is not None:
@@ -241,6 +247,7 @@ def check_bundle(
         synthetic_images=int(golden.synthetic.sum()),
         decisions_flipped=decisions_flipped(golden.score, outputs.score, limits=limits),
         threshold_shift=shift,
+        resize_levels=levels,
         painted=painted,
         batched=batched,
         accuracy=accuracy,

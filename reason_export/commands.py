@@ -312,6 +312,8 @@ def _print_check(result: Check, bundle: Bundle) -> None:
     print("" if result.decisions_flipped is None else f", {result.decisions_flipped} decisions flipped")
     if result.threshold_shift is not None:
         print(f"  good parts' scores moved by {result.threshold_shift:+.2f} of the way to the threshold")
+    if result.resize_levels is not None:
+        print(f"  a picture's resize differs by {result.resize_levels} grey levels from the export's")
     if result.batched is not None:
         _print_batched(result.batched)
     if result.painted is not None:

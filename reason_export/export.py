@@ -20,6 +20,7 @@ from reason_export.golden import MOST_IMAGES, golden_bytes, make_golden, synthet
 from reason_export.half import half_graph, require_room
 from reason_export.held_out_scores import drawn_from
 from reason_export.onnx_graph import export_graph
+from reason_export.preparation import preparation
 from reason_export.resize_graph import CameraModel, camera_model, require_same_resize
 from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
@@ -218,16 +219,17 @@ def _golden(
     *,
     tile_px: int | None,
 ) -> Golden:
+    before = preparation(form) if tile_px is None else None
     if choices.golden_folder is not None:
         paths = list_images(choices.golden_folder)[:MOST_IMAGES]
         if not paths:
             raise DataError(f"{choices.golden_folder}: no image found; expected pictures of parts for the parity check")
         _, images = load_images(paths, root=choices.golden_folder, input_format=form, tile_px=tile_px, most=MOST_IMAGES)
-        return make_golden(model, images, synthetic=False)
+        return make_golden(model, images, synthetic=False, preparation=before)
     if choices.no_images or held_out is None or form.resize_filter == "in-graph":
-        return make_golden(model, synthetic_images(form), synthetic=True)
+        return make_golden(model, synthetic_images(form), synthetic=True, preparation=before)
     images = held_out.images[:MOST_IMAGES]
-    return make_golden(model, images if form.channels == 3 else _to_mono(images), synthetic=False)
+    return make_golden(model, images if form.channels == 3 else _to_mono(images), synthetic=False, preparation=before)
 
 
 def _has_colours(images: NDArray[np.uint8]) -> bool:

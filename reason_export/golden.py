@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reason_export.painted import painted_golden
 from reason_export.resize_graph import CameraModel
-from reason_runtime.golden import PAINTED, Answers, Golden
+from reason_runtime.golden import PAINTED, Answers, Golden, Preparation
 from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
 
@@ -35,7 +35,13 @@ def synthetic_images(input_format: InputFormat) -> NDArray[np.uint8]:
     return np.clip(np.round(images), 0, 255).astype(np.uint8)
 
 
-def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, synthetic: bool) -> Golden:
+def make_golden(
+    model: ReasonModel | CameraModel,
+    images: NDArray[np.uint8],
+    *,
+    synthetic: bool,
+    preparation: Preparation | None = None,
+) -> Golden:
     """Maps and scores of the PyTorch model in float32 on the CPU, one image at a time.
 
     Args:
@@ -43,6 +49,7 @@ def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, 
         images: (N, H, W, C) as the graph takes them.
         synthetic: Whether they are made-up patterns; on photographs defects are painted beside, but on those of a
             camera's size, where that takes minutes.
+        preparation: What comes before the graph.
     """
     painted = images[:0]
     if not synthetic and isinstance(model, ReasonModel):
@@ -51,6 +58,7 @@ def make_golden(model: ReasonModel | CameraModel, images: NDArray[np.uint8], *, 
         **_answers(model, images),
         synthetic=np.full(len(images), synthetic),
         painted=Answers(**_answers(model, painted)) if len(painted) else None,
+        preparation=preparation,
     )
 
 
@@ -70,5 +78,7 @@ def golden_bytes(golden: Golden) -> bytes:
     arrays = {name: getattr(golden, name) for name in ("images", "anomaly_map", "score", "synthetic")}
     if golden.painted is not None:
         arrays |= {PAINTED + name: getattr(golden.painted, name) for name in ("images", "anomaly_map", "score")}
+    if golden.preparation is not None:
+        arrays |= {"picture": golden.preparation.picture, "prepared": golden.preparation.prepared}
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -7,16 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from reason_export.preparation import MOST_LEVELS
 from reason_runtime.errors import ConfigurationError, ParityError
 from reason_runtime.image import InputFormat, resize_image
 from reason_train.model import ReasonModel
 
 FRACTION_BITS = 22
 """Of Pillow's fixed-point weights: 32 bits less 8 of a pixel less 2 of headroom. Source: Pillow, Resample.c."""
-MOST_LEVELS = 2
-"""Grey levels by which a pixel may differ from Pillow's. Both round twice; Pillow may take the other axis first. The
-first rounding moves a pixel by half a level at most, and weights that sum to 1 keep that: before the second the two lie
-one level apart at most, of which that makes two where both are halves (1 of 250,000 pixels of noise, 80 x 80 to 64)."""
 _SEED = 20252
 
 

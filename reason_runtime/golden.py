@@ -34,16 +34,31 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """A picture before the graph.
+
+    Attributes:
+        picture: (H, W, C) uint8, as a camera gives it.
+        prepared: (h, w, C) uint8, what the graph takes of it: the part that is looked at, resized and cropped.
+    """
+
+    picture: NDArray[np.uint8]
+    prepared: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Golden(Answers):
-    """Those of good parts, and of the same with defects painted on them.
+    """Those of good parts, of the same with defects painted on them, and what comes before them all.
 
     Attributes:
         synthetic: (N,) bool, True where the image is a made-up pattern and not a photograph.
         painted: With a defect each; None in bundles of earlier versions, and where there is no photograph.
+        preparation: None in bundles of earlier versions, and where nothing is resized before the graph.
     """
 
     synthetic: NDArray[np.bool_]
     painted: Answers | None = None
+    preparation: Preparation | None = None
 
 
 def read_golden(source: IO[bytes], manifest: Manifest, *, where: str) -> Golden:
@@ -71,7 +86,10 @@ def read_golden(source: IO[bytes], manifest: Manifest, *, where: str) -> Golden:
     if f"{PAINTED}images" in found:
         kinds = _answers(manifest, images=len(found[f"{PAINTED}images"]))
         painted = Answers(**taken(kinds, prefix=PAINTED))
-    return Golden(**good, painted=painted)
+    preparation = None
+    if "picture" in found:
+        preparation = Preparation(**taken(_preparation(manifest, shape=found["picture"].shape)))
+    return Golden(**good, painted=painted, preparation=preparation)
 
 
 def _answers(manifest: Manifest, *, images: int) -> Kinds:
@@ -80,4 +98,12 @@ def _answers(manifest: Manifest, *, images: int) -> Kinds:
         "images": (np.dtype(np.uint8), (images, form.height_px, form.width_px, form.channels)),
         "anomaly_map": (np.dtype(np.float32), (images, size, size)),
         "score": (np.dtype(np.float32), (images,)),
+    }
+
+
+def _preparation(manifest: Manifest, *, shape: tuple[int, ...]) -> Kinds:
+    form = manifest.input
+    return {
+        "picture": (np.dtype(np.uint8), (*shape[:2], form.channels)),
+        "prepared": (np.dtype(np.uint8), (form.height_px, form.width_px, form.channels)),
     }
