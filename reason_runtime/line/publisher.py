@@ -16,6 +16,7 @@ from reason_runtime.line.sinks.sink import Sink
 
 _BUFFER = 10_000
 _PICTURE_BUFFER = 16  # with pixels: megabytes each
+_POLL_S = 0.05  # whether somebody says stop
 
 
 class Publisher:
@@ -39,8 +40,12 @@ class Publisher:
         self._lock = threading.Lock()
         self._pending: dict[str, int] = {}
 
-    def start(self, sinks: Sequence[Sink]) -> None:
-        """Open the sinks.
+    def start(self, sinks: Sequence[Sink], *, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """Open the sinks side by side; what cannot be reached is tried again later, and not waited for at the end.
+
+        Args:
+            sinks: Each with an address of its own.
+            is_stopping: Asked while they open.
 
         Raises:
             ConfigurationError: An address is wrong or given twice, or an extra is missing.
@@ -61,6 +66,9 @@ class Publisher:
             self._metrics.watch_queue(f"sink {sink.name}", runner)
             self._runners.append(runner)
             runner.start()
+        for runner in self._runners:
+            while not (runner.has_tried(_POLL_S) or is_stopping()):
+                pass
 
     def publish(self, message: Message) -> None:
         """Hand a message to every sink."""

@@ -129,9 +129,9 @@ class LineRun:
     def _run(self) -> Summary:
         started_s = time.monotonic()
         sinks = self._sinks()
-        self.publisher.start(sinks)
+        self.publisher.start(sinks, is_stopping=lambda: self._is_stopping)
         self._tell_of_shared_results(sinks)
-        if self._journal is not None:
+        if self._journal is not None and not self._is_stopping:  # else they are for the next start, with open sinks
             for answer in self._journal.recovered():
                 self.publisher.hand_on(answer)
         self._pipeline.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import threading
 import time
@@ -17,13 +18,19 @@ from PIL import Image
 
 from reason_runtime import load
 from reason_runtime.line.journal import Journal
-from reason_runtime.line.messages import Answer
+from reason_runtime.line.messages import Answer, Event
+from reason_runtime.line.metrics import Metrics
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.models import Models
+from reason_runtime.line.publisher import Publisher
 from reason_runtime.line.run import LineRun
+from reason_runtime.line.sinks.open import open_sink
 from reason_runtime.line.station import CameraPlan, ModelPlan, Station
 from tests.line.models import line_bundle, part, trips_of
 from tests.line.ports import free_port
 from tests.line.stations import ListSink, camera, interrupted_everywhere, running
 from tests.line.test_inspect_command import endless, results, wait_for
+from tests.line.test_journal import frame
 from tests.line.test_post import listens, send
 from tests.runtime.bundles import SIZE_PX
 
@@ -94,6 +101,50 @@ def test_a_signal_while_sinks_are_waited_for_ends_the_run(model: ModelPlan, tmp_
     interrupted_everywhere(line.run, line.stop, within="_wait_for_sinks")
     assert time.monotonic() - started_s < 4  # else a sink that delivers nothing has 5 s
     os.close(unread)
+
+
+@contextmanager
+def silent_brokers(count: int) -> Iterator[list[str]]:
+    """Addresses of brokers that take a connection and say nothing."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        yield [f"mqtt://127.0.0.1:{each.getsockname()[1]}/line" for each in listening]
+    finally:
+        for each in listening:
+            each.close()
+
+
+def test_brokers_that_do_not_answer_delay_the_start_no_longer_than_one_does(
+    model: ModelPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.sinks.mqtt._CONNECT_S", 0.5)
+    events: list[Event] = []
+    publisher = Publisher(metrics=Metrics(), journal=None, tell=events.append)
+    models = Models({"top": LineModel(load(model.bundle, threads=1))})
+    with silent_brokers(4) as addresses:
+        began_s = time.monotonic()
+        publisher.start([open_sink(text, models=models, metrics=Metrics()) for text in addresses])
+        assert 0.4 < time.monotonic() - began_s < 1.5  # one after the other, 2 s
+        assert len({event.name for event in events if "did not accept us" in event.text}) == 4
+        publisher.finish(0.1)
+
+
+def test_a_signal_while_sinks_open_ends_the_run_and_keeps_what_the_process_before_left(
+    model: ModelPlan, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.taken(frame(7))
+    journal.close()
+    Image.fromarray(part(250)).save(tmp_path / "0.png")
+    plan = CameraPlan(name="top", source=f"{tmp_path}/0.png", model=model)
+    with silent_brokers(2) as addresses:
+        line = LineRun(Station(cameras=(plan,), sinks=tuple(addresses), journal=tmp_path / "journal"))
+        threading.Timer(0.3, line.stop).start()
+        began_s = time.monotonic()
+        summary = line.run()
+        assert time.monotonic() - began_s < 4.5  # a broker has 5 s to accept us
+    assert summary.outcome == "stopped"
+    assert "top-7" in [answer.part_id for answer in Journal(tmp_path / "journal").recovered()]
 
 
 def test_a_plc_is_shown_no_result_of_the_process_before(model: ModelPlan, tmp_path: Path) -> None:

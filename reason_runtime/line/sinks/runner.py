@@ -27,7 +27,7 @@ class SinkRunner:
     whether or not there is anything to deliver.
 
     Args:
-        sink: Opened by `start`.
+        sink: Opened on the runner's thread.
         buffer: Messages kept at most.
         metrics: Counts what is missed.
         health: Told when the sink goes down and comes back.
@@ -49,24 +49,25 @@ class SinkRunner:
         self._delivers_since_s: float | None = None
         self._is_crowded = False  # pushed out messages, and has not caught up since
         self._open = False
+        self._tried = threading.Event()  # to open it, once
+        self._wrong: ConfigurationError | None = None
         self._ending = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
 
     def start(self) -> None:
-        """Open the sink once, so that a wrong address is an error at the start, and go.
+        """Open the sink and go."""
+        self._thread.start()
+
+    def has_tried(self, within_s: float) -> bool:
+        """Whether the first try to open the sink is over, so that a wrong address is an error at the start.
 
         Raises:
             ConfigurationError: The address is wrong or an extra is missing.
         """
-        try:
-            self.sink.open()
-            self._open = True
-        except ConfigurationError:
-            raise
-        except Exception as error:  # of whatever kind: it is down for now, and tried again
-            self._down(error)
-        self._thread.start()
+        if self._tried.wait(within_s) and self._wrong is not None:
+            raise self._wrong
+        return self._tried.is_set()
 
     def put(self, message: Message) -> None:
         """Take a message; never waits."""
@@ -138,6 +139,7 @@ class SinkRunner:
                 if not self._open:
                     self.sink.open()
                     self._open = True
+                    self._tried.set()
                 if batch:
                     self._delivers_since_s = time.monotonic()
                     self.sink.deliver(batch)
@@ -145,7 +147,12 @@ class SinkRunner:
             except Exception as error:  # the fail-safe boundary: a broken sink must not take its thread along
                 self._open = False
                 self._delivers_since_s = None
+                if isinstance(error, ConfigurationError) and not self._tried.is_set():
+                    self._wrong = error
+                    self._tried.set()
+                    return
                 self._down(error)
+                self._tried.set()
                 self._close()
                 self._after_failure(batch)
                 self._sleep(pause_s)
