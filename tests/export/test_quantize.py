@@ -206,6 +206,7 @@ def test_its_held_out_scores_are_the_int8_files_own(precise_bundle: Path, good_p
     )
 
 
+@pytest.mark.slow
 def test_quantize_checks_in_every_backend_for_cpus_and_keeps_what_it_found(
     exported_bundle: Path, good_pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
