@@ -123,7 +123,7 @@ class PostSource:
             image = pixels_of(decode_bytes(content, name=_NAME), name=_NAME, input_format=self._form)
         except ImageError as error:
             failure = str(error)
-        with self._changed:  # clocks rise in the order in which parts are read
+        with self._changed:  # put before the source closes, or refused
             if self._server is None:
                 reply(None)
             else:
