@@ -32,7 +32,6 @@ from reason_export.good_images import (
 )
 from reason_export.graph_parts import changed_in_head
 from reason_export.parity import TOLERANCES, Limits, NotFiniteError, Parity, blind, broken, compare, contradicting
-from reason_export.preparation import levels_apart, resized_otherwise
 from reason_export.runs import load_images, run_each, score_and_peak_each
 from reason_runtime.atomic import require_writable, write_text
 from reason_runtime.bundle import Bundle
@@ -50,6 +49,7 @@ from reason_runtime.choices import Backend, Device, Precision, Provider
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import BundleError, DataError
 from reason_runtime.manifest import ScoreStatistics, Threshold
+from reason_runtime.self_test import levels_apart, resized_otherwise
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
 from reason_runtime.tiles import tile_px_of

@@ -11,6 +11,7 @@ from scipy import stats
 from reason_runtime.choices import Precision
 from reason_runtime.errors import ParityError
 from reason_runtime.manifest import SCORE_CELL_PX
+from reason_runtime.self_test import MOST_DIFFERENCE
 
 
 class NotFiniteError(ParityError):
@@ -42,7 +43,7 @@ class Tolerance:
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(
         map_difference=1e-4,
-        score_difference=1e-4,
+        score_difference=MOST_DIFFERENCE["fp32"],
         sqnr_db=None,
         image_auroc_lost=1e-4,
         aupro_lost=1e-4,
@@ -52,7 +53,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     ),
     "fp16": Tolerance(
         map_difference=2e-2,
-        score_difference=2e-2,
+        score_difference=MOST_DIFFERENCE["fp16"],
         sqnr_db=40.0,
         image_auroc_lost=0.001,
         aupro_lost=0.002,
@@ -62,7 +63,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     ),
     "bf16": Tolerance(
         map_difference=None,
-        score_difference=0.1,
+        score_difference=MOST_DIFFERENCE["bf16"],
         sqnr_db=20.0,
         image_auroc_lost=0.001,
         aupro_lost=0.002,
@@ -72,7 +73,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     ),
     "int8": Tolerance(
         map_difference=None,
-        score_difference=0.3,
+        score_difference=MOST_DIFFERENCE["int8"],
         sqnr_db=15.0,
         image_auroc_lost=0.005,
         aupro_lost=0.01,

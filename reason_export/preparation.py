@@ -6,13 +6,9 @@ import math
 
 import numpy as np
 
-from reason_runtime.golden import Golden, Preparation
+from reason_runtime.golden import Preparation
 from reason_runtime.image import InputFormat, part_of, resize_image
 
-MOST_LEVELS = 2
-"""Grey levels by which a pixel may differ from Pillow's. A resize rounds twice, and some take the other axis first. The
-first rounding moves a pixel by half a level at most, and weights that sum to 1 keep that: before the second the two lie
-one level apart at most, of which that makes two where both are halves (1 of 250,000 pixels of noise, 80 x 80 to 64)."""
 HEIGHTS, WIDTHS = 1.7, 2.3
 """Of the picture, as multiples of what it is resized to: no whole numbers, and the aspect ratio is not kept."""
 MOST_BLOCKS = 3
@@ -33,22 +29,3 @@ def preparation(form: InputFormat) -> Preparation | None:
     picture = np.ascontiguousarray(noise.repeat(block, axis=0).repeat(block, axis=1)[:height, :width])
     prepared = resize_image(part_of(picture, input_format=form), input_format=form)
     return Preparation(picture=picture, prepared=prepared)
-
-
-def levels_apart(golden: Golden, *, form: InputFormat) -> int | None:
-    """Most grey levels between what the picture becomes here and what it became at export; None without a picture."""
-    known = golden.preparation
-    if known is None:
-        return None
-    here = resize_image(part_of(known.picture, input_format=form), input_format=form)
-    return int(np.abs(here.astype(np.int16) - known.prepared).max())
-
-
-def resized_otherwise(levels: int | None) -> list[str]:
-    """The gate of `levels_apart`, in words where it does not hold."""
-    if levels is None or levels <= MOST_LEVELS:
-        return []
-    return [
-        f"a picture is resized otherwise here than at export: a pixel differs by {levels} grey levels, at most "
-        f"{MOST_LEVELS} is rounding; install another version of Pillow"
-    ]

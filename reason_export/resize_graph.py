@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reason_export.preparation import MOST_LEVELS
 from reason_runtime.errors import ConfigurationError, ParityError
 from reason_runtime.image import InputFormat, resize_image
+from reason_runtime.self_test import MOST_LEVELS
 from reason_train.model import ReasonModel
 
 FRACTION_BITS = 22

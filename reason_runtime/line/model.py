@@ -16,6 +16,7 @@ from reason_runtime.line.frame import Frame, Strip
 from reason_runtime.line.ledger import blank
 from reason_runtime.line.messages import Answer, Cause, Defect, Picture
 from reason_runtime.line.web.judge import DefectBook, WebSettings, judge_web
+from reason_runtime.self_test import require_golden_answers
 from reason_runtime.session import Outputs, joined
 from reason_runtime.tiles import Tile, cut, place_tiles, tile_px_of
 
@@ -69,15 +70,15 @@ class LineModel:
         self._web = web
         self._batch = batch
 
-    def warm_up(self) -> None:
-        """Run every batch size once, so that the first part is not the slowest.
+    def prove(self) -> None:
+        """Run golden images in every batch size, so that the first part is neither the slowest nor judged wrongly.
 
         Raises:
+            ParityError: The model does not give here what the trained model gave.
             BackendError: The inference library failed.
+            BundleError: The golden arrays are broken.
         """
-        form = self._form
-        for count in range(1, self._batch + 1):
-            self.detector.session.run(np.zeros((count, form.height_px, form.width_px, form.channels), np.uint8))
+        require_golden_answers(self.detector.session, self.detector.bundle, most_in_a_run=self._batch)
 
     def prepare(self, image: Pixels, *, strip: Strip | None = None) -> Prepared:
         """The graph's input for a frame; `strip` says where on a web it lies.

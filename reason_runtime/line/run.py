@@ -272,7 +272,7 @@ class LineRun:
                 "or remove that file to judge all the same"
             )
         model = LineModel(detector, web=self._station.web, batch=self._station.batch)
-        model.warm_up()
+        model.prove()
         return model
 
     def _settings(self) -> PipelineSettings:

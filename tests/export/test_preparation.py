@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from reason_export.golden import golden_bytes
-from reason_export.preparation import levels_apart, preparation, resized_otherwise
+from reason_export.preparation import preparation
 from reason_runtime.bundle import Bundle, open_bundle, update_bundle
 from reason_runtime.errors import BundleError
 from reason_runtime.golden import Golden, Preparation
 from reason_runtime.image import InputFormat, square_format
+from reason_runtime.self_test import levels_apart, resized_otherwise
 from tests.commands import call
 
 Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]

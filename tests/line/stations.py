@@ -151,7 +151,7 @@ def running(
     metrics = Metrics()
     publisher = Publisher(metrics=metrics, journal=journal)
     model = LineModel(load(bundle, threads=1), web=web)
-    model.warm_up()
+    model.prove()
     sink = sink or ListSink()
     pipeline = Pipeline(
         cameras,

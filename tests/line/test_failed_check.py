@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,22 @@ import pytest
 from PIL import Image
 
 from reason_export.check import check_bundle
+from reason_export.golden import golden_bytes
 from reason_runtime import load
 from reason_runtime.bundle import open_bundle, update_bundle
 from tests.commands import call
 from tests.line.models import line_bundle
 from tests.line.test_inspect_command import endless
 from tests.line.test_run import inspecting, put, wait_until
-from tests.runtime.bundles import grey_model, make_bundle
+from tests.runtime.bundles import make_bundle
 
 
 def failed_bundle(path: Path) -> Path:
-    """A bundle whose model gives half of what the golden arrays say; returns its check's file."""
+    """A bundle whose maps lie elsewhere than the golden ones, with the same scores; returns its check's file."""
     bundle = make_bundle(path)
-    changed = update_bundle(bundle, manifest=bundle.manifest, files={"model.onnx": grey_model(scale=1 / 256)})
+    golden = bundle.golden()
+    moved = golden_bytes(dataclasses.replace(golden, anomaly_map=np.roll(golden.anomaly_map, 1, axis=2)))
+    changed = update_bundle(bundle, manifest=bundle.manifest, files={"golden.npz": moved})
     assert not check_bundle(changed).passed
     return path / "checks" / "onnxruntime_fp32.json"
 
@@ -50,10 +54,11 @@ def test_commands_that_judge_say_which_check_failed_and_when(tmp_path: Path, ima
 
 def test_only_the_session_that_failed_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = (make_bundle(tmp_path / "other").path / "golden.npz").read_bytes()
     failed_bundle(tmp_path / "bundle")
     assert load(tmp_path / "bundle", backend="openvino").remarks == []
     opened = open_bundle(tmp_path / "bundle")
-    update_bundle(opened, manifest=opened.manifest, files={"model.onnx": grey_model()})
+    update_bundle(opened, manifest=opened.manifest, files={"golden.npz": before})
     assert load(tmp_path / "bundle").remarks == []  # the check was of another file
     assert check_bundle(open_bundle(tmp_path / "bundle")).passed
     assert load(tmp_path / "bundle").remarks == []

@@ -384,7 +384,7 @@ def test_a_plc_server_that_mixes_cameras_is_named(bundle: Path, tmp_path: Path) 
 
 def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Path) -> None:
     line_bundle(tmp_path / "first")
-    line_bundle(tmp_path / "slow", trips=trips_of(0.6))  # to warm up
+    line_bundle(tmp_path / "slow", trips=trips_of(0.2))  # a run, of three at the start
     last = line_bundle(tmp_path / "last", threshold=0.2)
     link, out = tmp_path / "current", tmp_path / "r.jsonl"
     link.symlink_to("first")
@@ -417,7 +417,7 @@ def test_a_bundle_asked_for_while_another_loads_is_loaded_after_it(tmp_path: Pat
     [(signal.SIGHUP, "judging with bundle LAST at threshold 0.2"), (signal.SIGUSR1, "there is none to go back to")],
 )
 def test_a_signal_that_comes_while_the_first_bundle_loads_is_heard(tmp_path: Path, number: int, text: str) -> None:
-    line_bundle(tmp_path / "slow", trips=trips_of(2))  # to warm up
+    line_bundle(tmp_path / "slow", trips=trips_of(0.7))  # a run, of three at the start
     last = line_bundle(tmp_path / "last", threshold=0.2)
     link, out = tmp_path / "current", tmp_path / "r.jsonl"
     link.symlink_to("slow")

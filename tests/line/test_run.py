@@ -244,7 +244,9 @@ def test_a_threshold_given_by_hand_is_never_compared_with_another_bundles_scores
 
 def test_going_back_while_a_bundle_loads_ends_on_the_one_before_it(tmp_path: Path) -> None:
     first = line_bundle(tmp_path / "first").manifest.content_sha256[:12]
-    slow = line_bundle(tmp_path / "slow", trips=trips_of(0.6)).manifest.content_sha256[:12]  # to warm up
+    slow = line_bundle(tmp_path / "slow", trips=trips_of(0.2)).manifest.content_sha256[
+        :12
+    ]  # a run, of three at the start
     with inspecting(tmp_path, source=endless(tmp_path, lines_per_s=64), bundle="first") as (line, told):
         put(tmp_path, "slow")
         line.swap()
@@ -257,7 +259,7 @@ def test_going_back_while_a_bundle_loads_ends_on_the_one_before_it(tmp_path: Pat
 
 def test_a_bundle_that_still_loads_at_the_end_is_a_thread_around_which_the_process_must_end(tmp_path: Path) -> None:
     line_bundle(tmp_path / "first")
-    line_bundle(tmp_path / "slow", trips=trips_of(2))  # to warm up
+    line_bundle(tmp_path / "slow", trips=trips_of(0.7))  # a run, of three at the start
     put(tmp_path, "first")
     plan = CameraPlan(name="top", source=endless(tmp_path), model=ModelPlan(bundle=tmp_path / "current", threads=1))
     line = LineRun(Station(cameras=(plan,), sinks=(f"jsonl:{tmp_path}/r.jsonl",)))
