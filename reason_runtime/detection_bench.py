@@ -69,16 +69,16 @@ def measure_detection(detector: Detector, folder: Path) -> Detection:
         BackendError: The inference library failed, or a score or map is not finite.
     """
     root = folder / "test" if os.path.isdir(folder / "test") else folder
-    paths = [path for path in list_images(root) if path.relative_to(root).parts[0] not in MASK_FOLDERS]
+    beside = MASK_FOLDERS if root == folder else ()  # those of `test` lie beside it
+    paths = [path for path in list_images(root) if path.relative_to(root).parts[0] not in beside]
     anomalous = np.array([path.relative_to(root).parts[0] != GOOD for path in paths], np.bool_)
     if not anomalous.any() or anomalous.all():
         raise DataError(f"{root}: expected images in {GOOD}/ and in at least one folder of defects beside it")
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise DataError(f"{loose[0]}: lies beside the folders; move it into {GOOD}/ or into one of a defect")
-    if root == folder:
-        for name in sorted({path.relative_to(root).parts[0] for path in paths} - {GOOD}):
-            require_defect(root / name)
+    for name in sorted({path.relative_to(root).parts[0] for path in paths} - {GOOD}):
+        require_defect(root / name)
     trained, drew = detector.bundle.trained_on(), detector.limit.threshold_from
     if drew is None:
         drew = detector.bundle.threshold_from()

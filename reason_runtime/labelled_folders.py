@@ -21,8 +21,9 @@ def require_defect(folder: Path) -> None:
     """
     if folder.name.lower() in (*NO_DEFECTS, *MASK_FOLDERS):
         raise DataError(
-            f"{folder}: lies beside 'good' as a defect's folder does; expected {folder.parent}/train/good and "
-            f"{folder.parent}/test, masks in {' or '.join(MASK_FOLDERS)}, or another name"
+            f"{folder}: lies beside 'good' as a defect's folder does and is named like none; expected another "
+            "name, or masks in ground_truth/DEFECT beside train/good, test/good and test/DEFECT, or in masks/DEFECT "
+            "beside good and DEFECT"
         )
     if os.path.isdir(folder / GOOD):
         raise DataError(f"{folder / GOOD}: lies in a defect's folder, whose pictures are all defective; move it out")

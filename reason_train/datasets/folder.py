@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reason_runtime.errors import DataError
 from reason_runtime.image import list_images
-from reason_runtime.labelled_folders import GOOD, MASK_FOLDERS, require_defect
+from reason_runtime.labelled_folders import GOOD, MASK_FOLDERS
 from reason_train.datasets.samples import DataSet, Sample
 from reason_train.datasets.tree import (
     check_mask_folders,
@@ -66,8 +66,6 @@ def _good_and_defects(root: Path) -> tuple[list[Sample], list[Sample]]:
     refuse_loose(root, expected="in 'good' or in a defect's folder")
     good = good_samples(root / GOOD)
     defects = [path for path in subfolders(root) if path.name not in (GOOD, *MASK_FOLDERS)]
-    for path in defects:
-        require_defect(path)
     masks = _mask_folder(root)
     if masks is not None:
         check_mask_folders(masks, defects=[path.name for path in defects])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reason_runtime.errors import DataError
 from reason_runtime.image import SUFFIXES, list_images
-from reason_runtime.labelled_folders import GOOD
+from reason_runtime.labelled_folders import GOOD, require_defect
 from reason_train.datasets.masks import check_mask_size
 from reason_train.datasets.samples import Sample
 
@@ -85,8 +85,10 @@ def defect_samples(folder: Path, *, masks: Path | None, grouped: bool = False) -
         grouped: Take the group from the first folder below `folder`.
 
     Raises:
-        DataError: A folder is missing or empty, or images and masks do not pair one to one at equal sizes.
+        DataError: A folder is missing or empty or cannot be a defect's, or images and masks do not pair one to one at
+            equal sizes.
     """
+    require_defect(folder)
     images = images_in(folder, expected=f"images of the defect {folder.name!r}")
     paired = pair_masks(images, folder=folder, masks=masks) if masks is not None else {}
     return [

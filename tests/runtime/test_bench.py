@@ -275,6 +275,10 @@ def test_accuracy_counts_no_masks_as_defective_parts(exported_bundle: Path, part
     shutil.copytree(data / "hole", data / "mask")
     told = call("reason-bench", "accuracy", exported_bundle, "--data", data).error
     assert f"{data / 'mask'}: lies beside 'good' as a defect's folder does" in told
+    data = Path(shutil.copytree(parts, tmp_path / "whole"))
+    (data / "ground_truth").rename(data / "test" / "ground_truth")
+    told = call("reason-bench", "accuracy", exported_bundle, "--data", data).error
+    assert f"{data / 'test' / 'ground_truth'}: lies beside 'good' as a defect's folder does" in told
 
 
 def test_accuracy_says_how_many_good_images_drew_the_threshold(

@@ -348,6 +348,21 @@ def test_a_plain_folder_takes_no_part_of_another_layout_for_a_defect(tmp_path: P
             load_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["masks", "ground_truth", "Good", "val"])
+def test_what_lies_in_test_and_is_no_defect_is_not_judged_as_one(tmp_path: Path, name: str) -> None:
+    for masks in (True, False):
+        root = trees.mvtec(tmp_path / str(masks), masks=masks)
+        trees.mask(root / "test" / name / "crack" / "000.png")
+        with pytest.raises(DataError, match=rf"test/{name}: lies beside 'good' as a defect's folder does"):
+            load_dataset(root)
+
+
+def test_good_images_in_a_defects_folder_of_test_are_refused(tmp_path: Path) -> None:
+    trees.picture(trees.mvtec(tmp_path, masks=False) / "test" / "crack" / "good" / "002.png")
+    with pytest.raises(DataError, match="test/crack/good: lies in a defect's folder"):
+        load_dataset(tmp_path)
+
+
 def test_a_folder_of_good_images_inside_a_defects_is_refused(tmp_path: Path) -> None:
     for name in ("good/0.png", "good/1.png", "set/good/2.png", "set/dent/3.png"):
         trees.picture(tmp_path / name)
