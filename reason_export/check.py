@@ -324,7 +324,7 @@ def _established(bundle: Bundle, session: Session) -> _Established:
 
 def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
     from reason_export.held_out_scores import drawn_from
-    from reason_train.calibration import described_images
+    from reason_train.calibration import described_images, most_held_out
     from reason_train.highest_held_out import highest_held_out
 
     kept_out = unseen(bundle, different_images(held_out.folder))
@@ -334,8 +334,9 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
             f"{held_out.folder}: holds {len(paths)} images that were not trained on; a threshold needs "
             f"{LEAST_HELD_OUT} good ones or more, copies not counted"
         )
-    tile_px = tile_px_of(bundle.manifest)
-    names, images = load_images(paths, root=held_out.folder, input_format=bundle.manifest.input, tile_px=tile_px)
+    form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
+    most = most_held_out(tile_px=tile_px)
+    names, images = load_images(paths, root=held_out.folder, input_format=form, tile_px=tile_px, most=most)
     scores, peaks = score_and_peak_each(session, images)
     finite = np.isfinite(scores) & np.isfinite(peaks)
     if not finite.all():

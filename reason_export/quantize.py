@@ -38,7 +38,7 @@ from reason_runtime.manifest import Quantisation
 from reason_runtime.session import open_session
 from reason_runtime.stratified import stratified
 from reason_runtime.tiles import tile_px_of
-from reason_train.calibration import described_images
+from reason_train.calibration import described_images, most_held_out
 from reason_train.highest_held_out import HighestHeldOut, highest_held_out
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 8, 32
@@ -139,7 +139,8 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
     chosen = [calibration[i] for i in stratified(len(calibration), most=MOST_CALIBRATION)]
     _, ranged = load_images(chosen, root=choices.calibration, input_format=form, tile_px=tile_px, most=MOST_CALIBRATION)
     root = choices.held_out or choices.calibration
-    names, judged = load_images(held_out, root=root, input_format=form, tile_px=tile_px)
+    most = most_held_out(tile_px=tile_px)
+    names, judged = load_images(held_out, root=root, input_format=form, tile_px=tile_px, most=most)
     return _Images(
         calibration=ranged,
         held_out=judged,

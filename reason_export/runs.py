@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +53,17 @@ def load_images(
     Raises:
         ImageError: An image cannot be read, or is smaller than a tile.
     """
-    found: list[tuple[str, NDArray[np.uint8]]] = []
-    for path in paths:
-        name = path.relative_to(root).as_posix()
-        if tile_px is None:
-            found.append((name, load_image(path, input_format=input_format)))
-        else:
-            tiles = tiles_of_file(path, tile_px=tile_px, input_format=input_format)
-            found += [(f"{name}{tile.place}", pixels) for tile, pixels in tiles.items()]
-    chosen = [found[i] for i in stratified(len(found), most=most)]
-    return [name for name, _ in chosen], np.stack([pixels for _, pixels in chosen])
+    if tile_px is None:
+        chosen = [paths[i] for i in stratified(len(paths), most=most)]
+        images = [load_image(path, input_format=input_format) for path in chosen]
+        return [path.relative_to(root).as_posix() for path in chosen], np.stack(images)
+    # twice: which tiles are wanted is known once all are counted, and all may be more than fit in memory
+    reads = partial(tiles_of_file, tile_px=tile_px, input_format=input_format)
+    tiles = [(path, tile) for path in paths for tile in reads(path)]
+    wanted = [tiles[i] for i in stratified(len(tiles), most=most)]
+    names = [f"{path.relative_to(root).as_posix()}{tile.place}" for path, tile in wanted]
+    pixels: list[NDArray[np.uint8]] = []
+    for path, group in groupby(wanted, key=itemgetter(0)):
+        read = reads(path)
+        pixels += [read[tile] for _, tile in group]
+    return names, np.stack(pixels)

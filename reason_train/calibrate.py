@@ -21,7 +21,7 @@ from reason_runtime.atomic import write_bytes, write_text
 from reason_runtime.errors import BundleError, DataError, RunError
 from reason_runtime.manifest import Threshold
 from reason_runtime.strict_json import parse
-from reason_train.calibration import check_rate, described_images, images_needed, threshold_for
+from reason_train.calibration import check_rate, described_images, images_needed, most_held_out, threshold_for
 from reason_train.datasets import DataSet
 from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
@@ -34,8 +34,6 @@ DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 """What NumPy and zipfile raise at changed bytes."""
-MOST_TILES = 1000
-"""Of all held-out pictures together, a stratified sample."""
 SCORED_AGAIN = 16
 """So many held-out images tell a damaged model within a second or two."""
 SAME_SCORES = 1e-3
@@ -122,8 +120,9 @@ def calibration_images(run: Run, paths: Sequence[Path], *, memory_mib: int = 409
     """
     tile_px = run.config.training.tile_px
     form = input_format(run.config.method)
-    most = None if tile_px is None else MOST_TILES
-    return ImageStore(paths, input_format=form, memory_mib=memory_mib, tile_px=tile_px, most=most)
+    return ImageStore(
+        paths, input_format=form, memory_mib=memory_mib, tile_px=tile_px, most=most_held_out(tile_px=tile_px)
+    )
 
 
 def calibrate(

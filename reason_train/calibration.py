@@ -25,6 +25,8 @@ highest there, of Gumbel's (maxima) one in 25; skewer ones more often, so it is 
 LEAST_COMPARED = 8
 USUAL_RATE = 0.01
 """False-reject rate that is wanted where nobody says one."""
+MOST_TILES = 1000
+"""That a threshold is drawn from, of all held-out pictures together, a stratified sample."""
 LEAST_RATE = 1e-6
 """Promising it takes three million images; nobody has them."""
 
@@ -123,6 +125,15 @@ def pixel_threshold(scores: NDArray[np.floating], peaks: NDArray[np.floating], *
         threshold: Of the score.
     """
     return float(np.nextafter(np.float32(peaks[scores < threshold].max()), np.float32(np.inf)))
+
+
+def most_held_out(*, tile_px: int | None) -> int | None:
+    """So many whole images, or tiles, a threshold is drawn from at most; None: all.
+
+    Args:
+        tile_px: Side of the tiles; None for whole images.
+    """
+    return None if tile_px is None else MOST_TILES
 
 
 def described_images(count: int, *, pictures: int, tile_px: int | None, training_known: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from reason_export.runs import load_images
 from reason_runtime import load
 from reason_runtime.image import read_image
 from reason_runtime.tiles import place_tiles, stitch
+from reason_train.calibration import most_held_out
+from reason_train.image_store import ImageStore
 from tests.commands import call
 from tests.pictures import save
 from tests.webs import TILE_PX, web_picture, webs_with_defects
@@ -107,6 +110,36 @@ def test_export_reads_every_tile_of_a_picture(data: Path, bundle: Path) -> None:
         np.testing.assert_array_equal(tile, picture[top : top + TILE_PX, left : left + TILE_PX])
     few, tiles = load_images(paths, root=data / "train", input_format=form, tile_px=TILE_PX, most=5)
     assert (len(few), tiles.shape) == (5, (5, 64, 64, 3))
+
+
+def test_a_devices_threshold_is_drawn_from_the_tiles_that_calibration_takes(bundle: Path, tmp_path: Path) -> None:
+    folder, copied = tmp_path / "held_out", tmp_path / "bundle"
+    for number in range(8):
+        save(folder / f"{number}.png", web_picture(300 + number, rows=1400))
+    shutil.copytree(bundle, copied)
+    done = call("reason-export", "check", copied, "--held-out", folder, "--json")
+    assert done.status == 0, done.log
+    source = "1000 tiles of 8 held-out good images, onnxruntime fp32 on this device"
+    assert json.loads(done.output)["threshold"]["source"] == source
+    form, paths = load(bundle).bundle.manifest.input, sorted(folder.iterdir())
+    most = most_held_out(tile_px=TILE_PX)
+    names, tiles = load_images(paths, root=folder, input_format=form, tile_px=TILE_PX, most=most)
+    store = ImageStore(paths, input_format=form, memory_mib=0, tile_px=TILE_PX, most=most)
+    assert names == [f"{piece.path.name}{piece.place}" for piece in store.pieces]
+    np.testing.assert_array_equal(tiles, [store[i] for i in range(store.images)])
+
+
+@pytest.mark.slow
+def test_quantize_draws_its_threshold_from_as_many_tiles(bundle: Path, tmp_path: Path) -> None:
+    folder, copied = tmp_path / "held_out", tmp_path / "bundle"
+    for number in range(16):
+        save(folder / ("ranges" if number < 8 else "others") / f"{number}.png", web_picture(300 + number, rows=1400))
+    shutil.copytree(bundle, copied)
+    images = ("--calibration", folder / "ranges", "--held-out", folder / "others")
+    done = call("reason-export", "quantize", copied, *images, "--json")
+    assert done.status == 0, done.log
+    known = json.loads((copied / "manifest.json").read_text())["thresholds"]["int8"]
+    assert known["source"] == "1000 tiles of 8 held-out good images, int8 in ONNX Runtime"
 
 
 def test_predict_stitches_a_picture_and_scores_its_highest_place(bundle: Path, data: Path) -> None:
