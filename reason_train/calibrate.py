@@ -64,7 +64,7 @@ class Unseen:
     entries: tuple[ImageEntry, ...]
     """Of the same images."""
     trained_on: tuple[ImageEntry, ...]
-    """Others that were trained on, or are copies of such."""
+    """Others that were trained on, or used otherwise, or are copies of such."""
     copies: int
     """How many others are copies of these: a bound holds for images that are independent."""
 
@@ -97,17 +97,18 @@ def told_apart(paths: Sequence[Path], *, root: Path, trained: Iterable[ImageEntr
 
 
 def unseen(run: Run, dataset: DataSet) -> Unseen:
-    """Good images of a data set that the run did not train on, told by their content.
+    """Good images of a data set that the run did not train on, nor choose its epoch by, told by their content.
 
     Raises:
-        DataError: It trained on all of them.
+        DataError: There is none.
         ImageError: A file cannot be read.
     """
-    found = told_apart([sample.path for sample in dataset.train], root=dataset.root, trained=run.train)
+    used = (*run.train, *run.chosen_by)
+    found = told_apart([sample.path for sample in dataset.train], root=dataset.root, trained=used)
     if not found.paths:
+        how = "were trained on, or chose the epoch" if run.chosen_by else "were trained on"
         raise DataError(
-            f"{dataset.root}: all {len(dataset.train)} good images were trained on; "
-            "a threshold needs good images that were not"
+            f"{dataset.root}: all {len(dataset.train)} good images {how}; a threshold needs good images that were not"
         )
     return found
 

@@ -93,7 +93,9 @@ def make_plan(
         tile_px=config.training.tile_px,
     )
     train = describe_images(parts.train, root=dataset.root)
-    held_out = told_apart(parts.held_out, root=dataset.root, trained=train)
+    judged = [sample.path for sample in dataset.test] if config.paper_protocol else []
+    chosen_by = describe_images(judged, root=dataset.root)
+    held_out = told_apart(parts.held_out, root=dataset.root, trained=(*train, *chosen_by))
     if store.images < 2:
         raise ConfigurationError(f"{store.images} good training image; expected at least 2")
     batch_size = min(config.training.batch_size, store.images)
@@ -104,6 +106,7 @@ def make_plan(
         held_out=held_out.entries,
         libraries=library_versions(),
         teacher_weights_sha256=own_weights,
+        chosen_by=chosen_by,
     )
     return Plan(
         run=run,

@@ -97,6 +97,7 @@ def _require_same(out: Path, run: Run) -> None:
         ("teacher weights", run.teacher_weights_sha256, found.teacher_weights_sha256),
         ("training images", run.train, found.train),
         ("held-out images", run.held_out, found.held_out),
+        ("test images", run.chosen_by, found.chosen_by),
     ):
         if ours != theirs:
             raise RunError(f"{out}: was started with other {name}; give the same options and images, or another --out")

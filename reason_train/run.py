@@ -67,6 +67,8 @@ class Run:
     """Of the file given for the teacher; None where it has the published weights."""
     highest_16_bit: int | None = None
     """The highest value in images of 16 bits a channel, trained on or held out; None where all have 8 bits."""
+    chosen_by: tuple[ImageEntry, ...] = ()
+    """The test images that the paper's protocol chooses the epoch by; none without it."""
 
     @property
     def training_known(self) -> bool:
@@ -130,6 +132,7 @@ def read_run(folder: Path) -> Run:
             ),
             train=tuple(ImageEntry(**entry) for entry in content.pop("train")),
             held_out=tuple(ImageEntry(**entry) for entry in content.pop("held_out")),
+            chosen_by=tuple(ImageEntry(**entry) for entry in content.pop("chosen_by", ())),
             **content,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

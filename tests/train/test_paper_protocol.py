@@ -143,6 +143,24 @@ def test_every_output_says_so(chosen: Path, data: Path, tmp_path: Path) -> None:
     assert open_bundle(tmp_path / "bundle").manifest.training.configuration["paper_protocol"] == note
 
 
+def test_no_threshold_is_drawn_from_images_that_chose_the_epoch(chosen: Path, data: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(chosen, tmp_path / "run"))
+    good = data / "test" / "good"
+    told = call("reason-train", "calibrate", run, "--data", good, "--device", "cpu").error
+    assert f"{good}: all 4 good images were trained on, or chose the epoch; a threshold needs good images" in told
+    more = Path(shutil.copytree(good, tmp_path / "more"))
+    save(more / "new.png", good_picture(900))
+    assert "from 1 held-out good images" in call("reason-train", "calibrate", run, "--data", more).output
+
+
+def test_a_training_does_not_go_on_with_other_test_images(chosen: Path, data: Path, tmp_path: Path) -> None:
+    run, other = Path(shutil.copytree(chosen, tmp_path / "run")), Path(shutil.copytree(data, tmp_path / "stripes"))
+    (run / MODEL).unlink()  # as if it had been stopped
+    save(other / "test" / "good" / "new.png", good_picture(900))
+    with pytest.raises(RunError, match="was started with other test images"):
+        small_training(other, run, **PROTOCOL, resume=True)
+
+
 def test_fit_says_so(data: Path, tmp_path: Path) -> None:
     arguments = ("--data", data, "--epochs", 2, "--batch-size", 8, "--image-size", 64, "--device", "cpu")
     more = ("--preset", "paper", "--teacher", "efficientnet_lite0", "--method", "rd4ad", "--paper-protocol")
