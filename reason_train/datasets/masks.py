@@ -2,7 +2,8 @@
 
 A mask has its image's size and is black where the part is good. The defect is either white (a mask with any pixel of
 128 or more is read as grey levels and cut at one half) or small class numbers (VisA: 1, 2, ...; a mask that stays below
-128), where every pixel but 0 is defective. Colour masks are read by their luma, transparent pixels as black.
+128), where every pixel but 0 is defective. A colour counts as its strongest channel, so that red is no darker than
+yellow; transparent pixels are black.
 """
 
 import warnings
@@ -20,8 +21,8 @@ from reason_train.datasets.samples import Sample
 
 ORIENTATION_TAG, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 HALF = 128  # the first of 256 levels above 0.5
-# only channels and levels matter here: class numbers in 16 bits keep their value, 65535 is white
-MASK_FORMAT = replace(square_format(256, channels=1), white_level=255)
+# only levels matter here: class numbers in 16 bits keep their value, 65535 is white
+MASK_FORMAT = replace(square_format(256), white_level=255)
 
 
 def read_mask(
@@ -60,7 +61,7 @@ def read_mask_levels(path: Path, *, crop_px: Crop | None = None) -> NDArray[np.u
     Raises:
         ImageError: The file cannot be read as an image, or is too small.
     """
-    levels = read_image(path, input_format=MASK_FORMAT)
+    levels: NDArray[np.uint8] = read_image(path, input_format=MASK_FORMAT).max(axis=2, keepdims=True)
     if levels.max() < HALF:
         levels = np.where(levels > 0, 255, 0).astype(np.uint8)
     try:

@@ -45,6 +45,22 @@ def test_coloured_and_transparent_masks_are_read_by_what_is_seen(tmp_path: Path)
     assert np.array_equal(read_mask(save(tmp_path / "seen.png", seen), size_px=16), expected)
 
 
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
+def test_a_defect_is_seen_in_whatever_colour_another_one_is_drawn(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16, :16], pixels[:16, 16:] = colour, (255, 255, 0)
+    mask = read_mask(save(tmp_path / "m.png", pixels), size_px=16)
+    assert mask[:8].all()
+    assert not mask[8:].any()
+
+
+def test_a_coloured_edge_is_cut_at_one_half_as_a_grey_one_is(tmp_path: Path) -> None:
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[:16, :, 0], red[16:20, :, 0] = 255, 60
+    mask = read_mask(save(tmp_path / "m.png", red), size_px=32)
+    assert np.array_equal(mask, red[:, :, 0] == 255)
+
+
 def test_grey_levels_are_cut_above_one_half(tmp_path: Path) -> None:
     levels = np.repeat(np.array([255, 128, 127, 0], np.uint8), 8)[:, None] * np.ones(32, np.uint8)
     mask = read_mask(save(tmp_path / "m.png", levels), size_px=32)
