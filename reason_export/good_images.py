@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reason_runtime.bundle import Bundle
 from reason_runtime.errors import DataError
 from reason_runtime.image import image_sha256, list_images
+from reason_runtime.stratified import stratified
 
 LEAST_HELD_OUT = 8
 """Good images that a threshold is drawn from, at least; its bound says how little so few prove."""
@@ -63,6 +64,12 @@ def unseen(bundle: Bundle, images: Mapping[str, Path]) -> dict[str, Path]:
     """Those of `different_images` that the bundle was not trained on, as far as it says what it was trained on."""
     trained = bundle.trained_on()
     return {sha256: path for sha256, path in images.items() if sha256 not in trained}
+
+
+def half_of(images: Mapping[str, Path]) -> dict[str, Path]:
+    """One of each two neighbours, drawn by lot: every other one would be one camera's where names take turns."""
+    listed = list(images.items())
+    return dict(listed[i] for i in stratified(len(listed), most=len(listed) // 2))
 
 
 def require_good(bundle: Bundle, scores: NDArray[np.float32], *, where: Path) -> None:

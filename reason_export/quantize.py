@@ -14,6 +14,7 @@ from reason_export.check import check_bundle
 from reason_export.good_images import (
     LEAST_HELD_OUT,
     different_images,
+    half_of,
     require_good,
     require_unseen,
     unseen,
@@ -54,7 +55,7 @@ class QuantizeChoices:
     """Folder of good images for the ranges."""
     held_out: Path | None = None
     """Folder of good images for the threshold, never used for the ranges. None: those of `calibration` that were not
-    trained on; every other of those where it has too few that were, for the ranges."""
+    trained on; half of those where it has too few that were, for the ranges."""
     false_reject_rate: float | None = None
     """Wanted, between 0 and 1; None: that of the bundle's own threshold."""
 
@@ -126,7 +127,7 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
     found = different_images(choices.calibration)
     kept_out = unseen(bundle, found if choices.held_out is None else different_images(choices.held_out))
     if choices.held_out is None and len(found) - len(kept_out) < LEAST_CALIBRATION:
-        kept_out = dict(list(kept_out.items())[1::2])
+        kept_out = half_of(kept_out)
     held_out = list(kept_out.values())
     calibration = [path for sha256, path in found.items() if sha256 not in kept_out]
     if len(calibration) < LEAST_CALIBRATION or len(held_out) < LEAST_HELD_OUT:

@@ -18,6 +18,7 @@ from reason_export.activations import measure_activations
 from reason_export.check import check_bundle
 from reason_export.equalisation import equalise
 from reason_export.golden import golden_bytes, synthetic_images
+from reason_export.good_images import half_of
 from reason_export.graph_parts import map_head
 from reason_export.qdq import LEVELS, SUMMED_LEVELS, measured_tensors, quantised_graph
 from reason_export.quantisation import quantise_model
@@ -27,6 +28,7 @@ from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ParityError
 from reason_runtime.image import load_image
 from reason_runtime.session import open_session
+from reason_runtime.stratified import stratified
 from tests.commands import Done, call
 from tests.imports import loaded_packages
 from tests.pictures import good_picture, save
@@ -186,6 +188,14 @@ def test_how_it_came_about_is_in_the_manifest(precise_bundle: Path, int8: onnx.M
     assert manifest.thresholds["int8"].source == "10 held-out good images, int8 in ONNX Runtime"
 
 
+def test_where_two_cameras_names_take_turns_both_set_ranges_and_threshold() -> None:
+    images = {f"{number}": Path(f"{number // 2:03}_{('left', 'right')[number % 2]}.png") for number in range(24)}
+    half = half_of(images)
+    assert len(half) == 12
+    for part in (half.values(), set(images.values()) - set(half.values())):
+        assert {path.stem.partition("_")[2] for path in part} == {"left", "right"}
+
+
 def test_its_held_out_scores_are_the_int8_files_own(precise_bundle: Path, good_pictures: Path) -> None:
     bundle = open_bundle(precise_bundle)
     assert bundle.manifest.quantisation is not None
@@ -193,7 +203,7 @@ def test_its_held_out_scores_are_the_int8_files_own(precise_bundle: Path, good_p
     assert known is not None
     session = open_session(bundle, precision="int8")
     images = [load_image(path, input_format=bundle.manifest.input) for path in sorted(good_pictures.iterdir())]
-    outputs = [session.run(image[None]) for image in images[1::2]]  # the others calibrated
+    outputs = [session.run(images[i][None]) for i in stratified(len(images), most=10)]  # the others calibrated
     scores = np.concatenate([output.score for output in outputs])
     assert (known.images, known.minimum, known.maximum) == (10, float(scores.min()), float(scores.max()))
     assert (known.mean, known.std) == (pytest.approx(float(scores.mean())), pytest.approx(float(scores.std())))
@@ -386,9 +396,10 @@ def test_the_highest_held_out_images_are_named(exported_bundle: Path, good_pictu
     highest = json.loads(done.output)["highest_held_out"]
     opened = open_bundle(bundle)
     session = open_session(opened, precision="int8")
+    paths = sorted(good_pictures.iterdir())
     scores = {
         path.name: float(session.run(load_image(path, input_format=opened.manifest.input)[None]).score[0])
-        for path in sorted(good_pictures.iterdir())[1::2]
+        for path in (paths[i] for i in stratified(len(paths), most=10))
     }
     ranked = sorted(scores, key=lambda name: -scores[name])
     assert [image["name"] for image in highest["images"]] == ranked[:3]
