@@ -47,7 +47,8 @@ class LineModel:
         batch: Images that go through the graph at once.
 
     Raises:
-        ConfigurationError: A bundle trained on whole parts is asked to judge tiles, or the other way round.
+        ConfigurationError: A bundle trained on whole parts is asked to judge tiles, or the other way round; or nothing
+            of a tile is left that its neighbour does not share.
     """
 
     def __init__(self, detector: Detector, *, web: WebSettings | None = None, batch: int = 1) -> None:
@@ -62,6 +63,11 @@ class LineModel:
             raise ConfigurationError(
                 f"{detector.bundle.path}: was trained on tiles of {self.tile_px} px and cannot judge whole parts; "
                 "give --tile-overlap-px 32, or [web] in the station file, or train without --tile"
+            )
+        if web is not None and self.tile_px is not None and web.overlap_px >= self.tile_px:
+            raise ConfigurationError(
+                f"{detector.bundle.path}: its tiles of {self.tile_px} px cannot share {web.overlap_px} px; give "
+                f"--tile-overlap-px, or overlap_px in [web], less than {self.tile_px}"
             )
         self.detector = detector
         self.content = manifest.content_sha256[:12]

@@ -102,7 +102,7 @@ def test_lines_of_a_web_that_nobody_would_look_at_are_unknown(tiled: Path) -> No
         ListSource(blocks),  # type: ignore[arg-type]
         assembler=Assembler(frame_lines=80, overlap_lines=0),
     )
-    with running(tiled, Camera(name="web", source=source), web=WebSettings()) as line:
+    with running(tiled, Camera(name="web", source=source), web=WebSettings(overlap_px=8)) as line:
         line.finish()
     assert line.sink.decisions == ["UNKNOWN"] * 3
     told = "a web is looked at in all of its lines, and --crop takes 40 of this frame's 80"

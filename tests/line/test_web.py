@@ -296,6 +296,14 @@ def test_a_bundle_for_whole_parts_refuses_tiles_and_the_other_way_round(tiled: P
         LineModel(load(tiled))
 
 
+@pytest.mark.parametrize("overlap_px", [32, 33, 60])
+def test_an_overlap_that_leaves_nothing_of_a_tile_is_refused(tiled: Path, overlap_px: int) -> None:
+    # placed so, one tile of 32 px was all that a frame of 50 px got, and the rest of it passed unseen
+    with pytest.raises(ConfigurationError, match=f"tiles of 32 px cannot share {overlap_px} px; .* less than 32"):
+        LineModel(load(tiled), web=WebSettings(overlap_px=overlap_px))
+    LineModel(load(tiled), web=WebSettings(overlap_px=31))
+
+
 def web_with_spots(*spots: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     web = np.full((640, 80, 3), 128, np.uint8)
     for top, left, height, width in spots:
