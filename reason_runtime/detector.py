@@ -215,7 +215,7 @@ class Detector:
         """Where a finite map reaches the pixel threshold, in pixels of a picture of this shape, rows first."""
         if self.pixel_threshold is None:
             return ()
-        form = self.bundle.manifest.input
+        form = self.bundle.manifest.map_format
         return regions_of_picture(
             anomaly_map, pixel_threshold=self.pixel_threshold, input_format=form, shape=(shape[0], shape[1])
         )

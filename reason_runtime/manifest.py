@@ -188,6 +188,21 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     content_sha256: str = ""
 
+    @property
+    def map_format(self) -> InputFormat:
+        """How a picture becomes what the map shows: `input`, or what a graph that resizes by itself does within."""
+        if self.input.resize_filter != "in-graph":
+            return self.input
+        side = self.method.crop_from_px or self.map_size_px
+        return dataclasses.replace(
+            self.input,
+            height_px=self.map_size_px,
+            width_px=self.map_size_px,
+            resize_height_px=side,
+            resize_width_px=side,
+            resize_filter="pillow-bilinear",
+        )
+
     def scores_in(self, precision: Precision) -> ScoreStatistics | None:
         """Held-out scores as a file of this precision gives them: int8 has its own, half and bf16 keep float32's."""
         if precision != "int8":

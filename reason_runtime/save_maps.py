@@ -51,7 +51,7 @@ class MapWriter:
         picture = overlay(
             judgement.image,
             judgement.result.anomaly_map,
-            input_format=self._detector.bundle.manifest.input,
+            input_format=self._detector.bundle.manifest.map_format,
             scale=self._scale,
             pixel_threshold=self._detector.pixel_threshold if judgement.result.is_anomalous else None,
         )

@@ -158,7 +158,7 @@ class LineModel:
             defects=defects if verdict.decision == "NG" else (),
             picture=None
             if verdict.decision == "OK" or image is None
-            else Picture(image=image, anomaly_map=anomaly_map, input_format=self._form),
+            else Picture(image=image, anomaly_map=anomaly_map, input_format=self.detector.bundle.manifest.map_format),
         )
 
     def _located(self, anomaly_map: NDArray[np.float32], image: Pixels) -> tuple[Defect, ...]:

@@ -5,18 +5,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from reason_runtime import load
-from reason_runtime.bundle import Bundle, open_bundle, update_bundle
+from reason_runtime.bundle import Bundle, open_bundle, update_bundle, write_bundle
 from reason_runtime.image import InputFormat, covered, square_format
+from reason_runtime.line.frame import Frame, Grab
+from reason_runtime.line.model import LineModel
+from reason_runtime.line.sinks.pictures import paint_reject
+from reason_runtime.line.web.judge import DefectBook
 from reason_runtime.manifest import Quantisation, ScoreStatistics
 from reason_runtime.predict import judge
 from reason_runtime.regions import Region, find_regions, regions_of_picture
-from tests.runtime.bundles import grey_model, make_bundle
+from reason_runtime.save_maps import MapWriter
+from tests.runtime.bundles import golden_bytes, grey_model, make_bundle, make_manifest
 
 FORM = square_format(32)
 
@@ -153,6 +160,60 @@ def test_a_part_that_passes_and_one_that_is_not_judged_have_no_regions(tmp_path:
     broken = make_bundle(tmp_path / "broken", scale=float("nan"))
     result = load(broken.path)(part())
     assert (result.decision, result.regions) == ("UNKNOWN", ())
+
+
+def centre_bundle(path: Path) -> Bundle:
+    """Takes frames of 64 x 96, halves their rows, takes a third of their columns, and looks at the centre of that."""
+    made = onnx.load_from_string(grey_model())
+    made.graph.node.pop()
+    made.graph.node[-1].output[0] = "whole"
+    made.graph.node.extend(
+        [
+            helper.make_node("Unsqueeze", ["whole", "channel_axis"], ["plane"]),
+            helper.make_node("AveragePool", ["plane"], ["small_plane"], kernel_shape=[2, 3], strides=[2, 3]),
+            helper.make_node("Squeeze", ["small_plane", "channel_axis"], ["small"]),
+            helper.make_node("Slice", ["small", "first", "end", "map_axes"], ["anomaly_map"]),
+            helper.make_node("ReduceMax", ["anomaly_map", "map_axes"], ["score"], keepdims=0),
+        ]
+    )
+    for name, values in (("channel_axis", [1]), ("first", [8, 8]), ("end", [24, 24])):
+        made.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    for value, sides in ((made.graph.input[0], (64, 96)), (made.graph.output[0], (16, 16))):
+        for axis, side in enumerate(sides, 1):
+            value.type.tensor_type.shape.dim[axis].dim_value = side
+    form = InputFormat(height_px=64, width_px=96, resize_height_px=64, resize_width_px=96, resize_filter="in-graph")
+    manifest = make_manifest(input_format=form)
+    method = dataclasses.replace(manifest.method, settings={"crop_from_px": 32})
+    manifest = dataclasses.replace(manifest, map_size_px=16, method=method)
+    return write_bundle(
+        path, manifest=manifest, files={"model.onnx": made.SerializeToString(), "golden.npz": golden_bytes(form)}
+    )
+
+
+def test_places_are_those_of_the_centre_where_the_graph_resizes_and_crops(tmp_path: Path) -> None:
+    detector = load(centre_bundle(tmp_path / "bundle").path)
+    frame = np.full((64, 96, 3), 128, np.uint8)
+    frame[20:28, 60:66] = 255
+    result = detector(frame)
+    assert result.anomaly_map.shape == (16, 16)
+    (region,) = result.regions
+    assert (region.x_px, region.y_px, region.width_px, region.height_px) == (60, 20, 6, 8)
+    frame_of_line = Frame(
+        camera="c", number=0, key="k", part_id="p", grab=Grab(grabbed_ns=0, image=frame), deadline_ns=None, grabbed_at=0
+    )
+    model = LineModel(detector)
+    prepared = model.prepare(frame)
+    answer = model.judge(frame_of_line, prepared, model.infer(prepared.images), book=DefectBook())
+    assert [(item.x_px, item.first_line, item.width_px, item.lines) for item in answer.defects] == [(60, 20, 6, 8)]
+    assert answer.picture is not None
+    Image.fromarray(frame).save(tmp_path / "part.png")
+    writer = MapWriter(detector, folder=tmp_path / "maps", sources=[tmp_path / "part.png"], scale=None)
+    writer.write(judge(detector, tmp_path / "part.png"))
+    saved = np.asarray(Image.open(tmp_path / "maps" / "part.png.overlay.png"))
+    for painted in (saved, paint_reject(answer.picture, detector)):
+        rows, columns = np.nonzero((painted != frame).any(axis=2))
+        assert 16 <= rows.min() <= 20 < 27 <= rows.max() <= 31
+        assert 56 <= columns.min() <= 60 < 65 <= columns.max() <= 69
 
 
 def test_the_map_of_tiles_is_the_pictures_own() -> None:

@@ -24,7 +24,7 @@ def paint_reject(picture: Picture, detector: Detector) -> NDArray[np.uint8]:
     Raises:
         ImageError: Pixels of a kind that is refused.
     """
-    form = picture.input_format or detector.bundle.manifest.input
+    form = picture.input_format or detector.bundle.manifest.map_format
     image = as_image(picture.image, input_format=form)
     map_, scale = picture.anomaly_map, 1.0
     try:
