@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import threading
 import time
@@ -10,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from reason_runtime.errors import ConfigurationError, SourceError
-from reason_runtime.image import square_format
+from reason_runtime.image import InputFormat, square_format
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.linescan import LineScanSource, Motion, read_faults
-from reason_runtime.line.sources.open import open_source
+from reason_runtime.line.sources.open import gives_files, open_source
 from reason_runtime.line.sources.opencv import has_gstreamer
 from reason_runtime.line.sources.source import Source
 
@@ -59,6 +60,25 @@ def test_a_folder_gives_images_by_name_and_unreadable_ones_without_pixels(tmp_pa
     assert "is not an image" in (found[2].failure or "")
     assert found[0].image is not None
     assert found[0].image[0, 0, 0] == 1
+
+
+@pytest.mark.parametrize("kind", ["", "video:", "folder:"])
+@pytest.mark.parametrize("form", [dataclasses.replace(FORM, white_level=4095), None])
+def test_a_picture_that_is_named_is_read_as_one_of_a_folder_and_no_video(
+    tmp_path: Path, form: InputFormat | None, kind: str
+) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    pixels = np.random.default_rng(1).integers(0, 4096, (30, 40), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "part.PNG", exif=turned)
+    (one,) = grabs(open_source(f"{kind}{tmp_path}/part.PNG", input_format=form))
+    (other,) = grabs(open_source(str(tmp_path), input_format=form))
+    assert one.path == str(tmp_path / "part.PNG") == other.path
+    assert one.image is not None
+    assert other.image is not None
+    assert one.image.shape[:2] == (40, 30)
+    np.testing.assert_array_equal(one.image, other.image)
+    assert gives_files(f"{kind}{tmp_path}/part.PNG")
 
 
 def test_frames_of_a_video_are_rgb(tmp_path: Path) -> None:

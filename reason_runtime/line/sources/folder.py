@@ -1,4 +1,4 @@
-"""Images of a folder, in the order of their names."""
+"""Images of a folder, in the order of their names, or one image."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class FolderSource:
     """See `Source`; an image that cannot be read is a frame without pixels.
 
     Args:
-        folder: With images.
+        place: A folder with images, or an image.
         input_format: Of the bundle: files are read by its rules. None keeps 16 bits, and mono is mono.
     """
 
     live = False
     checks_freezing = False
 
-    def __init__(self, folder: Path, *, input_format: InputFormat | None) -> None:
-        self._folder = folder
+    def __init__(self, place: Path, *, input_format: InputFormat | None) -> None:
+        self._place = place
         self._form = input_format
         self._paths: Iterator[Path] = iter(())
 
     def open(self) -> None:
         """See `Source.open`."""
         try:
-            paths = list_images(self._folder)
+            paths = [self._place] if self._place.is_file() else list_images(self._place)
         except DataError as error:
             raise SourceError(str(error)) from error
         if not paths:
-            raise SourceError(f"{self._folder}: holds no image; expected files that end in {' '.join(SUFFIXES)}")
+            raise SourceError(f"{self._place}: holds no image; expected files that end in {' '.join(SUFFIXES)}")
         self._paths = iter(paths)
 
     def read(self) -> Grab | Nothing:

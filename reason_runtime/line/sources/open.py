@@ -3,7 +3,7 @@
 | address | frames |
 |---|---|
 | `DIR`, `folder:DIR` | images, by name |
-| `FILE`, `video:FILE` | frames of a video |
+| `FILE`, `video:FILE` | frames of a video; of a file that is called as a picture is, that |
 | `opencv:0` | a camera that OpenCV opens by number |
 | `rtsp://...`, `rtsps://...`, `http://...`, `https://...` | a stream, by FFmpeg |
 | `aravis:`, `aravis:NAME` | a GigE Vision or USB3 Vision camera; the first, or by name, serial number or IP address |
@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import InputFormat
+from reason_runtime.image import SUFFIXES, InputFormat
 from reason_runtime.line.address import Address, host_and_port, parse_address
 from reason_runtime.line.sources.source import Source
 
@@ -67,7 +67,7 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
 def gives_files(text: str) -> bool:
     """Whether picture files come from an address, which are read by the input format that it was opened with."""
     address = parse_address(text, kinds=_KINDS)
-    return address.kind == "post" or _is_folder(address)
+    return address.kind == "post" or _is_pictures(address)
 
 
 def folder_of(text: str) -> Path | None:
@@ -77,8 +77,12 @@ def folder_of(text: str) -> Path | None:
     return path if address.kind in ("", "folder") and path.is_dir() else None
 
 
-def _is_folder(address: Address) -> bool:
-    return address.kind == "folder" or (address.kind == "" and Path(address.place).is_dir())
+def _is_pictures(address: Address) -> bool:
+    """A folder of them, or one: OpenCV would read it as a video, without orientation and levels."""
+    path = Path(address.place)
+    if address.kind in ("", "video") and path.suffix.lower() in SUFFIXES:
+        return True
+    return address.kind == "folder" or (address.kind == "" and path.is_dir())
 
 
 def _plain(address: Address, input_format: InputFormat | None, counts_per_line: int) -> Source:
@@ -111,7 +115,7 @@ def _plain(address: Address, input_format: InputFormat | None, counts_per_line: 
         raise ConfigurationError(
             f"source {address.text!r}: names nothing; expected a folder, a file or a camera's number"
         )
-    if _is_folder(address):
+    if _is_pictures(address):
         from reason_runtime.line.sources.folder import FolderSource
 
         return FolderSource(path, input_format=input_format)
