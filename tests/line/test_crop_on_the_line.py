@@ -125,6 +125,29 @@ def test_pictures_of_rejects_show_the_map_in_its_place(kind: str, whole_part: Pa
     assert columns.max() == 93
 
 
+@pytest.mark.parametrize("crop", [None, (30, 0, 64, 200)])
+def test_a_partial_frame_of_a_web_shows_the_map_in_its_place_and_none_where_it_is_mirrored(
+    crop: tuple[int, int, int, int] | None, tmp_path: Path
+) -> None:
+    bundle = line_bundle(tmp_path / "web", tile_px=32, crop_px=crop).path
+    web = np.full((90, 120, 3), 128, np.uint8)
+    web[70:80, 40:52] = 255  # mirrored at 100 to 110
+    source = WebSource(ListSource([web]), assembler=Assembler(frame_lines=200, overlap_lines=0))  # type: ignore[arg-type]
+    settings, sink = WebSettings(overlap_px=8), ListSink(wants_pictures=True)
+    with running(bundle, Camera(name="web", source=source), web=settings, sink=sink) as line:
+        line.finish()
+    (reject,) = line.sink.answers
+    assert [(item.first_line, item.lines) for item in reject.defects] == [(70, 10)]
+    assert reject.picture is not None
+    changed = paint_reject(reject.picture, load(bundle)) != reject.picture.image
+    rows, columns = np.nonzero(changed.any(axis=2))
+    line_px = 2  # that is drawn around the map's 70 to 79 and 40 to 51
+    assert 70 - line_px <= rows.min() <= 70
+    assert 79 <= rows.max() <= 79 + line_px
+    assert 40 - line_px <= columns.min() <= 40
+    assert 51 <= columns.max() <= 51 + line_px
+
+
 def test_a_reject_is_drawn_as_the_bundle_that_judged_it_saw_it(whole_part: Path, tmp_path: Path) -> None:
     spotted = frame((20, 80, 20, 14))
     with running(whole_part, camera(spotted), sink=ListSink(wants_pictures=True)) as line:

@@ -82,7 +82,7 @@ class Seen:
 
     Attributes:
         score: Highest value of the rows that the frame owns, raw units; NaN where any value is not finite.
-        anomaly_map: (rows, columns) of what is looked at of the frame, valid lines only.
+        anomaly_map: (rows, columns) of what is looked at of the frame; 0 on lines that the camera did not give.
         defects: Regions at or above the threshold that touch an owned row.
     """
 
@@ -123,7 +123,8 @@ def judge_web(
         if limit is None or not score >= limit
         else _defects(stitched, limit, strip, settings, corner=corner, width_px=shape[1])
     )
-    return Seen(score=score, anomaly_map=stitched, defects=defects)
+    shown = np.pad(stitched, ((0, part[0] - len(stitched)), (0, 0)))  # pictures lay it over all of the frame
+    return Seen(score=score, anomaly_map=shown, defects=defects)
 
 
 def whole_frame(rows: int) -> Strip:
