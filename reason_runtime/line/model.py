@@ -143,7 +143,7 @@ class LineModel:
             score, anomaly_map, defects = outputs.score[0], outputs.anomaly_map[0], ()
         verdict = self.detector.judge(score, anomaly_map)
         if verdict.decision == "NG" and not prepared.tiles and image is not None:
-            defects = self._located(anomaly_map, image)
+            defects = self._located(anomaly_map, image, frame.grab.strip)
         limit = self.detector.limit
         unjudged: Cause = "not-finite" if not np.isfinite(verdict.score) else "no-threshold"
         return dataclasses.replace(
@@ -161,9 +161,9 @@ class LineModel:
             else Picture(image=image, anomaly_map=anomaly_map, input_format=self.detector.bundle.manifest.map_format),
         )
 
-    def _located(self, anomaly_map: NDArray[np.float32], image: Pixels) -> tuple[Defect, ...]:
-        """What is wrong with a whole part, in pixels of its frame."""
-        return tuple(
+    def _located(self, anomaly_map: NDArray[np.float32], image: Pixels, strip: Strip | None) -> tuple[Defect, ...]:
+        """What is wrong with a whole part, in pixels of its frame; of a frame of a web, in lines of that."""
+        found = [
             Defect(
                 x_px=region.x_px,
                 width_px=region.width_px,
@@ -172,4 +172,16 @@ class LineModel:
                 peak=region.peak,
             )
             for region in self.detector.regions(anomaly_map, image.shape)
+        ]
+        if strip is None:
+            return tuple(found)
+        return tuple(
+            dataclasses.replace(
+                item,
+                first_line=strip.first_line + item.first_line,
+                lines=min(item.lines, strip.valid_lines - item.first_line),
+                encoder_count=strip.encoder_count + item.first_line * strip.counts_per_line,
+            )
+            for item in found
+            if item.first_line < strip.valid_lines
         )

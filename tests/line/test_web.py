@@ -285,6 +285,23 @@ def test_a_tile_of_no_size_is_refused(value: Json) -> None:
         tile_px_of(dataclasses.replace(make_manifest(), training=made))
 
 
+def test_a_bundle_for_whole_parts_lists_what_it_finds_on_a_web_in_lines_of_the_web(whole: Path) -> None:
+    web = np.full((150, 80, 3), 128, np.uint8)
+    web[110:120, 40:50] = 250
+    web[140:144, 10:20] = 250
+    assembler = Assembler(frame_lines=64, overlap_lines=0, counts_per_line=3)
+    source = WebSource(ListSource([web[:100], web[100:]]), assembler=assembler)  # type: ignore[arg-type]
+    with running(whole, Camera(name="web", source=source)) as line:
+        line.finish()
+    assert [answer.valid_lines for answer in line.sink.answers] == [64, 64, 22]
+    found = [(answer.first_line, item) for answer in line.sink.answers for item in answer.defects]
+    assert [first for first, _ in found] == [64, 128]  # the last one is not listed again where it is mirrored
+    for (_, item), (top, height) in zip(found, [(110, 10), (140, 4)], strict=True):
+        assert abs(item.first_line - top) <= 2  # a frame of 64 lines is resized to 32
+        assert abs(item.first_line + item.lines - top - height) <= 2
+        assert item.encoder_count == 3 * item.first_line
+
+
 def test_a_bundle_for_whole_parts_refuses_tiles_and_the_other_way_round(tiled: Path, whole: Path) -> None:
     with pytest.raises(
         ConfigurationError, match="trained on whole parts and cannot judge tiles.*leave out --tile-overlap-px"
