@@ -18,7 +18,7 @@ from reason_runtime.image import InputFormat, square_format
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.linescan import LineScanSource, Motion, read_faults
 from reason_runtime.line.sources.open import gives_files, open_source
-from reason_runtime.line.sources.opencv import has_gstreamer
+from reason_runtime.line.sources.opencv import has_gstreamer, pixels_of_frame
 from reason_runtime.line.sources.source import Source
 
 FORM = square_format(32)
@@ -88,6 +88,15 @@ def test_frames_of_a_video_are_rgb(tmp_path: Path) -> None:
     assert second.image is not None
     np.testing.assert_allclose(first.image.mean(axis=(0, 1)), (250, 10, 10), atol=5)  # JPEG's loss
     np.testing.assert_allclose(second.image.mean(axis=(0, 1)), (10, 10, 250), atol=5)
+
+
+def test_frames_of_16_bits_stay_16_bits_and_others_are_refused() -> None:
+    frame = np.arange(3 * 4 * 3, dtype=np.uint16).reshape(3, 4, 3) * 1800
+    np.testing.assert_array_equal(pixels_of_frame(frame), frame[:, :, ::-1])
+    np.testing.assert_array_equal(pixels_of_frame(frame[:, :, 0]), frame[:, :, 0])
+    assert pixels_of_frame(frame).dtype == np.uint16
+    with pytest.raises(SourceError, match="pixels of the type float32; expected 8 or 16 bits"):
+        pixels_of_frame(frame.astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
+from reason_runtime.detector import Pixels
 from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.frame import Grab
 from reason_runtime.line.sources.source import Nothing
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 _OPEN_MS = 5000
 _READ_MS = 2000
@@ -81,8 +85,7 @@ class OpenCvSource:
         if there:
             self._count += 1
             self._last_ms = self._video.get(cv2.CAP_PROP_POS_MSEC)
-            rgb = frame if frame.ndim == 2 else np.ascontiguousarray(frame[:, :, ::-1])
-            return Grab(grabbed_ns=time.monotonic_ns(), image=rgb.astype(np.uint8, copy=False))
+            return Grab(grabbed_ns=time.monotonic_ns(), image=pixels_of_frame(frame))
         if self._kind != "file":
             raise SourceError(f"{self._place}: the stream ended, or gave nothing for {_READ_MS / 1000:g} s")
         if self._count == 0:
@@ -112,6 +115,20 @@ class OpenCvSource:
         if self._video is not None:
             self._video.release()
             self._video = None
+
+
+def pixels_of_frame(frame: MatLike) -> Pixels:
+    """OpenCV's frame in RGB, or mono; 16 bits, which a GStreamer pipeline may give, stay 16 bits.
+
+    Raises:
+        SourceError: Another type of pixels.
+    """
+    rgb = frame if frame.ndim == 2 else np.ascontiguousarray(frame[:, :, ::-1])
+    if rgb.dtype == np.uint16:
+        return rgb.astype(np.uint16, copy=False)
+    if rgb.dtype == np.uint8:
+        return rgb.astype(np.uint8, copy=False)
+    raise SourceError(f"the stream gives pixels of the type {rgb.dtype}; expected 8 or 16 bits without sign")
 
 
 def has_gstreamer(build: str) -> bool:
