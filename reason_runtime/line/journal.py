@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,16 +105,35 @@ class Journal:
             self._append(line)
             self._open[frame.key] = _Entry(taken=line)
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, *, instead: Callable[[], Answer | None] = lambda: None) -> Answer:
         """Record the answer of a part, before it is handed to anybody.
+
+        Args:
+            answer: To record.
+            instead: Asked once the disk has the answer, which may have taken long: what to record in its place, since
+                it comes too late; None where it does not.
+
+        Returns:
+            What is recorded.
 
         Raises:
             SinkError: The system refused to write; nothing is recorded.
         """
-        line = _line({"answer": answer.line(), "key": answer.key})
         with self._lock:
-            self._append(line)
+            size, is_cut = self._size, self._is_cut
+            line = self._append_answer(answer)
+            if (other := instead()) is not None:
+                with suppress(OSError):  # of two answers the last counts; the first must not stay alone
+                    os.ftruncate(self._file, size)
+                    self._size, self._is_cut = size, is_cut
+                answer, line = other, self._append_answer(other)
             self._open.setdefault(answer.key, _Entry()).answer = line
+            return answer
+
+    def _append_answer(self, answer: Answer) -> bytes:
+        line = _line({"answer": answer.line(), "key": answer.key})
+        self._append(line)
+        return line
 
     def delivered(self, key: str) -> None:
         """Record that nothing is left to do for a part.

@@ -177,15 +177,16 @@ class Ledger:
         timed = _timed(frame, answer)
         if self._journal is None:
             return timed
+
+        def late() -> Answer | None:
+            is_late = timed.decision != "UNKNOWN" and _is_late(frame)
+            return _timed(frame, unknown(frame, "deadline", _LATE)) if is_late else None
+
         try:
-            self._journal.answered(timed)
-            if timed.decision != "UNKNOWN" and _is_late(frame):
-                timed = _timed(frame, unknown(frame, "deadline", _LATE))
-                self._journal.answered(timed)  # of two answers the last counts, and nobody has heard of the first
+            return self._journal.answered(timed, instead=late)
         except SinkError as error:
             self._journal_failed(str(error))
             return _timed(frame, unknown(frame, "journal", str(error)))
-        return timed
 
 
 def _is_late(frame: Frame) -> bool:

@@ -368,6 +368,36 @@ def test_an_answer_that_a_slow_disk_makes_late_is_unknown_in_the_journal_too(
     again.close()
 
 
+def test_an_ok_that_a_slow_disk_makes_late_is_not_found_again_where_its_unknown_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path, sync=True)
+    book = Book(journal)
+    good, next_one = frame(0, deadline_s=0.1), frame(1)
+    assert book.ledger.take(good)
+    to_disk, disk = os.fdatasync, ["stalls", "fails"]
+
+    def bad(descriptor: int) -> None:
+        state = disk.pop(0) if disk else "well"
+        time.sleep(0.15 if state == "stalls" else 0)
+        if state == "fails":
+            raise OSError(errno.EIO, "Input/output error")
+        to_disk(descriptor)
+
+    monkeypatch.setattr("os.fdatasync", bad)
+    assert not book.ledger.answer(good, passed(good))
+    assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "journal")]
+    assert not journal.has_answer(good.key)
+    assert book.ledger.take(next_one)
+    assert book.ledger.answer(next_one, passed(next_one))
+    journal.close()
+    again = Journal(path)
+    found = {answer.part_id: answer.decision for answer in again.recovered()}
+    assert found == {"top-0": "UNKNOWN", "top-1": "OK"}
+    again.close()
+
+
 def test_an_answer_that_waits_for_the_part_before_outlives_its_deadline_and_is_recorded_once(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
