@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+
+import pytest
 
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.ledger import Ledger
@@ -46,6 +49,58 @@ def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
     publisher.finish(1)
     assert [event.level for event in sink.events if event.name == "timekeeper"] == ["fault", "info"]
     assert "MemoryError: no room" in sink.events[0].text
+
+
+def test_a_pause_of_the_whole_process_is_followed_by_no_burst_of_heartbeats() -> None:
+    beats_s: list[float] = []
+    metrics = Metrics()
+    publisher = Publisher(metrics=metrics, journal=None)
+    ledger = Ledger(publish=publisher.publish, journal=None, metrics=metrics, journal_failed=lambda _: None)
+
+    def publish(_: Message) -> None:
+        beats_s.append(time.monotonic())
+        if len(beats_s) == 1:
+            time.sleep(0.5)
+
+    clock = Timekeeper(
+        desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
+        grabbers=[],
+        journal=None,
+        hang_s=10,
+        heartbeat_s=0.05,
+        publish=publish,
+        hung=lambda *_: None,
+    )
+    clock.thread.start()
+    until_s = time.monotonic() + 10
+    while len(beats_s) < 10 and time.monotonic() < until_s:
+        time.sleep(0.01)
+    clock.stop()
+    ledger.wake()
+    clock.thread.join(5)
+    assert beats_s[9] - beats_s[1] > 0.2  # those that fell into the pause are left out
+
+
+def test_a_clock_that_waits_for_a_disk_for_a_moment_is_no_end_of_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_disk, stalls = os.fdatasync, [0.5]
+
+    def slow(descriptor: int) -> None:
+        time.sleep(stalls.pop() if stalls else 0)
+        to_disk(descriptor)
+
+    journal = Journal(tmp_path / "journal", sync=True)
+    monkeypatch.setattr("os.fdatasync", slow)
+    settings = PipelineSettings(hang_s=0.2, heartbeat_s=0.02)
+    parts = camera(part(130), *[0.05] * 60, live=True)
+    with running(line_bundle(tmp_path / "line").path, parts, journal=journal, settings=settings) as line:
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s:  # longer than the clock may take for a turn
+            assert not line.pipeline.wait(0.02)
+        assert line.close() == "stopped"
+    assert line.sink.causes == ["judged"]
+    journal.close()
 
 
 def test_a_line_that_waits_for_its_camera_takes_no_processor_time(tmp_path: Path) -> None:
