@@ -209,6 +209,22 @@ def test_a_file_that_cannot_be_read_is_an_error_after_everything_before_it_is_an
         assert line.sink.decisions == ["OK", "NG"]
 
 
+def test_a_file_that_cannot_be_read_ends_the_line_though_another_camera_goes_on(bundle: Path) -> None:
+    broken = camera(part(130), SourceError("file.avi: is cut off"), name="file")
+    with running(bundle, camera(*[0.05] * 400, live=True), broken) as line:
+        assert line.pipeline.wait(10)
+        with pytest.raises(SourceError, match="is cut off"):
+            line.close()
+    assert line.sink.decisions == ["OK"]
+
+
+def test_a_threshold_of_zero_rejects_every_part_and_is_no_fault(tmp_path: Path) -> None:
+    with running(line_bundle(tmp_path / "b", threshold=0.0).path, camera(part(130), part(131))) as line:
+        line.finish()
+    assert line.sink.decisions == ["NG", "NG"]
+    assert line.sink.events == []
+
+
 def test_a_camera_that_goes_quiet_makes_the_heartbeat_stand_still(bundle: Path) -> None:
     source = Camera(name="top", source=ListSource([part(130), *[0.05] * 8, part(130)], live=True), stall_s=0.1)
     with running(bundle, source, settings=PipelineSettings(heartbeat_s=0.02)) as line:
