@@ -195,6 +195,31 @@ def test_a_record_that_did_not_reach_the_disk_is_not_found_again(
     assert {answer.part_id: answer.decision for answer in Journal(tmp_path / "journal").recovered()} == told
 
 
+def test_a_part_that_the_disk_did_not_take_is_unknown_though_it_takes_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal", sync=True)
+    book = Book(journal)
+    to_disk, failures = os.fdatasync, [OSError(errno.EIO, "Input/output error")]
+
+    def fails_once(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        to_disk(descriptor)
+
+    monkeypatch.setattr("os.fdatasync", fails_once)
+    assert not book.ledger.take(frame(0))
+    assert not book.ledger.is_open(frame(0))
+    (told,) = book.published
+    assert (told.decision, told.cause) == ("UNKNOWN", "journal")
+    (failure,) = book.failures
+    assert "Input/output error" in failure
+    journal.close()
+    again = Journal(tmp_path / "journal")
+    assert [answer.line() for answer in again.recovered()] == [told.line()]
+    again.close()
+
+
 def test_a_record_after_a_check_is_found_again_whatever_came_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,8 +335,9 @@ class Book:
     def __init__(self, journal: Journal | None = None) -> None:
         self.published: list[Answer] = []
         self.failures: list[str] = []
+        self.metrics = Metrics()
         self.ledger = Ledger(
-            publish=self.published.append, journal=journal, metrics=Metrics(), journal_failed=self.failures.append
+            publish=self.published.append, journal=journal, metrics=self.metrics, journal_failed=self.failures.append
         )
 
 
@@ -424,6 +450,9 @@ def test_a_deadline_holds_behind_a_part_whose_own_comes_later() -> None:
     book.ledger.expire()
     assert book.ledger.is_open(patient)
     assert not book.ledger.is_open(hurried)
+    started_s = time.monotonic()
+    book.ledger.sleep(time.monotonic_ns() + 50_000_000)  # not at once: the one that waits has its answer
+    assert time.monotonic() - started_s >= 0.05
     assert book.ledger.answer(patient, passed(patient))
     assert [answer.cause for answer in book.published] == ["judged", "deadline"]
 
@@ -605,6 +634,8 @@ def test_an_answer_says_how_long_it_took_since_the_grab() -> None:
     (answer,) = book.published
     assert answer.latency_ms is not None
     assert 3000 <= answer.latency_ms < 30_000
+    (counted_ms,) = book.metrics.snapshot().latest_ms
+    assert answer.latency_ms <= counted_ms < 30_000
 
 
 def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> None:
@@ -616,6 +647,7 @@ def test_an_answer_that_the_journal_cannot_hold_is_unknown(tmp_path: Path) -> No
     assert not book.ledger.answer(first, passed(first))
     assert len(book.failures) == 1
     assert not book.ledger.take(second)
+    assert len(book.failures) == 3  # neither that it came nor its answer could be written
     assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "journal")] * 2
     assert all("cannot be written" in text for text in book.failures)
     assert json.dumps(book.published[0].line())
