@@ -31,28 +31,16 @@ def aupro(ranking: Ranking, masks: Masks, *, fpr_limit: float = FPR_LIMIT) -> fl
 
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021.
     """
-    return area_under(*roc_curve(ranking, weights=region_weights(masks)), limit=fpr_limit)
+    return area_under(*pro_curve(ranking, masks), limit=fpr_limit)
 
 
-def pro_curve(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | None = None) -> tuple[Rates, Rates]:
-    """Corners of the exact per-region overlap curve over all images, of the pixels that count.
-
-    Args:
-        maps: (N, H, W) anomaly maps of all test images.
-        masks: (N, H, W), True where defective.
-        counted: (H, W), True where defects count; None: everywhere.
+def pro_curve(ranking: Ranking, masks: Masks) -> tuple[Rates, Rates]:
+    """Corners of the exact per-region overlap curve; arguments as of `aupro`.
 
     Returns:
         False-positive rate and mean overlap, rising from (0, 0) to (1, 1).
-
-    Raises:
-        ValueError: The shapes differ.
-        DataError: A value is not finite, or there is no defective or no good pixel.
     """
-    _check_shapes(maps, masks)
-    if counted is not None:
-        masks = masks & counted
-    return roc_curve(rank(of_counted(maps, counted), of_counted(masks, counted)), weights=region_weights(masks))
+    return roc_curve(ranking, weights=region_weights(masks))
 
 
 def region_weights(masks: Masks) -> Rates:

@@ -93,8 +93,6 @@ def _judge(
                 threshold=result.threshold,
                 pixel_threshold=result.pixel_threshold,
                 maps=result.judgement.maps,
-                masks=result.masks,
-                counted=result.counted,
                 input_format=input_format(result.run.config.method),
                 settings=report_settings(result),
                 tile_px=result.run.config.training.tile_px,

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason_runtime.errors import DataError
-from reason_train.aupro import Masks, aupro, aupro_per_image, partly_defective
+from reason_train.aupro import Masks, aupro, aupro_per_image, partly_defective, pro_curve
 from reason_train.datasets.samples import Sample
 from reason_train.metrics import BestF1, auroc, average_precision, best_f1
-from reason_train.ranking import Values, masks_that_count, of_counted, rank
+from reason_train.ranking import Rates, Values, masks_that_count, of_counted, rank, roc_curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,8 @@ class PixelResult:
         best_f1: Over all test pixels.
         unmarked: Defective images without a defective pixel: their defects vanished when the masks were resized, lie
             where defects do not count, or were never drawn. No figure of pixels knows of them.
+        roc: Corners of the curve whose area `auroc` is, to be drawn.
+        pro: Corners of the per-region overlap curve, to be drawn.
     """
 
     auroc: float
@@ -54,6 +56,8 @@ class PixelResult:
     average_precision: float
     best_f1: BestF1
     unmarked: int
+    roc: tuple[Rates, Rates] = field(compare=False, repr=False)
+    pro: tuple[Rates, Rates] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +195,8 @@ def _pixel_result(maps: Values, masks: Masks, *, counted: NDArray[np.bool_] | No
         average_precision=average_precision(ranking),
         best_f1=best_f1(ranking),
         unmarked=unmarked,
+        roc=roc_curve(ranking),
+        pro=pro_curve(ranking, masks),
     )
 
 

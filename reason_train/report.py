@@ -16,12 +16,12 @@ from reason_runtime.atomic import make_folder, write_bytes
 from reason_runtime.errors import ReasonError
 from reason_runtime.image import InputFormat
 from reason_runtime.manifest import Threshold
-from reason_train.aupro import FPR_LIMIT, Masks, pro_curve
+from reason_train.aupro import FPR_LIMIT
 from reason_train.calibration import images_needed
 from reason_train.datasets import Sample
-from reason_train.evaluation import Evaluation
+from reason_train.evaluation import Evaluation, PixelResult
 from reason_train.metrics import wrong_decisions
-from reason_train.ranking import Values, of_counted, rank, roc_curve
+from reason_train.ranking import Values, rank, roc_curve
 from reason_train.report_cases import Painter, case_section, map_key, worst
 from reason_train.report_charts import Curve, histogram, line_chart
 from reason_train.report_tables import defect_table, figure, group_section, settings_table, versions
@@ -39,8 +39,6 @@ def write_report(
     threshold: Threshold | None,
     pixel_threshold: float | None,
     maps: NDArray[np.float32] | None,
-    masks: Masks | None,
-    counted: NDArray[np.bool_] | None = None,
     input_format: InputFormat,
     settings: Mapping[str, object],
     notes: Sequence[str] = (),
@@ -57,9 +55,7 @@ def write_report(
         scores: (N,) raw.
         threshold: What the line would judge with; None where there is none.
         pixel_threshold: Map value from which on a pixel counts as defective; None where none is known.
-        maps: (N, S, S) raw anomaly maps; None leaves the map pictures and pixel curves out.
-        masks: (N, S, S) from `read_masks`; None leaves the pixel curves out.
-        counted: (S, S), True where defects count, of which the pixel curves are; None: everywhere.
+        maps: (N, S, S) raw anomaly maps; None leaves the map pictures out.
         input_format: How the images are read and which part of them the maps cover.
         settings: What was run; names and values as they shall be read.
         notes: Sentences that a reader must know before the figures.
@@ -98,14 +94,7 @@ def write_report(
             tile_px=tile_px,
             training_known=training_known,
         ),
-        charts=_charts(
-            scores,
-            anomalous,
-            limit=limit,
-            maps=maps,
-            masks=None if evaluation.pixel is None else masks,
-            counted=counted,
-        ),
+        charts=_charts(scores, anomalous, limit=limit, pixel=evaluation.pixel),
         defects=defect_table(evaluation, samples=samples, scores=scores, limit=limit),
         groups=group_section(evaluation),
         map_key="" if maps is None else map_key(painter),
@@ -192,15 +181,7 @@ def _threshold_text(
     )
 
 
-def _charts(
-    scores: Values,
-    anomalous: NDArray[np.bool_],
-    *,
-    limit: float | None,
-    maps: NDArray[np.float32] | None,
-    masks: Masks | None,
-    counted: NDArray[np.bool_] | None,
-) -> str:
+def _charts(scores: Values, anomalous: NDArray[np.bool_], *, limit: float | None, pixel: PixelResult | None) -> str:
     key = " ".join(
         f'<span class="keyed"><span class="key {kind}"></span>{kind}, {way}</span>'
         for kind, way in (("good", "up"), ("defective", "down"))
@@ -214,13 +195,13 @@ def _charts(
     charts = [(f"Scores {key}", drawn)]
     image_x, image_y = roc_curve(rank(scores, anomalous))
     curves = [Curve(name="images", style="first", x=image_x, y=image_y)]
-    if maps is not None and masks is not None:
-        pixel_x, pixel_y = roc_curve(rank(of_counted(maps, counted), of_counted(masks, counted)))
+    if pixel is not None:
+        pixel_x, pixel_y = pixel.roc
         curves.append(Curve(name="pixels", style="second", x=pixel_x, y=pixel_y))
     drawn = line_chart(curves, title="ROC curve", x_label="false-positive rate", y_label="share of defects found")
     charts.append(("ROC", drawn))
-    if maps is not None and masks is not None:
-        pro_x, pro_y = pro_curve(maps, masks, counted=counted)
+    if pixel is not None:
+        pro_x, pro_y = pixel.pro
         drawn = line_chart(
             [Curve(name="regions", style="first", x=pro_x, y=pro_y)],
             title="Per-region overlap curve",

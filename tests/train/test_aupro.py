@@ -103,7 +103,7 @@ def test_it_agrees_with_the_definition_at_every_threshold(seed: int, levels: int
 def test_the_corners_lie_on_the_curve_of_the_definition() -> None:
     masks, maps = masks_and_maps(2, n=3, size=64)
     defective = masks.astype(np.bool_)
-    x, y = pro_curve(maps, defective)
+    x, y = pro_curve(rank(maps, defective), defective)
     slow_x, slow_y = slow_curve(maps, defective)
     assert (x[0], y[0], x[-1], y[-1]) == pytest.approx((0, 0, 1, 1))
     assert np.all(np.diff(x) >= 0)
@@ -181,7 +181,7 @@ def test_what_is_not_defined_is_refused() -> None:
         aupro_per_image(maps, empty)
     with pytest.raises(ValueError, match="limit 0; expected a false-positive rate"):
         aupro(rank(*row([1, 2], [0, 1])), row([1, 2], [0, 1])[1], fpr_limit=0)
-    for figure in (pro_curve, aupro_per_image, aupro_on_grid):
+    for figure in (aupro_per_image, aupro_on_grid):
         with pytest.raises(ValueError, match=r"expected \(N, H, W\) for both"):
             figure(maps, empty[0])
     broken = maps.copy()

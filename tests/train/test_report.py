@@ -63,7 +63,6 @@ def page(
         threshold=threshold,
         pixel_threshold=None if threshold is None else threshold.value,
         maps=maps,
-        masks=truth,
         input_format=square_format(SIZE),
         settings={"teacher": "efficientnet_lite0", "folder": "<b>mine</b>"},
         training_known=training_known,
@@ -235,7 +234,6 @@ def test_groups_have_a_table_with_their_mean(tmp_path: Path) -> None:
         threshold=None,
         pixel_threshold=None,
         maps=None,
-        masks=None,
         input_format=square_format(SIZE),
         settings={},
     )
@@ -268,7 +266,6 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             threshold=None,
             pixel_threshold=None,
             maps=None,
-            masks=None,
             input_format=square_format(SIZE),
             settings={},
         )
