@@ -131,7 +131,7 @@ class _Drawn:
     """What held-out images say.
 
     Attributes:
-        threshold_from: SHA-256 of their files; None where a check of before did not say.
+        threshold_from: SHA-256 of their files; None where none were given.
     """
 
     threshold: Threshold | None = None
@@ -310,11 +310,10 @@ def _established(bundle: Bundle, session: Session) -> _Established:
             from reason_export.accuracy import accuracy_from_json
 
             accuracy = accuracy_from_json(facts["accuracy"])
-        highest = None if known.threshold is None else facts.get("highest_held_out")  # not in checks of before
         drawn = _Drawn(
             threshold=known.threshold,
             scores=known.scores,
-            highest_held_out=highest,
+            highest_held_out=None if known.threshold is None else facts["highest_held_out"],
             threshold_from=known.threshold_from,
         )
         return _Established(accuracy=accuracy, drawn=drawn, not_finite=facts["not_finite"])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import KnownCheck, check_path, known_check
-from reason_runtime.choices import PRECISIONS, RUNNERS, Device, Precision, run_name, runner_device
+from reason_runtime.checks import KnownCheck, known_checks
+from reason_runtime.choices import Device, Precision, run_name, runner_device
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import Session, open_session
 
@@ -119,23 +119,18 @@ def _passed(
 ) -> tuple[list[KnownCheck], dict[str, str]]:
     """What passed here and can decide, and why the rest of what was checked did not or cannot, by name."""
     found, left_out = [], {}
-    for backend, provider in RUNNERS:
-        if device not in (None, runner_device(backend, provider)):
+    for (backend, provider, each), check in known_checks(bundle).items():
+        if device not in (None, runner_device(backend, provider)) or precision not in (None, each):
             continue
-        for each in PRECISIONS if precision is None else (precision,):
-            if not check_path(bundle, backend=backend, precision=each, provider=provider).exists():
-                continue
-            name = run_name(backend, provider, each)
-            try:
-                check = known_check(bundle, backend=backend, precision=each, provider=provider)
-            except BundleError as error:
-                left_out[name] = str(error)
-                continue
-            if check is not None and check.passed:
-                found.append(check)
-            else:
-                why = "checked with other files or on another processor" if check is None else "did not pass its check"
-                left_out[name] = why
+        name = run_name(backend, provider, each)
+        if isinstance(check, BundleError):
+            left_out[name] = str(check)
+        elif check is None:
+            left_out[name] = "checked with other files or on another processor"
+        elif check.passed:
+            found.append(check)
+        else:
+            left_out[name] = "did not pass its check"
     thresholds = bundle.manifest.thresholds
     able = [check for check in found if check.threshold is not None or check.precision in thresholds]
     if not (able or thresholds):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reason_runtime.bundle import GOLDEN, MODELS, UNSIGNED, Bundle
-from reason_runtime.choices import Backend, Precision, Provider, run_name, runner_name
+from reason_runtime.choices import PRECISIONS, RUNNERS, Backend, Precision, Provider, run_name, runner_name
 from reason_runtime.environment import RUNTIME, processor, runtime_version
 from reason_runtime.errors import BundleError
 from reason_runtime.manifest import ScoreStatistics, Threshold, read_statistics, read_threshold
@@ -35,11 +36,10 @@ class KnownCheck:
         threshold: From this backend's own scores on this device; None where none was drawn, or the bundle's own was
             drawn anew since.
         is_superseded: Whether the latter is so.
-        scores: These scores; None in checks of before, too.
-        threshold_from: SHA-256 of the image files that drew it; None where none did, and in checks of before.
+        scores: These scores; None without such a threshold.
+        threshold_from: SHA-256 of the image files that drew it; None without.
         libraries: Versions by name, as the session gave them.
-        runtime: Version of this runtime that the check was made with; None where it was not installed; of a check from
-            before they had a hash none that exists, so that it holds for no session.
+        runtime: Version of this runtime that the check was made with; None where it was not installed.
         facts: All that `reason-export check` wrote.
     """
 
@@ -137,17 +137,14 @@ def known_check(
         environment = as_object(content["environment"], where=f"{path}: environment")
         session = as_object(environment["session"], where=f"{path}: environment.session")
         runtime = as_object(environment["libraries"], where=f"{path}: environment.libraries")[RUNTIME]
-        files = content["files"] if "files" in content else None  # older ones named the bundle as a whole
-        same = files == checked_files(bundle, precision) and environment["processor"] == processor()
-        found, scores = content.get("threshold"), content.get("scores")
-        drew = content.get("threshold_from")
+        same = content["files"] == checked_files(bundle, precision) and environment["processor"] == processor()
+        found, scores, drew = content["threshold"], content["scores"], content["threshold_from"]
         passed = content["passed"] is True
     except KeyError as error:
         raise BundleError(f"{path}: has no {error}; run reason-export check again") from error
     if not same:
         return None
-    has_seal = _SEAL in content
-    if has_seal and content[_SEAL] != _digest(content):
+    if content.get(_SEAL) != _digest(content):
         raise BundleError(f"{path}: was changed since it was written; run reason-export check again")
     is_superseded = found is not None and _is_superseded(content, bundle, precision)
     if is_superseded:
@@ -163,9 +160,23 @@ def known_check(
         scores=None if scores is None else read_statistics(scores, where=f"{path}: scores"),
         threshold_from=frozenset(map(str, drew)) if isinstance(drew, list) else None,
         libraries=session,
-        runtime=runtime if has_seal else "a version before checks had a hash",
+        runtime=runtime,
         facts=content,
     )
+
+
+def known_checks(bundle: Bundle) -> dict[tuple[Backend, Provider | None, Precision], KnownCheck | BundleError | None]:
+    """What `known_check` gives for each that has been checked, or the error that it raises."""
+    found: dict[tuple[Backend, Provider | None, Precision], KnownCheck | BundleError | None] = {}
+    for (backend, provider), precision in itertools.product(RUNNERS, PRECISIONS):
+        if not check_path(bundle, backend=backend, precision=precision, provider=provider).exists():
+            continue
+        try:
+            check = known_check(bundle, backend=backend, precision=precision, provider=provider)
+            found[backend, provider, precision] = check
+        except BundleError as error:
+            found[backend, provider, precision] = error
+    return found
 
 
 def kept_threshold(

@@ -307,7 +307,7 @@ def _decision_limit(
         if check.holds_for(session):
             source = f"check of this device, {precision}: {own.source}"
             return DecisionLimit(
-                value=own.value, source=source, scores=check.scores or scores, threshold_from=check.threshold_from
+                value=own.value, source=source, scores=check.scores, threshold_from=check.threshold_from
             )
         note = "this device's own was drawn with another version: run its check with --held-out again"
     remark = "" if note is None else f" ({note})"

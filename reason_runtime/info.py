@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 from reason_runtime.bundle import Bundle
-from reason_runtime.checks import check_path, known_check
-from reason_runtime.choices import PRECISIONS, RUNNERS, run_name
+from reason_runtime.checks import known_checks
+from reason_runtime.choices import run_name
 from reason_runtime.engine_facts import EngineFacts
 from reason_runtime.engine_store import engines, of_this_bundle
 from reason_runtime.errors import BundleError
@@ -78,24 +76,18 @@ def describe(bundle: Bundle) -> str:
 def _checks(bundle: Bundle) -> list[str]:
     """What `reason-export check` found, and whether that counts here; an update of a library shows at loading alone."""
     lines = []
-    for (backend, provider), precision in itertools.product(RUNNERS, PRECISIONS):
-        name = f"check       {run_name(backend, provider, precision)}"
-        if not check_path(bundle, backend=backend, precision=precision, provider=provider).exists():
-            continue
-        try:
-            check = known_check(bundle, backend=backend, precision=precision, provider=provider)
-        except BundleError as error:
-            lines.append(f"{name}: {error}")
-            continue
-        if check is None:
-            lines.append(f"{name}: of other files or of another processor; check again")
-            continue
-        if not check.is_of_this_runtime:
-            lines.append(f"{name}: made with another version of this runtime, counts no more; check again")
-            continue
-        verdict = "passed" if check.passed else "FAILED"
-        own = "" if check.threshold is None else f", own threshold {check.threshold.value:.6g}"
-        lines.append(f"{name}: {verdict} with {check.libraries.get(backend)}, {check.facts.get('created')}{own}")
+    for (backend, provider, precision), check in known_checks(bundle).items():
+        if isinstance(check, BundleError):
+            told = str(check)
+        elif check is None:
+            told = "of other files or of another processor; check again"
+        elif not check.is_of_this_runtime:
+            told = "made with another version of this runtime, counts no more; check again"
+        else:
+            verdict = "passed" if check.passed else "FAILED"
+            own = "" if check.threshold is None else f", own threshold {check.threshold.value:.6g}"
+            told = f"{verdict} with {check.libraries.get(backend)}, {check.facts.get('created')}{own}"
+        lines.append(f"check       {run_name(backend, provider, precision)}: {told}")
     return lines
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
+from reason_runtime.environment import RUNTIME
 from reason_runtime.manifest import ScoreStatistics
 from reason_runtime.session import open_session
 from tests.commands import Done, call
@@ -170,14 +171,14 @@ def test_info_says_what_was_checked_and_whether_it_counts_here(bundle: Path, goo
     assert checks()[0].startswith(f"check       onnxruntime fp32: FAILED with {version}, 20")
 
 
-def test_a_check_from_before_there_were_hashes_holds_for_nothing_and_stops_nothing(
+def test_a_check_of_another_version_of_this_runtime_holds_for_nothing_and_stops_nothing(
     bundle: Path, good_pictures: Path
 ) -> None:
     assert check(bundle, "--held-out", good_pictures).status == 0
     path = bundle / "checks" / "onnxruntime_fp32.json"
     content = json.loads(path.read_text())
-    del content["sha256"]
-    path.write_text(json.dumps(content))
+    libraries = {**content["environment"]["libraries"], RUNTIME: "0.0.1"}
+    change_check(path, environment={**content["environment"], "libraries": libraries})
     picture = next(good_pictures.iterdir())
     done = call("reason-run", "predict", bundle, picture, "--json")
     assert done.status == 0, done.log
@@ -218,6 +219,8 @@ def test_a_check_that_was_changed_is_said_by_info_and_left_out_by_auto(bundle: P
     )
     assert call("reason-run", "predict", bundle, picture).error == f"error: {why}"  # its threshold may be what was
     content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "sha256"}))
+    assert call("reason-run", "predict", bundle, picture).error == f"error: {why}"
     path.write_text(json.dumps({**content, "environment": {**content["environment"], "processor": "another"}}))
     assert call("reason-run", "predict", bundle, picture).status == 0  # of another device: nothing is taken from it
 
