@@ -232,8 +232,7 @@ class Journal:
         if "taken" in record:
             self._open[record["taken"]] = _Entry(taken=line + b"\n")
         elif "answer" in record:
-            key = record.get("key", record["answer"]["part_id"])  # before there were keys, ids were
-            self._open.setdefault(key, _Entry()).answer = line + b"\n"
+            self._open.setdefault(record["key"], _Entry()).answer = line + b"\n"
         elif "delivered" in record:
             self._open.pop(record["delivered"], None)
 
@@ -255,7 +254,7 @@ def _unanswered(key: str, taken: dict[str, Json]) -> Answer:
         camera=str(taken["camera"]),
         number=number if isinstance(number, int) else 0,
         key=key,
-        part_id=str(taken.get("part_id", key)),  # before there were keys, ids were
+        part_id=str(taken["part_id"]),
         decision="UNKNOWN",
         cause="restart",
         reason=_RESTART,

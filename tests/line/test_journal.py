@@ -554,21 +554,6 @@ def test_the_journal_forgets_a_part_once_every_sink_has_it_and_not_before(tmp_pa
     journal.close()
 
 
-def test_a_journal_of_before_there_were_keys_is_read(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    for number in (0, 1):
-        journal.taken(frame(number))
-    journal.answered(passed(frame(1)))
-    journal.close()
-    old = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
-    for record in old:
-        record.pop("key" if "answer" in record else "part_id")
-    (tmp_path / "journal").write_text("".join(f"{json.dumps(record)}\n" for record in old))
-    again = Journal(tmp_path / "journal")
-    assert [(item.part_id, item.decision) for item in again.recovered()] == [("top-0", "UNKNOWN"), ("top-1", "OK")]
-    again.close()
-
-
 @pytest.mark.parametrize("deadline_s", [None, 60.0, 0.05])
 def test_the_clock_sleeps_as_long_as_it_was_told_or_until_the_first_deadline(deadline_s: float | None) -> None:
     ledger = Book().ledger
