@@ -145,8 +145,7 @@ class Detector:
         is reached by pixels of good parts too. The threshold itself where the score is the map's maximum, or where
         nothing was measured.
         """
-        statistics = self.limit.scores or self.bundle.manifest.score_statistics
-        own = None if statistics is None else statistics.pixel_threshold
+        own = None if self.limit.scores is None else self.limit.scores.pixel_threshold
         return self.limit.value if own is None else own
 
     def __call__(self, image: Pixels) -> Result:

@@ -59,8 +59,7 @@ def describe(bundle: Bundle) -> str:
             f"int8        {made.layers} layers; ranges from {made.images} good images; map's SQNR "
             f"{made.sqnr_db:.1f} dB; left in fp32: {', '.join(made.float_layers) or 'none'}"
         )
-        if made.scores is not None:
-            lines.append(f"            {_described(made.scores)}")
+        lines.append(f"            {_described(made.scores)}")
     lines += [
         f"file        {name}, {entry.size_bytes / 1e6:.2f} MB, sha256 {entry.sha256[:16]}..."
         for name, entry in manifest.files.items()

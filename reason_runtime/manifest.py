@@ -1,10 +1,9 @@
 """What a bundle says about itself, in `manifest.json`.
 
-A manifest MUST have exactly the keys written here (those that came later MUST be left out where they say nothing, so
-that bundles of before stay as they are), MUST carry `format_version` 1, and its `content_sha256` MUST be the
-SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key. The file itself MUST be
-spelled as `to_json` does. The hashes stop accidents (a file edited, cut off, or taken from another export); they do not
-stop an attacker, who can compute new ones.
+A manifest MUST have exactly the keys written here (null where they say nothing), MUST carry `format_version` 1, and its
+`content_sha256` MUST be the SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key.
+The file itself MUST be spelled as `to_json` does. The hashes stop accidents (a file edited, cut off, or taken from
+another export); they do not stop an attacker, who can compute new ones.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from reason_runtime.strict_json import Fields, Json, canonical, parse
 FORMAT_VERSION = 1
 SCORE_CELL_PX = 4
 """Side of the cells that a generalised mean is taken over: the blurred map hardly changes inside a cell."""
-# keys that came later: absent, not null, where they say nothing
-_LATER = frozenset({"pixel_threshold", "crop_px", "scores", "trained_mean"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +85,7 @@ class ScoreStatistics:
         minimum: The lowest.
         maximum: The highest.
         pixel_threshold: Lowest value that no pixel of the map reaches in those that the threshold accepts; None where
-            the score is the map's maximum, whose threshold it then is, and in bundles of before.
+            the score is the map's maximum, whose threshold it then is.
     """
 
     images: int
@@ -129,16 +126,16 @@ class Quantisation:
         sqnr_db: Of the map against float32 on calibration images.
         layers: Convolutions in int8.
         float_layers: Convolutions left in float32, each with the map's SQNR in dB when it alone is in int8.
-        scores: Of the int8 file, on the images its threshold was drawn from; None in bundles of before.
-        trained_mean: Mean score that the float32 model gives the same images; None in bundles of before.
+        scores: Of the int8 file, on the images its threshold was drawn from.
+        trained_mean: Mean score that the float32 model gives the same images.
     """
 
     images: int
     sqnr_db: float
     layers: int
     float_layers: dict[str, float]
-    scores: ScoreStatistics | None = None
-    trained_mean: float | None = None
+    scores: ScoreStatistics
+    trained_mean: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +209,7 @@ class Manifest:
 
 def to_json(manifest: Manifest) -> str:
     """The manifest as a file's text, readable, ending with a new line."""
-    return json.dumps(_content(manifest), indent=2, allow_nan=False) + "\n"
+    return json.dumps(dataclasses.asdict(manifest), indent=2, allow_nan=False) + "\n"
 
 
 def content_hash(manifest: Manifest) -> str:
@@ -221,16 +218,9 @@ def content_hash(manifest: Manifest) -> str:
     Raises:
         BundleError: A number in it is not finite.
     """
-    content = _content(manifest)
+    content = dataclasses.asdict(manifest)
     del content["content_sha256"]
     return hashlib.sha256(canonical(content)).hexdigest()
-
-
-def _content(manifest: Manifest) -> dict[str, Json]:
-    return dataclasses.asdict(
-        manifest,
-        dict_factory=lambda items: {key: value for key, value in items if key not in _LATER or value is not None},
-    )
 
 
 def from_json(text: str, *, where: str) -> Manifest:
@@ -275,8 +265,7 @@ def from_json(text: str, *, where: str) -> Manifest:
 
 
 def _fields(kind: type, value: Json, *, where: str) -> Fields:
-    names = [item.name for item in dataclasses.fields(kind)]
-    return Fields(value, where=where, keys=names, optional=_LATER.intersection(names))
+    return Fields(value, where=where, keys=[item.name for item in dataclasses.fields(kind)])
 
 
 def _read_input(value: Json, *, where: str) -> InputFormat:
@@ -371,15 +360,15 @@ def read_threshold(value: Json, *, where: str) -> Threshold:
 
 def _read_quantisation(value: Json, where: str) -> Quantisation:
     fields = _fields(Quantisation, value, where=where)
-    kept, scores = fields.objects("float_layers"), fields.value("scores")
+    kept = fields.objects("float_layers")
     numbers = Fields(kept, where=fields.place("float_layers"), keys=tuple(kept))
     return Quantisation(
         images=fields.integer("images"),
         sqnr_db=fields.number("sqnr_db"),
         layers=fields.integer("layers"),
         float_layers={name: numbers.number(name) for name in kept},
-        scores=None if scores is None else read_statistics(scores, where=fields.place("scores")),
-        trained_mean=None if fields.value("trained_mean") is None else fields.number("trained_mean"),
+        scores=read_statistics(fields.value("scores"), where=fields.place("scores")),
+        trained_mean=fields.number("trained_mean"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 from reason_runtime.errors import BundleError
@@ -20,15 +20,14 @@ class Fields:
         value: What stands at `where`.
         where: File and key path for messages, for example `manifest.json: thresholds.fp32`.
         keys: The keys that must be there; no other may be.
-        optional: Those among them that may be missing, and then read as null.
 
     Raises:
         BundleError: Not an object, a key too many or a key too few.
     """
 
-    def __init__(self, value: Json, *, where: str, keys: Sequence[str], optional: Collection[str] = ()) -> None:
+    def __init__(self, value: Json, *, where: str, keys: Sequence[str]) -> None:
         self._where = where
-        self._values = dict.fromkeys(optional) | as_object(value, where=where)
+        self._values = as_object(value, where=where)
         for key in self._values:
             if key not in keys:
                 raise BundleError(f"{self.place(key)}: unknown key; expected {', '.join(keys)}")

@@ -57,10 +57,7 @@ def why_unchecked(model: LineModel) -> str | None:
     """Why the scores of a model are not compared with held-out ones; None where they are."""
     if model.tile_px is not None:
         return "a frame of tiles scores as the highest of them, a held-out tile as itself"
-    known = model.detector.limit.scores
-    if known is None and model.detector.session.precision == "int8":
-        return "the bundle was quantised without scores in int8 of held-out images; quantize it again"
-    if drift_limits(known, parts=LEAST_PARTS) is None:
+    if drift_limits(model.detector.limit.scores, parts=LEAST_PARTS) is None:
         return f"the bundle has no scores of {LEAST_IMAGES} held-out good images or more that differ"
     return None
 

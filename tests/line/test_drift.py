@@ -179,13 +179,15 @@ def test_tiles_are_not_checked(tmp_path: Path) -> None:
     assert sum(line.metrics.snapshot().scores["top"].counts) == 150
 
 
-def int8_bundle(path: Path, *, scores: ScoreStatistics | None) -> Path:
+def int8_bundle(path: Path, *, scores: ScoreStatistics) -> Path:
     """`model_int8.onnx` is the same graph; only what the manifest knows of its scores differs."""
     bundle = line_bundle(path)
     manifest = dataclasses.replace(
         bundle.manifest,
         score_statistics=HELD_OUT,
-        quantisation=Quantisation(images=8, sqnr_db=20.0, layers=1, float_layers={}, scores=scores),
+        quantisation=Quantisation(
+            images=8, sqnr_db=20.0, layers=1, float_layers={}, scores=scores, trained_mean=HELD_OUT.mean
+        ),
     )
     update_bundle(bundle, manifest=manifest, files={"model_int8.onnx": (path / "model.onnx").read_bytes()})
     return path
@@ -206,12 +208,6 @@ def test_int8_is_compared_with_its_own_scores_and_begins_anew(tmp_path: Path) ->
         check.add(12 / 128, int8)
     assert metrics.snapshot().drifts == {"top": 0.0}
     assert len(events) == 2
-
-
-def test_int8_without_scores_of_its_own_is_not_checked(tmp_path: Path) -> None:
-    path = int8_bundle(tmp_path / "b", scores=None)
-    assert "scores in int8" in (why_unchecked(LineModel(load(path, precision="int8", threads=1))) or "")
-    assert why_unchecked(LineModel(load(path, threads=1))) is None
 
 
 def test_scores_are_counted_as_multiples_of_the_threshold(bundle: Path) -> None:
