@@ -125,7 +125,7 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
             manifest = dataclasses.replace(calibrated, input=form)
     if run.train:
         files[TRAINED_ON] = listed(entry.sha256 for entry in run.train)
-    if held_out is not None and wanted is not None and held_out.sha256:
+    if held_out is not None and wanted is not None:
         files[THRESHOLD_FROM] = listed(held_out.sha256)
     checks: list[Check] = []
 

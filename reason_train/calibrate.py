@@ -53,7 +53,7 @@ class HeldOut:
     sixteen_bit: bool
     """Whether there were files of 16 bits a channel among them; they were read with the run's levels."""
     sha256: frozenset[str]
-    """Of the files; empty in runs of earlier versions."""
+    """Of the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,9 +222,8 @@ def read_held_out(folder: Path) -> HeldOut | None:
                 names=tuple(arrays["names"].tolist()),
                 images=arrays["images"],
                 scores=arrays["scores"],
-                # older files do not say the next two
-                sixteen_bit="sixteen_bit" in arrays and bool(arrays["sixteen_bit"]),
-                sha256=frozenset(arrays["sha256"].tolist() if "sha256" in arrays else ()),
+                sixteen_bit=bool(arrays["sixteen_bit"]),
+                sha256=frozenset(arrays["sha256"].tolist()),
             )
     except DAMAGED as error:
         raise RunError(f"{path}: cannot be read ({error}); calibrate again") from error
@@ -250,7 +249,7 @@ def read_calibration(
 
 
 def _require_same_scores(held_out: HeldOut, model: ReasonModel, *, device: torch.device, where: Path) -> None:
-    """Refuse a model that was damaged since it was calibrated; files of before have no SHA-256 that tells it."""
+    """Refuse a model that is not the one that was calibrated; its own SHA-256 tells damage alone."""
     expected = held_out.scores[:SCORED_AGAIN]
     scores, _ = score_and_peak_each(model, held_out.images[:SCORED_AGAIN], device=device)
     difference, allowed = np.abs(scores - expected).max(), SAME_SCORES * np.abs(expected).max()

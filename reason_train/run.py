@@ -128,7 +128,7 @@ def read_run(folder: Path) -> Run:
                 method=read_settings(MethodConfig, config["method"]),
                 training=read_settings(TrainingConfig, config["training"]),
                 departures=tuple(config["departures"]),
-                paper_protocol=config.get("paper_protocol", False),
+                paper_protocol=config["paper_protocol"],
             ),
             train=tuple(ImageEntry(**entry) for entry in content.pop("train")),
             held_out=tuple(ImageEntry(**entry) for entry in content.pop("held_out")),
@@ -162,7 +162,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, facts: dict[str, st
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and facts of a safetensors file, as they were written; files of before have no SHA-256 that says so.
+    """Tensors and facts of a safetensors file, as they were written.
 
     Raises:
         RunError: The file is missing, not a safetensors file, or damaged.
@@ -172,8 +172,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read as a safetensors file ({error})") from error
-    expected = facts.pop(SHA256, None)
-    if expected is not None and _sha256(tensors, facts) != expected:
+    if facts.pop(SHA256, None) != _sha256(tensors, facts):
         raise RunError(
             f"{path}: is damaged, its content is not what was written (SHA-256 differs); bring back a whole copy, "
             "or train again"

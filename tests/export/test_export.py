@@ -277,10 +277,11 @@ def with_a_hole(path: Path) -> None:
     path.write_bytes(content)
 
 
-def as_of_before(path: Path) -> None:
-    """Leave the SHA-256 out, as in runs of before."""
+def with_other_weights(path: Path) -> None:
+    """A whole file of a model that was not calibrated: its largest tensor of the student is zero."""
     tensors, facts = read_tensors(path)
-    save_file(tensors, path, facts)
+    name = max((name for name in tensors if name.startswith("student.")), key=lambda name: tensors[name].numel())
+    write_tensors(path, {**tensors, name: torch.zeros_like(tensors[name])}, facts=facts)
 
 
 def test_a_damaged_model_is_refused(run_copy: Path, parts: Path, tmp_path: Path) -> None:
@@ -292,10 +293,15 @@ def test_a_damaged_model_is_refused(run_copy: Path, parts: Path, tmp_path: Path)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_model_of_before_is_known_by_its_scores(run_copy: Path, parts: Path, tmp_path: Path) -> None:
-    as_of_before(run_copy / MODEL)
-    assert call("reason-train", "evaluate", run_copy, "--data", parts).status == 0
-    with_a_hole(run_copy / MODEL)
+def test_a_model_without_its_hash_is_refused(run_copy: Path, tmp_path: Path) -> None:
+    tensors, _ = read_tensors(run_copy / MODEL)
+    save_file(tensors, run_copy / MODEL)
+    error = export(run_copy, tmp_path / "bundle").error
+    assert f"{run_copy / MODEL}: is damaged, its content is not what was written" in error
+
+
+def test_a_model_that_was_not_calibrated_is_known_by_its_scores(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+    with_other_weights(run_copy / MODEL)
     for done in (
         export(run_copy, tmp_path / "bundle", "--no-images"),
         call("reason-train", "evaluate", run_copy, "--data", parts),
