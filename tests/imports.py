@@ -30,7 +30,10 @@ def imported_names(source: str) -> Iterator[str]:
 
 
 def loaded_packages(code: str, *, arguments: Sequence[object] = ()) -> set[str]:
-    """Top-level packages in memory after a new interpreter ran the code, which may end by exiting with 0."""
+    """Top-level packages in memory after a new interpreter ran the code, which may end by exiting with 0.
+
+    That this probe can fail is asked in tests/train/test_boundaries.py.
+    """
     probe = (
         "import json, sys\n"
         "try:\n"
