@@ -25,7 +25,6 @@ from tests.export.test_qdq import (
 )
 
 IMAGE = np.random.default_rng(3).normal(0, 1.5, (1, CHANNELS, 16, 16)).astype(np.float32)
-SUM = [layer("a", "image"), layer("b", "image"), simple("Add", "s", "a", "b")]
 BEHIND: dict[str, list[NodeProto]] = {
     "depthwise": [*FIRST, layer("out", "feature", size=3, group=CHANNELS)],
     "dense": [*FIRST, layer("out", "feature", size=3)],

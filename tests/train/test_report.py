@@ -4,7 +4,7 @@ import base64
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from reason_runtime.errors import ImageError, ReasonError
@@ -222,12 +223,10 @@ def test_a_small_defect_of_a_large_picture_is_seen_in_its_mask_and_map(tmp_path:
         assert pixels[187:198, 92:102].max() > 200
 
 
-def test_groups_have_a_table_with_their_mean(tmp_path: Path) -> None:
-    samples = load_dataset(trees.aebad_v(tmp_path)).test
-    scores = np.array([0.8 if s.anomalous else 0.1 for s in samples], np.float32)
-    path = write_report(
-        tmp_path / "out",
-        title="AeBAD-V",
+def page_of_scores(folder: Path, samples: Sequence[Sample], scores: NDArray[np.float32]) -> Path:
+    return write_report(
+        folder,
+        title="scores alone",
         evaluation=evaluate_scores(samples, scores, maps=None, masks=None),
         samples=samples,
         scores=scores,
@@ -237,7 +236,12 @@ def test_groups_have_a_table_with_their_mean(tmp_path: Path) -> None:
         input_format=square_format(SIZE),
         settings={},
     )
-    text = text_of(path.read_text(encoding="utf-8"))
+
+
+def test_groups_have_a_table_with_their_mean(tmp_path: Path) -> None:
+    samples = load_dataset(trees.aebad_v(tmp_path)).test
+    scores = np.array([0.8 if s.anomalous else 0.1 for s in samples], np.float32)
+    text = text_of(page_of_scores(tmp_path / "out", samples, scores).read_text(encoding="utf-8"))
     assert "video2 1 2 1.0000" in text
     assert "mean over groups 3 6 1.0000" in text
 
@@ -255,20 +259,8 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_text("no image")
     samples = [Sample(path=path, anomalous=True, defect="dent"), Sample(path=path, anomalous=False, defect="good")]
-    scores = np.array([1.0, 0.0], np.float32)
     with pytest.raises(ImageError, match=r"broken\.png"):
-        write_report(
-            tmp_path / "report",
-            title="",
-            evaluation=evaluate_scores(samples, scores, maps=None, masks=None),
-            samples=samples,
-            scores=scores,
-            threshold=None,
-            pixel_threshold=None,
-            maps=None,
-            input_format=square_format(SIZE),
-            settings={},
-        )
+        page_of_scores(tmp_path / "report", samples, np.array([1.0, 0.0], np.float32))
 
 
 def test_a_curve_is_drawn_with_few_points_that_lie_on_it() -> None:
