@@ -35,10 +35,9 @@ DAMAGED = (
 )
 """What NumPy and zipfile raise at changed bytes."""
 SCORED_AGAIN = 16
-"""So many held-out images tell a damaged model within a second or two."""
+"""So many held-out images tell another model within a second or two."""
 SAME_SCORES = 1e-3
-"""Of the largest score: more than float32 differs by from one processor or GPU to another (on one it is some 1e-7). It
-tells gross damage; a hole of one disk page in the weights may move every score by less."""
+"""Of the largest score: more than float32 differs by from one processor or GPU to another (on one it is some 1e-7)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
