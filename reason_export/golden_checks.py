@@ -139,25 +139,20 @@ def threshold_shift(
     limit, known = manifest.thresholds.get(precision), manifest.scores_in(precision)
     if limit is None or known is None or limit.value <= known.mean:
         return None
-    trained_mean = _trained_mean(manifest, precision, known)
     photographs = ~golden.synthetic
-    if trained_mean is None or known.images < LEAST_HELD_OUT or not photographs.any():
+    if known.images < LEAST_HELD_OUT or not photographs.any():
         return None
-    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - (known.mean - trained_mean)
+    of_precision = known.mean - _trained_mean(
+        manifest, precision, known
+    )  # as quantize saw it, and its threshold has it
+    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - of_precision
     return moved / (limit.value - known.mean) if np.isfinite(moved) else None
 
 
-def _trained_mean(manifest: Manifest, precision: Precision, known: ScoreStatistics) -> float | None:
-    """What the trained model gives the images that `known` is of, on average; None where that is not known.
-
-    For int8 the quantisation says it. One of before does not: its images are taken for those of the trained model's own
-    statistics where they are as many.
-    """
+def _trained_mean(manifest: Manifest, precision: Precision, known: ScoreStatistics) -> float:
+    """What the trained model gives the images that `known` is of, on average."""
     if precision != "int8" or manifest.quantisation is None:
         return known.mean
-    trained = manifest.score_statistics
-    if manifest.quantisation.trained_mean is None and trained is not None and trained.images == known.images:
-        return trained.mean
     return manifest.quantisation.trained_mean
 
 

@@ -72,7 +72,7 @@ class Bundle:
 
         Args:
             precision: Of the layers before the map head.
-            provider: Of ONNX Runtime: that of the CPU has its own int8 file, but for bundles of before.
+            provider: Of ONNX Runtime: that of the CPU has an int8 file of its own.
 
         Raises:
             BundleError: The bundle has no file for it; says how to make one.

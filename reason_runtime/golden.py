@@ -52,8 +52,8 @@ class Golden(Answers):
 
     Attributes:
         synthetic: (N,) bool, True where the image is a made-up pattern and not a photograph.
-        painted: With a defect each; None in bundles of earlier versions, and where there is no photograph.
-        preparation: None in bundles of earlier versions, and where nothing is resized before the graph.
+        painted: With a defect each; None where there is no photograph, and for a camera's size.
+        preparation: None where nothing is resized before the graph.
     """
 
     synthetic: NDArray[np.bool_]

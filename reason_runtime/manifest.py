@@ -1,6 +1,6 @@
 """What a bundle says about itself, in `manifest.json`.
 
-A manifest MUST have exactly the keys written here (null where they say nothing), MUST carry `format_version` 1, and its
+A manifest MUST have exactly the keys written here (null where they say nothing), MUST carry `format_version` 2, and its
 `content_sha256` MUST be the SHA-256 of its own canonical spelling (keys sorted, no spaces, ASCII) without that one key.
 The file itself MUST be spelled as `to_json` does. The hashes stop accidents (a file edited, cut off, or taken from
 another export); they do not stop an attacker, who can compute new ones.
@@ -20,7 +20,7 @@ from reason_runtime.errors import BundleError, ConfigurationError
 from reason_runtime.image import COLOUR_ORDERS, RESIZE_FILTERS, Crop, InputFormat
 from reason_runtime.strict_json import Fields, Json, canonical, parse
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCORE_CELL_PX = 4
 """Side of the cells that a generalised mean is taken over: the blurred map hardly changes inside a cell."""
 
@@ -156,7 +156,7 @@ class Manifest:
     """Everything a bundle says about itself.
 
     Attributes:
-        format_version: Of the bundle; this version reads and writes 1 only.
+        format_version: Of the bundle; this version reads and writes 2 only.
         name: For people; usually the folder's name.
         created: ISO 8601, UTC.
         input: What the graph takes and how an image becomes it.

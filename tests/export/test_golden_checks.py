@@ -65,13 +65,6 @@ def test_the_shift_off_the_scores_that_drew_the_threshold_by_hand() -> None:
     assert manifest.quantisation is not None
     other = replace(manifest, quantisation=replace(manifest.quantisation, trained_mean=0.28))
     assert threshold_shift(given, SCORES, manifest=other, precision="int8") == pytest.approx((0.1 - 0.02) / 0.2)
-    # quantised before that was kept: as many images as drew float32's threshold are taken for the same
-    assert FULL.score_statistics is not None
-    assert FULL.quantisation is not None
-    assert FULL.quantisation.scores is not None
-    trained = replace(FULL.score_statistics, images=FULL.quantisation.scores.images, mean=0.28)
-    before = replace(manifest, quantisation=replace(manifest.quantisation, trained_mean=None), score_statistics=trained)
-    assert threshold_shift(given, SCORES, manifest=before, precision="int8") == pytest.approx((0.1 - 0.02) / 0.2)
 
 
 def test_no_shift_where_the_bundle_does_not_know_how_good_parts_score() -> None:
