@@ -168,6 +168,14 @@ def test_pixels_of_each_format_by_hand() -> None:
         decode_pixels(bytes(3), "Mono8", shape=(2, 2))
 
 
+def test_lines_that_are_padded_are_refused_and_what_follows_the_last_is_left_out() -> None:
+    padded = bytes([1, 2, 0, 0, 3, 4, 0, 0])
+    with pytest.raises(SourceError, match="the camera pads each line by 2 bytes"):
+        decode_pixels(padded, "Mono8", shape=(2, 2), padding=(2, 0))
+    behind = decode_pixels(bytes([1, 2, 3, 4, 0, 0]), "Mono8", shape=(2, 2), padding=(0, 2))
+    np.testing.assert_array_equal(behind, [[1, 2], [3, 4]])
+
+
 @pytest.mark.parametrize(
     ("pixel_format", "red_at"), [("BayerRG8", (0, 0)), ("BayerBG8", (1, 1)), ("BayerGR8", (0, 1)), ("BayerGB8", (1, 0))]
 )

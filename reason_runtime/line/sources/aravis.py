@@ -155,7 +155,9 @@ class AravisSource:
                 return Grab(grabbed_ns=time.monotonic_ns(), failure=failure)  # its stamp may be of the frame before
             grabbed_ns = self._arrived_ns(buffer)
             shape = (buffer.get_image_height(), buffer.get_image_width())
-            image = decode_pixels(bytes(buffer.get_data()), self._format, shape=shape)
+            known = hasattr(buffer, "get_image_padding")  # older ones do not say
+            padding = buffer.get_image_padding() if known else (0, 0)
+            image = decode_pixels(bytes(buffer.get_data()), self._format, shape=shape, padding=padding)
             lost = self._lost_before(buffer.get_frame_id())
         finally:
             self._stream.push_buffer(buffer)
@@ -240,17 +242,25 @@ def lost_between(before: int, after: int) -> int:
     return lost if lost >= 0 else lost + _LAST_16_BIT_ID
 
 
-def decode_pixels(content: bytes, pixel_format: str, *, shape: tuple[int, int]) -> Pixels:
+def decode_pixels(
+    content: bytes, pixel_format: str, *, shape: tuple[int, int], padding: tuple[int, int] = (0, 0)
+) -> Pixels:
     """The image in a camera's buffer; see the table above.
 
     Args:
         content: At least as many bytes as the format needs.
         pixel_format: By its GenICam name.
         shape: Rows and columns.
+        padding: Bytes that the camera says to have put behind each line, and behind the last.
 
     Raises:
-        SourceError: Too few bytes.
+        SourceError: Too few bytes, or lines that are padded.
     """
+    if padding[0]:
+        raise SourceError(
+            f"the camera pads each line by {padding[0]} bytes, which would shear the picture; choose a width that it "
+            "does not pad"
+        )
     wide = MONO_BITS.get(pixel_format, 8) > 8
     channels = 3 if pixel_format == "RGB8" else 1
     needed = shape[0] * shape[1] * channels * (2 if wide else 1)
