@@ -122,26 +122,38 @@ def read_run(folder: Path) -> Run:
         if found != FORMAT:
             raise RunError(f"{path}: run format {found}, this version reads {FORMAT}; train again")
         config = content.pop("config")
-        return Run(
-            config=Config(
-                preset=config["preset"],
-                method=read_settings(MethodConfig, config["method"]),
-                training=read_settings(TrainingConfig, config["training"]),
-                departures=tuple(config["departures"]),
-                paper_protocol=config["paper_protocol"],
-            ),
-            train=tuple(ImageEntry(**entry) for entry in content.pop("train")),
-            held_out=tuple(ImageEntry(**entry) for entry in content.pop("held_out")),
-            chosen_by=tuple(ImageEntry(**entry) for entry in content.pop("chosen_by", ())),
-            **content,
+        settings = Config(
+            preset=config["preset"],
+            method=read_settings(MethodConfig, config["method"]),
+            training=read_settings(TrainingConfig, config["training"]),
+            departures=tuple(config["departures"]),
+            paper_protocol=config["paper_protocol"],
         )
+        images = {
+            name: tuple(ImageEntry(**entry) for entry in content.pop(name))
+            for name in ("train", "held_out", "chosen_by")
+        }
+        return _whole(Run, {"config": settings, **images, **content})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: is not a run description of this version ({error}); train again") from error
 
 
 def read_settings(kind: type[T], values: Mapping[str, object]) -> T:
-    """Settings from JSON, which has lists in place of tuples."""
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    """Settings from JSON, which has lists in place of tuples.
+
+    Raises:
+        KeyError: One is missing.
+        TypeError: One is unknown.
+    """
+    return _whole(kind, {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _whole(kind: type[T], values: Mapping[str, object]) -> T:
+    """Without defaults, which may be others than when the values were written."""
+    known = dataclasses.fields(kind)  # type: ignore[arg-type]  # they are all dataclasses
+    if missing := {item.name for item in known} - values.keys():
+        raise KeyError(*sorted(missing))
+    return kind(**values)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, facts: dict[str, str]) -> None:

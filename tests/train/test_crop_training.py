@@ -29,7 +29,7 @@ from reason_train.image_store import ImageStore
 from reason_train.presets import resolve
 from reason_train.region import counted_region, parse_crop
 from reason_train.report_cases import Painter
-from reason_train.run import RUN, read_run
+from reason_train.run import read_run
 from tests.commands import Done, call
 from tests.pictures import good_picture, save
 from tests.train.trainings import assert_same_training, small_choices
@@ -247,13 +247,6 @@ def test_a_part_with_impossible_sides_is_one_line_and_no_run(text: str, parts: P
     done = call("reason-train", "fit", "--data", parts, "--out", tmp_path / "run", *SIZES, f"--crop={text}")
     assert f"crop {text}: expected LEFT,TOP,WIDTH,HEIGHT in pixels" in done.error
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_of_an_older_version_looks_at_the_whole_picture(finished_run: Path, tmp_path: Path) -> None:
-    content = json.loads((finished_run / RUN).read_text())
-    del content["config"]["method"]["crop_px"]
-    (tmp_path / RUN).write_text(json.dumps(content))
-    assert read_run(tmp_path) == read_run(finished_run)
 
 
 def test_a_mask_is_cut_as_its_picture_is_and_judged_white_or_numbered_as_a_whole(tmp_path: Path) -> None:

@@ -294,3 +294,20 @@ def test_cuda_is_never_replaced_by_the_cpu() -> None:
     with pytest.raises(ConfigurationError, match="--device cuda: PyTorch finds no CUDA GPU"):
         find_device("cuda")
     assert find_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("config", "method", "score_exponent"), ("config", "training", "tile_px"), ("chosen_by",), ("highest_16_bit",)],
+)
+def test_a_run_that_lacks_a_setting_is_refused_and_gets_no_default(
+    place: tuple[str, ...], finished_run: Path, tmp_path: Path
+) -> None:
+    content = json.loads((finished_run / "run.json").read_text())
+    found = content
+    for name in place[:-1]:
+        found = found[name]
+    del found[place[-1]]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=rf"is not a run description of this version \('{place[-1]}'\); train again"):
+        read_run(tmp_path)

@@ -17,7 +17,7 @@ from reason_runtime.errors import ConfigurationError
 from reason_runtime.image import square_format
 from reason_train.config import MethodConfig
 from reason_train.image_store import ImageStore, unused_levels
-from reason_train.run import RUN, read_run
+from reason_train.run import read_run
 from reason_train.trained import input_format
 from tests.commands import Done, call
 from tests.pictures import good_picture, save
@@ -104,18 +104,6 @@ def test_a_calibration_on_16_bit_images_binds_the_levels_too(small_run: Path, tm
     done = call("reason-train", "calibrate", run, "--data", data, "--device", "cpu")
     assert "train with --white-level 4095" in done.log
     assert "16-bit images" in export(run, tmp_path / "bundle", "--white-level", 4095).error
-
-
-def test_a_run_of_an_older_version_has_the_whole_range_and_published_weights(
-    finished_run: Path, tmp_path: Path
-) -> None:
-    content = json.loads((finished_run / RUN).read_text())
-    for name in ("black_level", "white_level"):
-        del content["config"]["method"][name]
-    for name in ("highest_16_bit", "teacher_weights_sha256"):
-        del content[name]
-    (tmp_path / RUN).write_text(json.dumps(content))
-    assert read_run(tmp_path) == read_run(finished_run)
 
 
 @pytest.mark.parametrize(
