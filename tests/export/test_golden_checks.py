@@ -74,14 +74,6 @@ def test_no_shift_where_the_bundle_does_not_know_how_good_parts_score() -> None:
     photographs = golden(synthetic=[False, False, True])
     cases = [
         (photographs, replace(manifest, quantisation=None)),
-        (
-            photographs,
-            replace(
-                manifest,
-                quantisation=replace(manifest.quantisation, trained_mean=None),
-                score_statistics=replace(manifest.score_statistics, images=99),
-            ),
-        ),
         (photographs, replace(manifest, thresholds={})),
         (photographs, replace(manifest, thresholds={"int8": limited(0.3)})),  # where the good parts are
         (golden(synthetic=[True, True, True]), manifest),

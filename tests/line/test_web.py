@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -379,11 +380,11 @@ class FullOnce(Journal):
         super().__init__(path)
         self._is_full = True
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, *, instead: Callable[[], Answer | None] = lambda: None) -> Answer:
         if self._is_full:
             self._is_full = False
             raise SinkError("the disk is full")
-        super().answered(answer)
+        return super().answered(answer, instead=instead)
 
 
 def test_a_defect_of_a_frame_whose_judgement_did_not_go_out_is_listed_by_the_next(tiled: Path, tmp_path: Path) -> None:

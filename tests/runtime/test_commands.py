@@ -387,7 +387,7 @@ def test_inspect_says_what_it_judged_of_a_video_that_is_cut_off(place: Path, tmp
     assert done.stderr.endswith(f"error: {video}: is cut off or damaged: {frames} of 40 frames could be read\n")
 
 
-@pytest.mark.parametrize("source", ["nowhere", "empty", "mixed/b.png", "rtsp://camera"])
+@pytest.mark.parametrize("source", ["nowhere", "empty", "bundle/manifest.json", "rtsp://camera"])
 def test_a_source_that_gives_no_frame_is_one_error(place: Path, source: str) -> None:
     done = call("reason-run", "inspect", place / "bundle", "--source", place / source)
     assert (done.returncode, done.stdout, "0 frames" in done.stderr) == (1, "", False)
