@@ -123,6 +123,7 @@ class Pipeline:
                 f"cameras {', '.join(names) or '(none)'}: expected one or more, each with its own name"
             )
         self._settings = settings
+        self._is_live = any(camera.source.live for camera in cameras)
         self._publisher = publisher
         self.models = Models(models)
         self._failure: ReasonError | None = None
@@ -225,7 +226,7 @@ class Pipeline:
         """
         until_s = time.monotonic() + seconds
         ended = self._done.is_set()
-        if not ended:  # no part may come from here on
+        if not ended or (self._is_live and self._failure is not None):  # no part may come from here on
             self._desk.health.fault("line", "is stopping")
             self._publisher.publish(self._desk.health.beat(busy=len(self._desk.ledger) > 0))
         for grabber in self._grabbers:

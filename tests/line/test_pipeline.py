@@ -216,6 +216,8 @@ def test_a_file_that_cannot_be_read_ends_the_line_though_another_camera_goes_on(
         with pytest.raises(SourceError, match="is cut off"):
             line.close()
     assert line.sink.decisions == ["OK"]
+    assert ("line", "is stopping") in [(event.name, event.text) for event in line.sink.events]  # no part may come now
+    assert not line.sink.beats[-1].healthy
 
 
 def test_a_threshold_of_zero_rejects_every_part_and_is_no_fault(tmp_path: Path) -> None:
