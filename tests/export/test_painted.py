@@ -81,7 +81,7 @@ def test_channels_in_another_order_fail_where_photographs_are_grey(bundle: Bundl
     manifest = dataclasses.replace(bundle.manifest, thresholds={}, score_statistics=None)
     changed = update_bundle(bundle, manifest=manifest, files=files)
     assert check_bundle(changed).passed
-    for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1)):
+    for order in ((2, 1, 0), (0, 2, 1)):
         graph = onnx.load_from_string(files["model.onnx"])
         for node in graph.graph.node:
             node.input[:] = ["reordered" if name == "image" else name for name in node.input]

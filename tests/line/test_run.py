@@ -135,8 +135,7 @@ def test_a_signal_while_sinks_open_ends_the_run_and_keeps_what_the_process_befor
     journal = Journal(tmp_path / "journal")
     journal.taken(frame(7))
     journal.close()
-    Image.fromarray(part(250)).save(tmp_path / "0.png")
-    plan = CameraPlan(name="top", source=f"{tmp_path}/0.png", model=model)
+    plan = CameraPlan(name="top", source=endless(tmp_path), model=model)
     with silent_brokers(2) as addresses:
         line = LineRun(Station(cameras=(plan,), sinks=tuple(addresses), journal=tmp_path / "journal"))
         threading.Timer(0.3, line.stop).start()

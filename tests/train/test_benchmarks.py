@@ -134,6 +134,7 @@ def test_a_set_that_fails_ends_a_study_and_keeps_what_was_done(tmp_path: Path) -
     assert f"gravel {MEMORY}" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_category_in_one_word_is_every_commands(tmp_path: Path) -> None:
     done = script("end_to_end", "--data", tmp_path / "none", "--", "--category=a", "--seed", "1")
     assert done.returncode == 1

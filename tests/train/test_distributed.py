@@ -162,7 +162,11 @@ def first_gradients(ranks: Ranks, preset: str, data: Path, weights: Path | None,
 
 @pytest.mark.parametrize(
     ("preset", "order"),
-    [pytest.param("edge", [0, 3, 1, 2], marks=pytest.mark.slow), ("edge", [5]), ("paper", [4, 0, 2])],
+    [
+        pytest.param("edge", [0, 3, 1, 2], marks=pytest.mark.slow),
+        pytest.param("edge", [5], marks=pytest.mark.slow),
+        ("paper", [4, 0, 2]),
+    ],
     ids=["edge", "edge, one process without images", "paper, uneven"],
 )
 def test_gradients_are_those_of_the_whole_batch(
