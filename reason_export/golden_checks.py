@@ -12,7 +12,7 @@ from reason_export.parity import MOST_SHIFT, TOLERANCES, Limits, Parity, Toleran
 from reason_export.runs import run_each
 from reason_runtime.choices import MOST_IN_A_RUN, Precision
 from reason_runtime.golden import Golden
-from reason_runtime.manifest import Manifest, ScoreStatistics
+from reason_runtime.manifest import Manifest
 from reason_runtime.session import Session, joined
 
 RUNS = (MOST_IN_A_RUN, 4)
@@ -142,18 +142,10 @@ def threshold_shift(
     photographs = ~golden.synthetic
     if known.images < LEAST_HELD_OUT or not photographs.any():
         return None
-    of_precision = known.mean - _trained_mean(
-        manifest, precision, known
-    )  # as quantize saw it, and its threshold has it
-    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - of_precision
+    made = manifest.quantisation
+    trained_mean = known.mean if precision != "int8" or made is None else made.trained_mean
+    moved = float((score - golden.score)[photographs].mean(dtype=np.float64)) - (known.mean - trained_mean)
     return moved / (limit.value - known.mean) if np.isfinite(moved) else None
-
-
-def _trained_mean(manifest: Manifest, precision: Precision, known: ScoreStatistics) -> float:
-    """What the trained model gives the images that `known` is of, on average."""
-    if precision != "int8" or manifest.quantisation is None:
-        return known.mean
-    return manifest.quantisation.trained_mean
 
 
 def shifted(shift: float | None) -> list[str]:

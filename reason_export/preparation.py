@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from reason_runtime.golden import Preparation
-from reason_runtime.image import InputFormat, part_of, resize_image
+from reason_runtime.image import InputFormat, input_of
 
 HEIGHTS, WIDTHS = 1.7, 2.3
 """Of the picture, as multiples of what it is resized to: no whole numbers, and the aspect ratio is not kept."""
@@ -27,5 +27,5 @@ def preparation(form: InputFormat) -> Preparation | None:
     blocks = (math.ceil(height / block), math.ceil(width / block), form.channels)
     noise = np.random.default_rng(SEED).integers(0, 256, blocks, dtype=np.uint8)
     picture = np.ascontiguousarray(noise.repeat(block, axis=0).repeat(block, axis=1)[:height, :width])
-    prepared = resize_image(part_of(picture, input_format=form), input_format=form)
+    prepared = input_of(picture, input_format=form)
     return Preparation(picture=picture, prepared=prepared)

@@ -13,7 +13,7 @@ from reason_runtime.choices import Backend, Precision, Provider, runner_device
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import part_of, resize_image
+from reason_runtime.image import input_of
 from reason_runtime.power import PowerMeter
 from reason_runtime.session import Outputs
 from reason_runtime.strict_json import Json
@@ -143,7 +143,7 @@ def measure_latency(detector: Detector, *, plan: LatencyPlan) -> Latency:
     image = pattern(detector)
     session = detector.session
     form = detector.bundle.manifest.input
-    outputs = session.run(resize_image(part_of(image, input_format=form), input_format=form)[None])
+    outputs = session.run(input_of(image, input_format=form)[None])
     around = Detector(
         bundle=detector.bundle,
         session=_AnswersAtOnce(

@@ -386,6 +386,18 @@ def load_image(path: str | Path, *, input_format: InputFormat) -> NDArray[np.uin
     return resize_image(read_part(path, input_format=input_format), input_format=input_format)
 
 
+def input_of(array: NDArray[np.uint8] | NDArray[np.uint16], *, input_format: InputFormat) -> NDArray[np.uint8]:
+    """An array as the graph takes it: `resize_image(part_of(array))`.
+
+    Returns:
+        (height_px, width_px, C).
+
+    Raises:
+        ImageError: See `part_of`.
+    """
+    return resize_image(part_of(array, input_format=input_format), input_format=input_format)
+
+
 def list_images(folder: str | Path) -> list[Path]:
     """Every image below a folder by suffix (png jpg jpeg bmp tif tiff webp), sorted; hidden ones and pipes are skipped.
 

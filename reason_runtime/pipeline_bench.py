@@ -14,7 +14,7 @@ from reason_runtime.choices import Backend, Precision
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import check_size, is_one_channel, part_of, read_image, resize_image
+from reason_runtime.image import check_size, input_of, is_one_channel, read_image
 from reason_runtime.strict_json import Json
 
 _SEED = 20250101
@@ -98,7 +98,7 @@ def measure_pipeline(
         at = [time.perf_counter_ns()]
         frame = buffer.copy() if image is None else read_image(image, input_format=form)
         at.append(time.perf_counter_ns())
-        prepared = resize_image(part_of(frame, input_format=form), input_format=form)[None]
+        prepared = input_of(frame, input_format=form)[None]
         at.append(time.perf_counter_ns())
         outputs = detector.session.run(prepared)
         at.append(time.perf_counter_ns())

@@ -13,7 +13,7 @@ from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Precision, run_name
 from reason_runtime.errors import ParityError
 from reason_runtime.golden import Golden
-from reason_runtime.image import InputFormat, part_of, resize_image
+from reason_runtime.image import InputFormat, input_of
 from reason_runtime.session import Session
 
 MOST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 0.1, "int8": 0.3}
@@ -67,7 +67,7 @@ def levels_apart(golden: Golden, *, form: InputFormat) -> int | None:
     known = golden.preparation
     if known is None:
         return None
-    here = resize_image(part_of(known.picture, input_format=form), input_format=form)
+    here = input_of(known.picture, input_format=form)
     return int(np.abs(here.astype(np.int16) - known.prepared).max())
 
 

@@ -12,7 +12,7 @@ from reason_runtime.bench import LatencyPlan, Times, pattern, time_calls
 from reason_runtime.choices import Backend, Precision, runner_device
 from reason_runtime.detector import Detector
 from reason_runtime.environment import fingerprint, usable_cores
-from reason_runtime.image import part_of, resize_image
+from reason_runtime.image import input_of
 from reason_runtime.session import Session, open_session
 from reason_runtime.strict_json import Json
 
@@ -84,7 +84,7 @@ def measure_throughput(
     bundle, first = detector.bundle, detector.session
     backend, form = first.backend, bundle.manifest.input
     on_cpu = runner_device(backend, first.provider) == "cpu"
-    image = resize_image(part_of(pattern(detector), input_format=form), input_format=form)
+    image = input_of(pattern(detector), input_format=form)
     tried: list[Setting] = []
     best: tuple[Setting, Session] | None = None
     for setting in settings(backend, batches, cores=threads or usable_cores()):

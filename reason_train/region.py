@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reason_runtime.digest import file_sha256
 from reason_runtime.errors import ConfigurationError
-from reason_runtime.image import Crop, InputFormat, part_of, resize_image
+from reason_runtime.image import Crop, InputFormat, input_of
 from reason_train.datasets.masks import HALF, read_mask_levels
 
 Roi = tuple[float, float, float, float]
@@ -102,7 +102,7 @@ def counted_region(
         inside = np.zeros((height, width, 1), np.uint8)
         rows = slice(round(roi[1] * height), round((roi[1] + roi[3]) * height))
         inside[rows, round(roi[0] * width) : round((roi[0] + roi[2]) * width)] = 255
-        counted &= resize_image(part_of(inside, input_format=form), input_format=form)[:, :, 0] >= HALF
+        counted &= input_of(inside, input_format=form)[:, :, 0] >= HALF
     if ignore_mask is not None:
         ignored = read_mask_levels(ignore_mask)
         if ignored.max() < HALF:
@@ -114,7 +114,7 @@ def counted_region(
                 f"{ignore_mask}: is {ignored.shape[1]} x {ignored.shape[0]} pixels and the pictures, of which --crop "
                 f"takes a part, {width} x {height}; give a mask of their size"
             )
-        counted &= resize_image(part_of(ignored, input_format=form), input_format=form)[:, :, 0] < HALF
+        counted &= input_of(ignored, input_format=form)[:, :, 0] < HALF
     if not counted.any():
         raise ConfigurationError("the region of interest and the ignore mask leave no pixel that counts")
     return counted.astype(np.float32)

@@ -33,6 +33,10 @@ class Strip:
     encoder_count: int
     counts_per_line: int = 1
 
+    def encoder_count_at(self, row: int) -> int:
+        """Of a row of the frame."""
+        return self.encoder_count + row * self.counts_per_line
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Grab:

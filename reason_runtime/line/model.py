@@ -180,7 +180,7 @@ class LineModel:
                 item,
                 first_line=strip.first_line + item.first_line,
                 lines=min(item.lines, strip.valid_lines - item.first_line),
-                encoder_count=strip.encoder_count + item.first_line * strip.counts_per_line,
+                encoder_count=strip.encoder_count_at(item.first_line),
             )
             for item in found
             if item.first_line < strip.valid_lines

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,20 @@ from tests.line.models import line_bundle, part
 from tests.line.stations import ListSink, camera, running
 
 
+def clock_of(
+    ledger: Ledger, publisher: Publisher, metrics: Metrics, *, heartbeat_s: float, publish: Callable[[Message], None]
+) -> Timekeeper:
+    return Timekeeper(
+        desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
+        grabbers=[],
+        journal=None,
+        hang_s=10,
+        heartbeat_s=heartbeat_s,
+        publish=publish,
+        hung=lambda *_: None,
+    )
+
+
 def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
     metrics, sink = Metrics(), ListSink()
     publisher = Publisher(metrics=metrics, journal=None)
@@ -32,15 +47,7 @@ def test_the_clock_goes_on_after_a_turn_that_failed_and_says_so() -> None:
             raise left.pop()
         publisher.publish(message)
 
-    clock = Timekeeper(
-        desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
-        grabbers=[],
-        journal=None,
-        hang_s=10,
-        heartbeat_s=0.02,
-        publish=publish,
-        hung=lambda *_: None,
-    )
+    clock = clock_of(ledger, publisher, metrics, heartbeat_s=0.02, publish=publish)
     clock.thread.start()
     sink.wait(lambda: any(beat.healthy for beat in sink.beats))
     clock.stop()
@@ -62,15 +69,7 @@ def test_a_pause_of_the_whole_process_is_followed_by_no_burst_of_heartbeats() ->
         if len(beats_s) == 1:
             time.sleep(0.5)
 
-    clock = Timekeeper(
-        desk=Desk(ledger=ledger, health=publisher.health, metrics=metrics, watch=Watch()),
-        grabbers=[],
-        journal=None,
-        hang_s=10,
-        heartbeat_s=0.05,
-        publish=publish,
-        hung=lambda *_: None,
-    )
+    clock = clock_of(ledger, publisher, metrics, heartbeat_s=0.05, publish=publish)
     clock.thread.start()
     until_s = time.monotonic() + 10
     while len(beats_s) < 10 and time.monotonic() < until_s:

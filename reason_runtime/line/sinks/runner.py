@@ -65,9 +65,10 @@ class SinkRunner:
         Raises:
             ConfigurationError: The address is wrong or an extra is missing.
         """
-        if self._tried.wait(within_s) and self._wrong is not None:
+        has_tried = self._tried.wait(within_s)
+        if self._wrong is not None:
             raise self._wrong
-        return self._tried.is_set()
+        return has_tried
 
     def put(self, message: Message) -> None:
         """Take a message; never waits."""

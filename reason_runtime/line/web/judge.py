@@ -189,7 +189,7 @@ def _defects(
             first_line=strip.first_line + row,
             lines=region.height_px,
             peak=region.peak,
-            encoder_count=strip.encoder_count + row * strip.counts_per_line,
+            encoder_count=strip.encoder_count_at(row),
             lane=min(int((column + region.width_px / 2) * settings.lanes / width_px), settings.lanes - 1),
             x_mm=None if settings.pixel_mm is None else column * settings.pixel_mm,
             y_mm=None if settings.line_mm is None else (strip.first_line + row) * settings.line_mm,
