@@ -330,7 +330,7 @@ def _drawn(session: Session, bundle: Bundle, held_out: HeldOutImages) -> _Drawn:
     paths = list(kept_out.values())
     if len(paths) < LEAST_HELD_OUT:
         raise DataError(
-            f"{held_out.folder}: holds {len(paths)} images that were not trained on; a threshold needs "
+            f"{held_out.folder}: holds {len(paths)} images that training did not use; a threshold needs "
             f"{LEAST_HELD_OUT} good ones or more, copies not counted"
         )
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)

@@ -26,6 +26,7 @@ from reason_export.runs import load_images, score_and_peak_each
 from reason_runtime.backends.onnxruntime import open_session
 from reason_runtime.blind import limits_from
 from reason_runtime.bundle import (
+    CHOSEN_BY,
     GOLDEN,
     MODELS,
     THRESHOLD_FROM,
@@ -123,8 +124,9 @@ def export_onnx(run_folder: Path, out: Path, *, choices: ExportChoices) -> Expor
             before = dataclasses.replace(wanted, source=f"{wanted.source}, resized before the graph")
             calibrated = _calibrated(dataclasses.replace(manifest, input=own), plain, images, before, choices)
             manifest = dataclasses.replace(calibrated, input=form)
-    if run.train:
-        files[TRAINED_ON] = listed(entry.sha256 for entry in run.train)
+    for name, images_of_run in ((TRAINED_ON, run.train), (CHOSEN_BY, run.chosen_by)):
+        if images_of_run:
+            files[name] = listed(entry.sha256 for entry in images_of_run)
     if held_out is not None and wanted is not None:
         files[THRESHOLD_FROM] = listed(held_out.sha256)
     checks: list[Check] = []

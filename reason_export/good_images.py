@@ -61,9 +61,9 @@ def different_images(folder: Path) -> dict[str, Path]:
 
 
 def unseen(bundle: Bundle, images: Mapping[str, Path]) -> dict[str, Path]:
-    """Those of `different_images` that the bundle was not trained on, as far as it says what it was trained on."""
-    trained = bundle.trained_on()
-    return {sha256: path for sha256, path in images.items() if sha256 not in trained}
+    """Those of `different_images` that neither trained the model nor chose its epoch, as far as the bundle says so."""
+    seen = bundle.trained_on() | bundle.chosen_by()
+    return {sha256: path for sha256, path in images.items() if sha256 not in seen}
 
 
 def half_of(images: Mapping[str, Path]) -> dict[str, Path]:

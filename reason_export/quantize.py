@@ -133,8 +133,8 @@ def _read_images(bundle: Bundle, choices: QuantizeChoices) -> _Images:
     if len(calibration) < LEAST_CALIBRATION or len(held_out) < LEAST_HELD_OUT:
         raise DataError(
             f"{choices.calibration}: {len(calibration)} good images to calibrate and {len(held_out)} others, not "
-            f"trained on, to draw the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are needed, "
-            "copies not counted"
+            f"used by training, to draw the threshold from; at least {LEAST_CALIBRATION} and {LEAST_HELD_OUT} are "
+            "needed, copies not counted"
         )
     form, tile_px = bundle.manifest.input, tile_px_of(bundle.manifest)
     chosen = [calibration[i] for i in stratified(len(calibration), most=MOST_CALIBRATION)]

@@ -1,7 +1,7 @@
 """The bundle: the folder that travels from export to the device, verified every time it is opened.
 
 The portable part is `manifest.json`, `model.onnx`, `golden.npz` and, if made, `model_fp16.onnx`, `model_int8.onnx`,
-`model_int8_unsigned.onnx`, `trained_on.txt` and `threshold_from.txt`.
+`model_int8_unsigned.onnx`, `trained_on.txt`, `chosen_by.txt` and `threshold_from.txt`.
 A bundle MUST hold the first three, and every portable file MUST be listed in the manifest with its size and SHA-256.
 Beside it lie the folders `engines/` and `checks/`, born on a device and never part of the manifest. Any other visible
 file or folder is refused; hidden ones (file managers leave them) are ignored, but for `.update`: files that an update
@@ -42,10 +42,12 @@ UNSIGNED = "model_int8_unsigned.onnx"
 """int8 for ONNX Runtime on CPUs, whose activations have no sign; the other file's are as TensorRT demands them."""
 TRAINED_ON = "trained_on.txt"
 """SHA-256 of every image file that was trained on, one a line; none of an imported checkpoint."""
+CHOSEN_BY = "chosen_by.txt"
+"""SHA-256 of the test images that chose the epoch, one a line; of runs with the paper's protocol alone."""
 THRESHOLD_FROM = "threshold_from.txt"
 """SHA-256 of the image files that drew a threshold of the manifest, one a line."""
 REQUIRED = (MODELS["fp32"], GOLDEN)
-PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON, THRESHOLD_FROM)
+PORTABLE = (*dict.fromkeys(MODELS.values()), UNSIGNED, GOLDEN, TRAINED_ON, CHOSEN_BY, THRESHOLD_FROM)
 DEVICE_FOLDERS = ("engines", "checks")
 _UPDATE = ".update"
 _CHANGES_S, _CHANGE_S = 2.0, 0.05
@@ -124,6 +126,14 @@ class Bundle:
             BundleError: The file cannot be read, or was changed since.
         """
         return self._read_list(TRAINED_ON)
+
+    def chosen_by(self) -> frozenset[str]:
+        """SHA-256 of the test images that chose the epoch; empty where none did.
+
+        Raises:
+            BundleError: The file cannot be read, or was changed since.
+        """
+        return self._read_list(CHOSEN_BY)
 
     def threshold_from(self) -> frozenset[str]:
         """SHA-256 of the image files that drew a threshold of the manifest; empty where the bundle does not say.

@@ -15,7 +15,7 @@ from PIL import Image
 from reason_export.accuracy import Accuracy, Figure, LabelledSet
 from reason_export.parity import TOLERANCES, compare
 from reason_runtime import load
-from reason_runtime.bundle import open_bundle, update_bundle
+from reason_runtime.bundle import listed, open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.digest import file_sha256
 from reason_runtime.image import load_image
@@ -366,7 +366,7 @@ def test_defective_parts_and_trained_ones_set_no_threshold(bundle: Path, good_pi
 def test_what_was_trained_on_sets_no_threshold(bundle: Path, good_pictures: Path, parts: Path, tmp_path: Path) -> None:
     trained = Path(shutil.copytree(parts / "train" / "good", tmp_path / "pictures" / "old"))  # and two held out
     told = call("reason-export", "check", bundle, "--held-out", trained).error
-    assert f"{trained}: holds 2 images that were not trained on; a threshold needs 8" in told
+    assert f"{trained}: holds 2 images that training did not use; a threshold needs 8" in told
     shutil.copytree(good_pictures, tmp_path / "pictures" / "new")
     arguments = ("reason-export", "check", bundle, "--held-out", tmp_path / "pictures")
     found = json.loads(call(*arguments, "--json").output)
@@ -459,7 +459,15 @@ def test_held_out_images_whose_values_are_not_finite_fail_the_check_and_leave_no
 
 def test_few_held_out_images_are_refused(bundle: Path, parts: Path) -> None:
     told = call("reason-export", "check", bundle, "--held-out", parts / "test" / "good").error
-    assert "holds 4 images that were not trained on; a threshold needs 8 good ones or more" in told
+    assert "holds 4 images that training did not use; a threshold needs 8 good ones or more" in told
+
+
+def test_images_that_chose_the_epoch_draw_no_threshold(bundle: Path, good_pictures: Path) -> None:
+    opened = open_bundle(bundle)
+    chose = listed(file_sha256(path) for path in sorted(good_pictures.iterdir())[:14])
+    update_bundle(opened, manifest=opened.manifest, files={"chosen_by.txt": chose})
+    told = call("reason-export", "check", bundle, "--held-out", good_pictures).error
+    assert "holds 6 images that training did not use; a threshold needs 8 good ones or more" in told
 
 
 def test_copies_of_held_out_images_do_not_count(bundle: Path, good_pictures: Path, tmp_path: Path) -> None:
@@ -472,4 +480,4 @@ def test_copies_of_held_out_images_do_not_count(bundle: Path, good_pictures: Pat
     for path in sorted(tmp_path.glob("*_0[0-1].png")):
         path.unlink()
     told = call("reason-export", "check", bundle, "--held-out", tmp_path).error
-    assert "holds 7 images that were not trained on; a threshold needs 8 good ones or more" in told
+    assert "holds 7 images that training did not use; a threshold needs 8 good ones or more" in told

@@ -177,14 +177,15 @@ def test_a_model_that_was_replaced_since_the_bundle_was_opened_is_refused(tmp_pa
             loaded.batch([picture_of(0)] * 2)
 
 
-@pytest.mark.parametrize("name", ["golden.npz", "trained_on.txt", "threshold_from.txt"])
+@pytest.mark.parametrize("name", ["golden.npz", "trained_on.txt", "chosen_by.txt", "threshold_from.txt"])
 def test_a_file_that_was_changed_since_the_bundle_was_opened_is_refused(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "bundle")
-    lists = {"trained_on.txt": b"ab\n", "threshold_from.txt": b"cd\n"}
+    lists = {"trained_on.txt": b"ab\n", "chosen_by.txt": b"ef\n", "threshold_from.txt": b"cd\n"}
     bundle = update_bundle(bundle, manifest=bundle.manifest, files=lists)
     read = {
         "golden.npz": bundle.golden,
         "trained_on.txt": bundle.trained_on,
+        "chosen_by.txt": bundle.chosen_by,
         "threshold_from.txt": bundle.threshold_from,
     }
     before = read[name]()

@@ -12,6 +12,7 @@ import torch
 
 from reason_runtime.bundle import open_bundle
 from reason_runtime.errors import ConfigurationError, DataError, RunError
+from reason_runtime.image import image_sha256
 from reason_train.checkpoint import State, StepReport
 from reason_train.config import PAPER_PROTOCOL_NOTE
 from reason_train.datasets import DataSet, load_dataset
@@ -140,7 +141,9 @@ def test_every_output_says_so(chosen: Path, data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "report.html").read_text().count(PAPER_PROTOCOL_NOTE) == 2  # on top, and in settings
     assert json.loads(call("reason-train", *arguments, "--json").output)["paper_protocol"] == note
     assert call("reason-export", "onnx", chosen, "--out", tmp_path / "bundle").status == 0
-    assert open_bundle(tmp_path / "bundle").manifest.training.configuration["paper_protocol"] == note
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.manifest.training.configuration["paper_protocol"] == note
+    assert bundle.chosen_by() == {image_sha256(path) for path in (data / "test").rglob("*.png")}
 
 
 def test_no_threshold_is_drawn_from_images_that_chose_the_epoch(chosen: Path, data: Path, tmp_path: Path) -> None:
