@@ -22,7 +22,7 @@ class Strip:
         valid_lines: Lines that the camera gave; the rows after them mirror these.
         owned_first: First row that this frame decides about.
         owned_end: One after the last such row.
-        encoder_count: Of the first line.
+        encoder_count: Of the first line; None where nothing moves: of an area camera, looked at in tiles.
         counts_per_line: Encoder counts from one line to the next.
     """
 
@@ -30,12 +30,12 @@ class Strip:
     valid_lines: int
     owned_first: int
     owned_end: int
-    encoder_count: int
+    encoder_count: int | None
     counts_per_line: int = 1
 
-    def encoder_count_at(self, row: int) -> int:
+    def encoder_count_at(self, row: int) -> int | None:
         """Of a row of the frame."""
-        return self.encoder_count + row * self.counts_per_line
+        return None if self.encoder_count is None else self.encoder_count + row * self.counts_per_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -129,7 +129,7 @@ def judge_web(
 
 def whole_frame(rows: int) -> Strip:
     """The strip of a frame that shares no line with another."""
-    return Strip(first_line=0, valid_lines=rows, owned_first=0, owned_end=rows, encoder_count=0)
+    return Strip(first_line=0, valid_lines=rows, owned_first=0, owned_end=rows, encoder_count=None)
 
 
 @dataclass(slots=True)
