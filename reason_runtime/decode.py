@@ -9,6 +9,7 @@ import io
 import os
 import threading
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -28,6 +29,7 @@ _ALPHA_MODES = ("LA", "RGBA", "PA", "La", "RGBa")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA_SAMPLES = 258, 262, 277, 284, 338
 _SAMPLE_FORMAT, _IMAGE_DEPTH = 339, 32997
 _WHITE_IS_ZERO, _RGB, _INTERLEAVED, _PLAIN_ALPHA, _SIGNED = 0, 2, 1, 2, 2
+_PNG_SIGNATURE_BYTES = 8
 _WARNINGS_LOCK = threading.Lock()  # the list of warning filters belongs to the whole process
 
 
@@ -79,6 +81,7 @@ def decode_stream(stream: BinaryIO, *, name: str, check_size: SizeCheck) -> Deco
     try:
         image = _open(stream)
         check_size(width_px=image.width, height_px=image.height)
+        _refuse_damaged_png(stream, image)
         _refuse_several_frames(image)
         _refuse_odd_tiff(image)
         _refuse_transparent_grey(image)
@@ -104,6 +107,23 @@ def _open(stream: BinaryIO) -> Image.Image:
             return Image.open(stream, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ImageError("more than 150 megapixels, the largest image allowed") from error
+
+
+def _refuse_damaged_png(stream: BinaryIO, image: Image.Image) -> None:
+    """A chunk that its checksum does not fit, or no end; Pillow and OpenCV decode such a file into another picture."""
+    if image.format != "PNG":
+        return
+    here = stream.tell()
+    stream.seek(_PNG_SIGNATURE_BYTES)
+    kind = b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(stream.read(4), "big"), stream.read(4)
+        content, checksum = stream.read(length), stream.read(4)
+        if len(checksum) < 4:
+            raise ImageError("is damaged (it is cut off)")
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+            raise ImageError(f"is damaged (the checksum of its chunk {kind!r} is another)")
+    stream.seek(here)
 
 
 def _refuse_several_frames(image: Image.Image) -> None:

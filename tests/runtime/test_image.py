@@ -297,6 +297,29 @@ def test_a_16_bit_file_that_is_cut_off_is_refused_with_its_name(tmp_path: Path, 
         read_image(path, input_format=RGB)
 
 
+def test_a_changed_byte_of_a_png_never_gives_another_picture(tmp_path: Path) -> None:
+    path = tmp_path / "changed.png"
+    Image.fromarray(noise((24, 24), high=20).astype(np.uint8)).save(path)
+    whole, picture = path.read_bytes(), read_image(path, input_format=RGB)
+    given = []
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with contextlib.suppress(ImageError):
+            given.append(read_image(path, input_format=RGB))
+    assert all(np.array_equal(each, picture) for each in given), len(given)
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.9])
+def test_a_png_whose_end_has_not_been_written_yet_is_refused(tmp_path: Path, left: float) -> None:
+    path = tmp_path / "zeros.png"  # as a copy over a network or a power cut leaves it: its full size, and zeros
+    Image.fromarray(noise((64, 64, 3), high=20).astype(np.uint8)).save(path)
+    whole = path.read_bytes()
+    there = int(left * len(whole))
+    path.write_bytes(whole[:there] + bytes(len(whole) - there))
+    with pytest.raises(ImageError, match=r"zeros\.png: (cannot be read|is damaged)"):
+        read_image(path, input_format=RGB)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".jpg", ".webp"])
 def test_damaged_bytes_give_an_image_or_an_image_error_and_nothing_else(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"damaged{suffix}"
