@@ -30,6 +30,7 @@ from reason_runtime.strict_json import Json
 
 _COMPACT_BYTES = 8 << 20
 _BLANK = b" " * 4095 + b"\n"  # more than nearly every record
+_STARTS = (b'{"taken": ', b'{"answer": ', b'{"delivered": ')
 _RESTART = "the process ended before this part was judged"
 
 
@@ -54,7 +55,8 @@ class Journal:
         sync: Write every record through to the disk.
 
     Raises:
-        ConfigurationError: It is a folder, another process uses the journal, or another version wrote it.
+        ConfigurationError: It is a folder or a file of another kind, another process uses the journal, or another
+            version wrote it.
         SinkError: It cannot be opened or read.
     """
 
@@ -227,13 +229,13 @@ class Journal:
     def _take(self, line: bytes) -> None:
         try:
             record = json.loads(line)
-        except ValueError:  # a line that an earlier kill cut off
+        except (ValueError, RecursionError):  # a line that an earlier kill cut off, or that a disk damaged
             return
         if "taken" in record:
             self._open[record["taken"]] = _Entry(taken=line + b"\n")
         elif "answer" in record:
             self._open.setdefault(record["key"], _Entry()).answer = line + b"\n"
-        elif "delivered" in record:
+        else:
             self._open.pop(record["delivered"], None)
 
 
@@ -263,13 +265,25 @@ def _unanswered(key: str, taken: dict[str, Json]) -> Answer:
 
 
 def _require_file(path: Path) -> None:
-    """Refuse a folder, and what can be none but one, before a lock is made beside it.
+    """Refuse a folder, what can be none but one, and what no journal is, before a lock is made beside it.
 
     Raises:
         ConfigurationError: It is one.
     """
     if path.name in ("", "..") or os.path.isdir(path):
         raise ConfigurationError(f"{path}: is a folder; expected a file for the journal, such as {path / 'journal'}")
+    if os.path.exists(path) and not (os.path.isfile(path) and _begins_as_journal(path)):
+        raise ConfigurationError(f"{path}: is no journal, and would be written anew; expected one, or a new file")
+
+
+def _begins_as_journal(path: Path) -> bool:
+    """Whether a file is empty, or begins with a record, or with what a kill or a power cut may leave of one."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2 * len(_BLANK)).lstrip(b" \n")
+    except OSError:  # of which the lock, or reading it all, says more
+        return True
+    return start.startswith((b"\0", *(known[: len(start)] for known in _STARTS)))
 
 
 def _locked(path: Path) -> int:

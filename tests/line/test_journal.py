@@ -274,10 +274,12 @@ def test_a_journal_that_cannot_be_made_short_leaves_nothing_behind_and_no_file_o
     journal.close()
 
 
-@pytest.mark.parametrize("line", ['{"answer": {"part_id": "top-0"}}', '{"taken": "top-0"}', "3", '{"answer": 1}'])
+@pytest.mark.parametrize(
+    "line", ['{"answer": {"part_id": "top-0"}}', '{"taken": "top-0"}', "3", '{"answer": 1}', '{"kind": "result"}']
+)
 def test_records_of_another_version_are_one_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal"
-    path.write_text(f"{line}\n")
+    path.write_text(f'{{"delivered": "top-9"}}\n{line}\n')
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="does not read .*move the file away"):
             Journal(path)
@@ -308,8 +310,33 @@ def test_what_can_be_no_journal_and_a_folder_that_cannot_be_made_are_said(tmp_pa
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "socket"))
     for _ in range(2):  # nothing of the first try holds the lock
-        with pytest.raises(SinkError, match="cannot be opened"):
+        with pytest.raises(ConfigurationError, match="is no journal"):
             Journal(tmp_path / "socket")
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"kind": "result", "part_id": "A17"}\n', b"part,decision\nA17,OK\n", b"\x89PNG\r\n\x1a\n\0\0", b"\nx"]
+)
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_was(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="mine: is no journal, and would be written anew"):
+        Journal(path)
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == {"mine": content}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" " * 4095, b"\0" * 4096 + b'rt": 3}\n', b'{"', b"[" * 100_000])
+def test_what_a_kill_or_a_power_cut_leaves_is_a_journal(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"delivered": "top-9"}\n' * content.startswith(b"[") + content)
+    Journal(path).close()
+    assert path.read_bytes() == b""
+
+
+def test_a_pipe_is_no_journal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # to open one waits for its writer, without end
+    with pytest.raises(ConfigurationError, match="is no journal"):
+        Journal(tmp_path / "pipe")
 
 
 def test_the_folders_of_a_journal_are_made(tmp_path: Path) -> None:
