@@ -292,7 +292,10 @@ class LineRun:
     def _sinks(self) -> list[Sink]:
         addresses = self._station.sinks or ("jsonl:-",)
         read = [folder for plan in self._station.cameras if (folder := folder_of(plan.source)) is not None]
-        sinks = [open_sink(text, models=self.models, metrics=self.metrics, read=read) for text in addresses]
+        journal = self._station.journal
+        sinks = [
+            open_sink(text, models=self.models, metrics=self.metrics, read=read, journal=journal) for text in addresses
+        ]
         if self._station.dashboard is not None:
             from reason_runtime.line.sinks.dashboard import open_dashboard
 

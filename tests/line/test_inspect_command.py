@@ -491,6 +491,20 @@ def test_pictures_are_not_put_among_those_that_are_judged(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("sink", ["jsonl:journal", "jsonl:link/journal?keep=3"])
+def test_results_are_not_written_into_the_journal(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str
+) -> None:
+    Image.fromarray(part(130)).save(tmp_path / "a.png")
+    (tmp_path / "link").symlink_to(".")
+    monkeypatch.chdir(tmp_path)
+    camera = CameraPlan(name="top", source="a.png", model=ModelPlan(bundle=bundle))
+    station = Station(cameras=(camera,), sinks=(sink,), journal=tmp_path / "journal")
+    with pytest.raises(ConfigurationError, match="is the journal, which keeps open parts alone"):
+        LineRun(station).run()
+    assert (tmp_path / "journal").read_bytes() == b""
+
+
 def test_supervisor_hears_ready_alive_and_stopping(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

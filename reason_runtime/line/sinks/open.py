@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,9 @@ _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus"
 _LAST_UNIT = 255  # one byte; Modbus on TCP/IP has 255 for a device that is spoken to directly
 
 
-def open_sink(text: str, *, models: Models, metrics: Metrics, read: Sequence[Path] = ()) -> Sink:
+def open_sink(
+    text: str, *, models: Models, metrics: Metrics, read: Sequence[Path] = (), journal: Path | None = None
+) -> Sink:
     """The sink at an address, not yet opened.
 
     Args:
@@ -36,13 +39,16 @@ def open_sink(text: str, *, models: Models, metrics: Metrics, read: Sequence[Pat
         models: Of the station.
         metrics: Of the station.
         read: Folders whose images are judged, into which no sink may put pictures.
+        journal: Of the station, in which no sink may write.
 
     Raises:
-        ConfigurationError: The address is wrong, or that of pictures in such a folder.
+        ConfigurationError: The address is wrong, that of pictures in such a folder, or the journal's.
     """
     address = parse_address(text, kinds=_KINDS)
     if address.kind == "":
         raise ConfigurationError(f"{text}: is no sink; expected {', '.join(f'{kind}:' for kind in _KINDS)}")
+    if address.kind == "jsonl" and journal is not None and os.path.realpath(address.place) == os.path.realpath(journal):
+        raise ConfigurationError(f"{text}: is the journal, which keeps open parts alone; give results their own file")
     sink = _sink(address, models, metrics, read)
     address.finish()
     return sink
