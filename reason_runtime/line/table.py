@@ -84,18 +84,20 @@ class Table:
             raise self._wrong(key, value, "a number, 0 or more")
         return float(value)
 
-    def integer(self, key: str, default: int, *, low: int = 0) -> int:
-        """A whole number, `low` or more."""
-        found = self.optional_integer(key, low=low)
+    def integer(self, key: str, default: int, *, low: int = 0, high: int | None = None) -> int:
+        """A whole number from `low` to `high`."""
+        found = self.optional_integer(key, low=low, high=high)
         return default if found is None else found
 
-    def optional_integer(self, key: str, *, low: int = 0) -> int | None:
-        """A whole number, `low` or more; or None."""
+    def optional_integer(self, key: str, *, low: int = 0, high: int | None = None) -> int | None:
+        """A whole number from `low` to `high`; or None."""
         value = self._take(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise self._wrong(key, value, f"a whole number, {low} or more")
+        is_beyond = isinstance(value, int) and high is not None and value > high
+        if isinstance(value, bool) or not isinstance(value, int) or value < low or is_beyond:
+            expected = f"{low} or more" if high is None else f"{low} to {high}"
+            raise self._wrong(key, value, f"a whole number, {expected}")
         return value
 
     def table(self, key: str) -> Table | None:

@@ -681,6 +681,7 @@ def test_the_example_station_file_is_valid_and_knows_every_key(tmp_path: Path) -
         ("lanes = 3", "lanes =", r"station.toml: is not TOML"),
         ('"/var/lib/j"', '""', r"station.toml: journal: found '', expected a string that is not empty"),
         ('"opencv:0"', '""', r"station.toml: camera\[0\]\.source: found '', expected a string that is not empty"),
+        ('backend = "tensorrt"', "batch = 17", r"station.toml: batch: found '17', expected a whole number, 1 to 16"),
         ('sinks = ["jsonl:-"]', "sinks = [3]", r"station.toml: sinks: found '3', expected strings"),
     ],
 )
