@@ -229,6 +229,7 @@ def test_a_simulated_camera_fails_as_told() -> None:
         ("linescan:web.npy?lines_per_s=fast", "lines_per_s=fast, expected a number"),
         ("linescan:web.npy?speed=3", "unknown option speed; expected"),
         ("linescan:web.npy?faults=fire@3", "fault 'fire@3': expected unplug"),
+        ("rtsp://user@[fe80::1/live", "rtsp://user@.fe80::1/live: Invalid IPv6 URL"),
         ("http://camera/live?frame_lines=1024", "a stream cannot be cut into a web"),
         ("linescan:web.npy?overlap_lines=3", "overlap_lines needs frame_lines"),
         ("linescan:web.npy?frame_lines=10&overlap_lines=9", "at most half"),

@@ -40,7 +40,11 @@ def open_source(text: str, *, input_format: InputFormat | None) -> Source:
         SourceError: A simulated camera's image cannot be read.
     """
     if text.partition(":")[0] in _STREAMS and "://" in text:
-        if "frame_lines" in dict(parse_qsl(urlsplit(text).query)):
+        try:
+            query = urlsplit(text).query
+        except ValueError as error:
+            raise ConfigurationError(f"{text}: {error}") from error
+        if "frame_lines" in dict(parse_qsl(query)):
             raise ConfigurationError(f"{text}: a stream cannot be cut into a web; frame_lines is of other sources")
         from reason_runtime.line.sources.opencv import OpenCvSource
 
