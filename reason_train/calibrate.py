@@ -234,10 +234,12 @@ def read_calibration(
     """What `read_held_out` and `read_threshold` give, checked to be of one calibration and of this model.
 
     Raises:
-        RunError: A file is not as this version writes it, a new calibration was ended between its two files, or the
-            model is not the one that was calibrated.
+        RunError: A file is not as this version writes it or is missing, a new calibration was ended between its two
+            files, or the model is not the one that was calibrated.
     """
     held_out, threshold = read_held_out(folder), read_threshold(folder)
+    if held_out is None and threshold is not None:  # the other way round, a first calibration was ended between them
+        raise RunError(f"{folder}: {THRESHOLD} is there, but no {CALIBRATION} of it; bring it back, or calibrate again")
     if held_out is not None and threshold is not None:
         below = np.nextafter(np.float32(threshold.value), np.float32(-np.inf))  # a score, as `threshold_for` chose it
         if threshold.images != len(held_out.scores) or below not in held_out.scores:

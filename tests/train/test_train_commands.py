@@ -413,6 +413,15 @@ def test_a_calibration_that_was_ended_between_its_files_is_noticed(run_copy: Pat
     assert "calibration.npz and calibration.json are of two calibrations; calibrate again" in done.error
 
 
+def test_a_threshold_whose_held_out_images_are_gone_is_no_run_without_a_threshold(
+    run_copy: Path, tmp_path: Path
+) -> None:
+    (run_copy / "calibration.npz").unlink()
+    done = call("reason-export", "onnx", run_copy, "--out", tmp_path / "bundle")
+    assert "calibration.json is there, but no calibration.npz of it; bring it back, or calibrate again" in done.error
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "null", '{"value": 1}'])
 def test_a_threshold_that_cannot_be_read_is_one_clear_line(content: str, run_copy: Path, tmp_path: Path) -> None:
     (run_copy / "calibration.json").write_text(content)
