@@ -137,6 +137,7 @@ def open_session(
     library = _import()
     model = bundle.model_path(precision)
     core = library.Core()
+    core.set_property({"ENABLE_MMAP": False})  # of kept models, see `openvino_cache`
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[precision] not in capabilities:
         raise BackendError(f"this processor has no {precision} for OpenVINO; it has {', '.join(capabilities)}")

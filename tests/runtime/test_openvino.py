@@ -19,6 +19,7 @@ from PIL import Image
 
 from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
+from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.choices import Backend, Precision
@@ -172,6 +173,28 @@ def test_a_kept_model_that_was_damaged_is_compiled_again(lost: str, precise_bund
     found = opened(precise_bundle, "int8").run(picture)
     np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
     assert blob.read_bytes() != damaged
+
+
+def test_what_becomes_of_a_kept_model_s_file_does_not_reach_a_session_that_has_loaded_it(
+    precise_bundle: Path, own_cache: Path
+) -> None:
+    picture = np.random.default_rng(5).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    expected = opened(precise_bundle, "int8").run(picture)
+    session = opened(precise_bundle, "int8")
+    assert session.models.taking(1).get_compiled_model().get_property("LOADED_FROM_CACHE")
+    (blob,) = own_cache.rglob("*.blob")
+    blob.chmod(0o600)
+    with blob.open("r+b") as file:  # the same file, as OpenVINO writes too
+        file.write(bytes(blob.stat().st_size))
+    found = session.run(picture)
+    np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
+
+
+def test_of_two_that_compile_a_model_at_once_the_second_does_without_what_the_first_may_be_writing() -> None:
+    for _ in range(2):
+        with kept_models("one") as first, kept_models("one") as second, kept_models("another") as third:
+            assert set(first) == set(third) == {"CACHE_DIR"}
+            assert second == {}
 
 
 def test_where_no_model_can_be_kept_every_start_compiles(
