@@ -9,7 +9,7 @@ from types import ModuleType
 
 from reason_runtime.backends.tensorrt import BF16
 from reason_runtime.backends.tensorrt_library import compute_capability_words
-from reason_runtime.choices import Builder, Precision, RunsOn
+from reason_runtime.choices import MOST_IN_A_GRAPH, Builder, Precision, RunsOn
 from reason_runtime.errors import ConfigurationError
 
 
@@ -39,10 +39,10 @@ class EngineChoices:
     def __post_init__(self) -> None:
         if self.precision == "bf16":
             raise ConfigurationError(f"no engine is built in bf16: {BF16}")
-        if not 1 <= self.typical_batch <= self.largest_batch:
+        if not 1 <= self.typical_batch <= self.largest_batch <= MOST_IN_A_GRAPH:
             raise ConfigurationError(
-                f"typical batch {self.typical_batch} and largest batch {self.largest_batch}: expected at least 1 image "
-                "and the typical batch not above the largest"
+                f"typical batch {self.typical_batch} and largest batch {self.largest_batch}: expected at least 1 "
+                f"image, {MOST_IN_A_GRAPH} at most, and the typical batch not above the largest"
             )
         if self.builder == "tensorrt":
             _check_tensorrt(self)

@@ -9,13 +9,13 @@ import torch
 
 from reason_export.resize_graph import CameraModel
 from reason_runtime.backends.signature import INPUT, OUTPUTS
+from reason_runtime.choices import MOST_IN_A_GRAPH
 from reason_runtime.errors import ParityError
 from reason_runtime.image import InputFormat
 from reason_train.model import ReasonModel
 
 OPSET = 18
 """Read by TensorRT 10.3 and later, OpenVINO 2025 and later and ONNX Runtime 1.14 and later."""
-MAX_BATCH = 1024
 
 
 def export_graph(model: ReasonModel | CameraModel, *, input_format: InputFormat) -> bytes:
@@ -42,7 +42,7 @@ def export_graph(model: ReasonModel | CameraModel, *, input_format: InputFormat)
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=list(OUTPUTS),
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=MOST_IN_A_GRAPH)}},
             verbose=False,
         )
     if program is None:

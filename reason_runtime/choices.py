@@ -26,6 +26,8 @@ RUNS_ON: tuple[RunsOn, ...] = get_args(RunsOn)
 BackPressure = Literal["block", "drop-oldest"]
 MOST_IN_A_RUN = 16
 """Images that `reason-export check` puts in one run, and `reason-run inspect` takes."""
+MOST_IN_A_GRAPH = 1024
+"""Images in one run that a bundle's graph is exported for."""
 
 
 def runner_name(backend: Backend, provider: Provider | None) -> str:

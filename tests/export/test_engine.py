@@ -233,6 +233,7 @@ def test_a_compute_capability_that_the_library_has_not_is_refused(grey: Bundle, 
         (["--builder", "tensorrt_rtx", "--version-compatible"], "TensorRT-RTX has no lean runtime"),
         (["--builder", "tensorrt_rtx", "--timing-cache", "cache"], "TensorRT-RTX times no kernels"),
         (["--typical-batch", "4", "--largest-batch", "2"], "typical batch 4 and largest batch 2"),
+        (["--builder", "tensorrt_rtx", "--largest-batch", "3000000000"], "expected at least 1 image, 1024 at most"),
         (
             ["--builder", "tensorrt_rtx", "--compute-capability", "8.6", "--compute-capability", "8.6"],
             "8.6, 8.6 names one twice",

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from reason_export.onnx_graph import MAX_BATCH, OPSET, export_graph
+from reason_export.onnx_graph import OPSET, export_graph
+from reason_runtime.choices import MOST_IN_A_GRAPH
 from reason_runtime.image import as_image, resize_image, square_format
 from reason_train.config import MethodConfig
 from reason_train.model import ReasonModel
@@ -152,4 +153,4 @@ def test_the_published_model_gives_the_same_in_onnx_runtime() -> None:
 
 
 def test_large_batches_are_allowed() -> None:
-    assert MAX_BATCH >= 64
+    assert MOST_IN_A_GRAPH >= 64
