@@ -129,7 +129,7 @@ def throughput(
     threads: ThreadsOption = None,
     cuda_graph: CudaGraphOption = False,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch size to try.", show_default="1, 2, 4, 8")
+        list[int] | None, typer.Option(min=1, help="Batch size to try.", show_default="1 to 8, as an engine takes")
     ] = None,
     warm_up: WarmUpOption = 2,
     minimum_count: CountOption = 5,
@@ -139,7 +139,7 @@ def throughput(
     """Images per second when all are at hand: batch sizes and, with OpenVINO, streams searched."""
     from reason_runtime.bench import LatencyPlan
     from reason_runtime.detector import load
-    from reason_runtime.throughput import measure_throughput
+    from reason_runtime.throughput import measure_throughput, usual_batches
 
     detector = load(
         bundle,
@@ -153,9 +153,8 @@ def throughput(
     _tell_remarks(detector)
     plan = LatencyPlan(warm_up=warm_up, minimum_count=minimum_count, minimum_s=minimum_seconds)
     about = _about(detector, plan)
-    found = measure_throughput(
-        detector, threads=threads, cuda_graph=cuda_graph, batches=batch or (1, 2, 4, 8), plan=plan
-    )
+    batches = batch or usual_batches(detector.session)
+    found = measure_throughput(detector, threads=threads, cuda_graph=cuda_graph, batches=batches, plan=plan)
     if as_json:
         print(json.dumps({**dataclasses.asdict(found), **about}))
         return

@@ -18,6 +18,7 @@ from reason_runtime.strict_json import Json
 
 IMAGES_PER_STREAM = 8
 """Images handed over at once for each stream, so that the wait for the last one weighs little."""
+USUAL_BATCHES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,12 @@ def _timed(session: Session, setting: Setting, image: NDArray[np.uint8], *, plan
     images = np.repeat(image[None], count, axis=0)
     times = time_calls(lambda: session.run(images), plan=plan)
     return times.fps * count, times
+
+
+def usual_batches(session: Session) -> tuple[int, ...]:
+    """Sizes to try where none is named: those that the session takes."""
+    most = session.largest_batch
+    return tuple(batch for batch in USUAL_BATCHES if most is None or batch <= most)
 
 
 def settings(backend: Backend, batches: Sequence[int], *, cores: int) -> Iterator[Setting]:

@@ -30,6 +30,7 @@ from reason_runtime.choices import BUILDERS, Builder
 from reason_runtime.engine_facts import Gpu
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import Outputs, open_session
+from reason_runtime.throughput import usual_batches
 from tests.commands import call
 from tests.runtime.bundles import make_bundle
 
@@ -313,3 +314,8 @@ def test_a_batch_that_is_too_large_reaches_no_lane(bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="takes 2 images in one run, not 3; build it with --largest-batch 3"):
         session_of(bundle, made).run(images_for(bundle, 3))
     assert not made
+
+
+def test_throughput_tries_no_batch_that_an_engine_does_not_take(bundle: Bundle) -> None:
+    assert usual_batches(session_of(bundle, [])) == (1, 2)
+    assert usual_batches(open_session(bundle)) == (1, 2, 4, 8)
