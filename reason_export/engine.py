@@ -19,6 +19,7 @@ from reason_export.engine_choices import EngineChoices, words_for
 from reason_export.engine_network import NetworkTensor, ParsedNetwork, parse_network
 from reason_export.engine_progress import watch
 from reason_export.timing_cache import attach_timing_cache, keep_timing_cache
+from reason_runtime.atomic import require_writable
 from reason_runtime.backends.cuda import Cuda
 from reason_runtime.backends.signature import INPUT
 from reason_runtime.backends.tensorrt_library import NAMES, Messages, load_library
@@ -26,7 +27,7 @@ from reason_runtime.bundle import Bundle
 from reason_runtime.cache import cache_folder
 from reason_runtime.choices import RunsOn
 from reason_runtime.engine_facts import EngineFacts, Gpu
-from reason_runtime.engine_store import EngineFile, engine_path, write_engine
+from reason_runtime.engine_store import ENGINES, EngineFile, engine_path, write_engine
 from reason_runtime.errors import BackendError, ConfigurationError, ReasonError
 from reason_runtime.image import InputFormat
 from reason_runtime.native_output import stdout_to_stderr
@@ -74,6 +75,7 @@ def build_engine(bundle: Bundle, *, choices: EngineChoices) -> BuiltEngine:
         parsed = parse_network(trt, builder, messages, model=model, bundle=bundle)
         config = _configure(trt, builder, choices, form=bundle.manifest.input, messages=messages)
         cache = _timing_cache(trt, config, choices, gpu=gpu)
+        require_writable(bundle.path / ENGINES)  # building may take minutes
         plan = _build(trt, builder, parsed, config, messages=messages, model=model)
     facts = _facts(bundle, model, choices, version=trt.__version__, gpu=gpu, plan=plan)
     path = engine_path(bundle, builder=choices.builder, device=_device(choices, gpu), precision=choices.precision)

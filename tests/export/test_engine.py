@@ -260,6 +260,13 @@ def test_an_engine_that_cannot_be_written_leaves_the_old_one(grey: Bundle) -> No
     assert read_engine(old, command="")
 
 
+def test_a_place_that_an_engine_cannot_be_written_to_is_said_before_it_is_built(lite: Bundle, tmp_path: Path) -> None:
+    bundle = open_bundle(shutil.copytree(lite.path, tmp_path / "bundle", ignore=shutil.ignore_patterns("engines")))
+    (bundle.path / "engines").touch()
+    with pytest.raises(ReasonError, match="engines: cannot be made"):
+        build(bundle, "7.5")  # which the builder refuses
+
+
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops in TensorRT-RTX:DeprecationWarning")
 def test_a_timing_cache_is_read_where_it_is_there_and_written_after(tmp_path: Path) -> None:
     config = tensorrt_rtx.Builder(Messages(tensorrt_rtx).log).create_builder_config()
