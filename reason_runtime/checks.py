@@ -203,7 +203,10 @@ def _content(path: Path) -> dict[str, Json] | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); run reason-export check again") from error
-    return as_object(parse(text, where=str(path)), where=str(path))
+    try:
+        return as_object(parse(text, where=str(path)), where=str(path))
+    except BundleError as error:
+        raise BundleError(f"{error}; run reason-export check again") from error
 
 
 def _is_superseded(content: Mapping[str, Json], bundle: Bundle, precision: Precision) -> bool:

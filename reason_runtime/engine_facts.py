@@ -77,9 +77,7 @@ def from_json(text: str, *, where: str) -> EngineFacts:
     fields = Fields(parse(text, where=where), where=f"{where}: ", keys=names)
     found = fields.integer("format_version")
     if found != FORMAT_VERSION:
-        raise BundleError(
-            f"{where}: engine format {found}, this version reads {FORMAT_VERSION}; build the engine again"
-        )
+        raise BundleError(f"{where}: engine format {found}, this version reads {FORMAT_VERSION}")
     return EngineFacts(
         builder=fields.word("builder", BUILDERS),
         builder_version=fields.text("builder_version"),

@@ -67,10 +67,12 @@ def engines(bundle: Bundle) -> list[EngineFile]:
     found = []
     for side_car in sorted((bundle.path / ENGINES).glob("[!.]*.json")):
         try:
-            text = side_car.read_text(encoding="utf-8")
+            facts = from_json(side_car.read_text(encoding="utf-8"), where=str(side_car))
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{side_car}: cannot be read ({error}); build the engine again") from error
-        found.append(EngineFile(path=side_car.with_suffix(".engine"), facts=from_json(text, where=str(side_car))))
+        except BundleError as error:
+            raise BundleError(f"{error}; build the engine again, or remove the file") from error
+        found.append(EngineFile(path=side_car.with_suffix(".engine"), facts=facts))
     return found
 
 

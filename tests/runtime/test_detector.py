@@ -228,3 +228,11 @@ def test_statistics_and_limits_of_the_manifest_reach_the_result_unchanged(tmp_pa
     assert make_manifest(threshold=value).thresholds["fp32"].value == value
     detector = load(make_bundle(tmp_path / "bundle", threshold=value).path)
     assert detector(flat(192)).decision == "OK"  # 0.5, one float64 below the threshold
+
+
+def test_a_check_s_file_that_is_no_json_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.path / "checks").mkdir()
+    (bundle.path / "checks" / "onnxruntime_fp32.json").touch()
+    with pytest.raises(BundleError, match=r"onnxruntime_fp32\.json: is not JSON .*; run reason-export check again$"):
+        load(bundle.path)

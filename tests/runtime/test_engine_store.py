@@ -197,7 +197,7 @@ def test_every_key_of_a_side_car_must_be_there_and_no_other(facts: EngineFacts) 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format_version", 2, "x.json: engine format 2, this version reads 1; build the engine again"),
+        ("format_version", 2, "x.json: engine format 2, this version reads 1"),
         ("builder", "onnxruntime", 'x.json: builder: found "onnxruntime", expected one of tensorrt, tensorrt_rtx'),
         ("precision", "fp8", 'x.json: precision: found "fp8"'),
         ("runs_on", "everything", 'x.json: runs_on: found "everything"'),
@@ -219,5 +219,8 @@ def test_a_broken_side_car_is_named_and_hidden_files_are_not_read(bundle: Bundle
     (engine.path.parent / ".left.json").write_bytes(b"{")
     assert engines(bundle) == [engine]
     engine.path.with_suffix(".json").write_bytes(b"\xff")
-    with pytest.raises(BundleError, match=r"nvidia-rtx-a2000_fp32\.json: cannot be read"):
+    with pytest.raises(BundleError, match=r"nvidia-rtx-a2000_fp32\.json: cannot be read .*; build the engine again$"):
+        engines(bundle)
+    engine.path.with_suffix(".json").write_bytes(b"{")
+    with pytest.raises(BundleError, match=r"_fp32\.json: is not JSON .*; build the engine again, or remove the file$"):
         engines(bundle)
