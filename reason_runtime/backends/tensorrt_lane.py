@@ -10,6 +10,7 @@ import ctypes
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -144,11 +145,12 @@ def _new_context(
 
 def _free(cuda: Cuda, stream: int, device: dict[str, int], pinned: dict[str, int], graphs: dict[int, int]) -> None:
     """Give everything back when a lane is gone; whichever thread runs this binds first."""
-    cuda.bind()
-    for graph in graphs.values():
-        cuda.call("cuGraphExecDestroy", graph)
-    cuda.call("cuStreamDestroy_v2", stream)
-    for address in device.values():
-        cuda.call("cuMemFree_v2", address)
-    for address in pinned.values():
-        cuda.call("cuMemFreeHost", address)
+    owned = [("cuGraphExecDestroy", graph) for graph in graphs.values()]
+    owned.append(("cuStreamDestroy_v2", stream))
+    owned += [("cuMemFree_v2", address) for address in device.values()]
+    owned += [("cuMemFreeHost", address) for address in pinned.values()]
+    with suppress(BackendError):
+        cuda.bind()
+    for function, handle in owned:
+        with suppress(BackendError):  # once a GPU has failed every call does, and the first has been told
+            cuda.call(function, handle)

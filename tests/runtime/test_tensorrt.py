@@ -15,6 +15,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from reason_export.engine import build_engine
 from reason_export.engine_choices import EngineChoices
 from reason_runtime.backends import cuda
 from reason_runtime.backends.tensorrt import TensorRtSession
+from reason_runtime.backends.tensorrt_lane import Lane
 from reason_runtime.backends.tensorrt_library import Messages, compute_capability_words, require_rtx_gpu
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import BUILDERS, Builder
@@ -319,3 +321,51 @@ def test_a_batch_that_is_too_large_reaches_no_lane(bundle: Bundle) -> None:
 def test_throughput_tries_no_batch_that_an_engine_does_not_take(bundle: Bundle) -> None:
     assert usual_batches(session_of(bundle, [])) == (1, 2)
     assert usual_batches(open_session(bundle)) == (1, 2, 4, 8)
+
+
+FAILING_DRIVER = """
+#include <stdlib.h>
+static int failed;
+int cuMemAllocHost_v2(void **memory, size_t size) { *memory = malloc(size); return 0; }
+int cuStreamSynchronize(void *stream) { return failed = 700; }
+int cuGetErrorString(int error, const char **text) { *text = "an illegal memory access"; return 0; }
+"""
+
+
+class IdleEngine:
+    """In place of an engine, which needs a GPU: takes whatever it is given."""
+
+    def create_execution_context(self) -> IdleEngine:
+        return self
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_gpu_that_fails_is_told_once_and_not_again_where_its_memory_is_given_back(
+    cuda_graph: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [f"int {name}() {{ return failed; }}" for name in cuda.SIGNATURES if name not in FAILING_DRIVER]
+    (tmp_path / "driver.c").write_text("\n".join([FAILING_DRIVER, *others]))
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", "driver.so", "driver.c"], cwd=tmp_path, check=True)
+    monkeypatch.setattr(cuda, "_LIBRARY", str(tmp_path / "driver.so"))
+    lane = Lane(
+        trt=ModuleType("without CudaGraphStrategy, as TensorRT is"),
+        why=lambda: "",
+        cuda=cuda.Cuda(),
+        engine=IdleEngine(),  # type: ignore[arg-type]
+        shapes={"image": (8, 8, 3), "anomaly_map": (8, 8), "score": ()},
+        largest_batch=1,
+        cuda_graph=cuda_graph,
+    )
+    with pytest.raises(BackendError, match=r"^CUDA's cuStreamSynchronize failed: an illegal memory access \(700\)$"):
+        lane.run(np.zeros((1, 8, 8, 3), np.uint8))
+    del lane
+    gc.collect()  # an error here would be a warning, which fails a test
