@@ -82,7 +82,7 @@ def test_the_threshold_gives_the_decision(program: Path, tmp_path: Path) -> None
     assert run(program, bundle, raw).stdout == "0.5\n"
     assert run(program, bundle, raw, "0.5").stdout == "0.5 NG\n"
     assert run(program, bundle, raw, "0.51").stdout == "0.5 OK\n"
-    for wrong in ("nan", "abc", "inf", "-1"):
+    for wrong in ("nan", "abc", "inf", "-1", "1,5", "0.5 mm"):
         done = run(program, bundle, raw, wrong)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: the threshold is no number above 0\n")
 
@@ -124,6 +124,14 @@ def test_a_bundle_that_looks_at_parts_of_a_picture_is_refused(program: Path, tmp
     done = run(program, bundle.path, raw)
     told = "error: the bundle looks at parts of a picture (a crop, tiles); this example cuts none out\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+def test_a_bundle_that_does_not_say_what_it_looks_at_is_refused(program: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle").path
+    raw, _ = save(np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8), tmp_path)
+    (bundle / "manifest.json").unlink()
+    done = run(program, bundle, raw)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {bundle}/manifest.json: cannot be read\n")
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])

@@ -1,10 +1,8 @@
-// Judges one image with a bundle through ONNX Runtime's C++ API and prints its score. NOT COMPILED in this project's
-// tests: ONNX Runtime's wheel has no headers. Its release archives have them.
-//     inspect BUNDLE IMAGE [THRESHOLD]
+// inspect BUNDLE IMAGE [THRESHOLD]: judges one image with a bundle through ONNX Runtime's C++ API and prints its score.
+// NOT COMPILED in this project's tests: ONNX Runtime's wheel has no headers. Its release archives have them.
 // IMAGE is a binary PPM (P6, colour) or PGM (P5, mono) with 8 bits, or a raw file of height x width x channels bytes.
-// Cast, normalisation, network and anomaly map are inside the graph: bytes go in as they are, RGB, rows from the top.
-// Only the resize is not: the image must have the graph's size, and is refused otherwise, as is a bundle that looks at
-// parts of a picture. Anything that is not finite is UNKNOWN, which a line must treat as a reject.
+// Bytes go in as they are, RGB, rows from the top. Only the resize is not in the graph: an image of another size is
+// refused, as is a bundle that looks at parts of a picture. UNKNOWN (not finite) is what a line must treat as a reject.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -48,10 +46,13 @@ std::vector<uint8_t> read_image(const std::string& path, size_t height, size_t w
 
 int main(int count, char** arguments) try {
     if (count < 3) throw std::runtime_error("usage: inspect BUNDLE IMAGE [THRESHOLD]");
-    const double threshold = count > 3 ? std::strtod(arguments[3], nullptr) : 1;
-    if (!(threshold > 0) || !std::isfinite(threshold)) throw std::runtime_error("the threshold is no number above 0");
+    char* rest = nullptr;
+    const double threshold = count > 3 ? std::strtod(arguments[3], &rest) : 1;
+    if (!(threshold > 0) || !std::isfinite(threshold) || (rest && *rest))
+        throw std::runtime_error("the threshold is no number above 0");
     std::ifstream manifest(std::string(arguments[1]) + "/manifest.json");
     const std::string facts(std::istreambuf_iterator<char>(manifest), {});
+    if (facts.empty()) throw std::runtime_error(std::string(arguments[1]) + "/manifest.json: cannot be read");
     if (std::regex_search(facts, std::regex(R"("crop_px": \[|"tile_px": [1-9]|"height_px": (\d+),[^}]*"resize_height_px": (?!\1,))")))
         throw std::runtime_error("the bundle looks at parts of a picture (a crop, tiles); this example cuts none out");
     Ort::Env environment(ORT_LOGGING_LEVEL_ERROR, "inspect");
@@ -69,9 +70,8 @@ int main(int count, char** arguments) try {
     const size_t map_size = found[0].GetTensorTypeAndShapeInfo().GetElementCount();
     bool finite = std::isfinite(score);
     for (size_t i = 0; i < map_size; i++) finite = finite && std::isfinite(map[i]);
-    std::cout << std::setprecision(9) << score;
-    if (count > 3) std::cout << (!finite ? " UNKNOWN" : score >= threshold ? " NG" : " OK");
-    std::cout << std::endl;
+    const char* decision = !finite ? " UNKNOWN" : score >= threshold ? " NG" : " OK";
+    std::cout << std::setprecision(9) << score << (count > 3 ? decision : "") << std::endl;
     return finite ? 0 : 1;
 } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << std::endl;
