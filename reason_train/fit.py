@@ -30,7 +30,7 @@ from reason_train.image_store import ImageStore
 from reason_train.model import ReasonModel
 from reason_train.paper_protocol import EpochChoice
 from reason_train.ranks import ALONE, Ranks
-from reason_train.run import CHECKPOINT, LOG, MODEL, write_tensors
+from reason_train.run import CHECKPOINT, LOG, write_model
 from reason_train.schedule import make_optimizer, set_learning_rates, steps_per_epoch, total_steps
 from reason_train.step import Losses, training_losses
 from reason_train.teacher_views import teacher_views
@@ -110,7 +110,7 @@ def fit(
     measure_maps(model.eval(), store, device=device)
     _check_finite(model, run)
     steps = total_steps(config.training, images=store.images)
-    write_tensors(run / MODEL, model.state_dict(), facts={"steps": str(steps)})
+    write_model(run, model.state_dict(), facts={"steps": str(steps)})
     (run / CHECKPOINT).unlink(missing_ok=True)
 
 

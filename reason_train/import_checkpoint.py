@@ -15,7 +15,7 @@ from reason_train.config import TeacherName, is_lite
 from reason_train.model import ReasonModel
 from reason_train.preparation import TAKEN, forget_unstarted
 from reason_train.presets import Choices, resolve
-from reason_train.run import MODEL, ImageEntry, Run, describe_images, library_versions, write_run, write_tensors
+from reason_train.run import ImageEntry, Run, describe_images, library_versions, write_model, write_run
 from reason_train.teacher_weights import load_teacher, read_checkpoint, weights_sha256
 
 PARTS = {"lns_layer": "suppression", "bottleneck": "bottleneck", "decoder": "student"}
@@ -81,7 +81,7 @@ def import_checkpoint(
         _require_free(out)  # as another may have left it
         try:
             write_run(out, run)
-            write_tensors(out / MODEL, model.state_dict(), facts={"imported_from": name})
+            write_model(out, model.state_dict(), facts={"imported_from": name})
         except ReasonError:
             forget_unstarted(out)
             raise

@@ -5,7 +5,7 @@ RUN/
   run.json                what was asked for: configuration, images, library versions
   log.jsonl               one line a logged step
   checkpoint.safetensors  where training stands: trained tensors, optimiser, step (until training is done)
-  model.safetensors       the finished model, teacher included
+  model.safetensors       the finished model, teacher included, and the SHA-256 of the run.json that it was made by
   calibration.npz         held-out good images and their scores
   calibration.json        the threshold from them
   paper_protocol.json     with --paper-protocol: each judged epoch's figures on the test set, and the one chosen
@@ -31,17 +31,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reason_runtime.atomic import replacing, write_text
+from reason_runtime.digest import file_sha256
 from reason_runtime.errors import RunError
 from reason_runtime.image import image_sha256
 from reason_train.config import Config, MethodConfig, TrainingConfig
 
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 2
 RUN, LOG, CHECKPOINT, MODEL = "run.json", "log.jsonl", "checkpoint.safetensors", "model.safetensors"
 CALIBRATION, THRESHOLD = "calibration.npz", "calibration.json"
 PAPER_PROTOCOL = "paper_protocol.json"
 SHA256 = "sha256"
 """The fact in a file of tensors that tells damage: safetensors itself has no checksum."""
+_RUN_SHA256 = "run_sha256"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
 
 
@@ -154,6 +156,30 @@ def _whole(kind: type[T], values: Mapping[str, object]) -> T:
     if missing := {item.name for item in known} - values.keys():
         raise KeyError(*sorted(missing))
     return kind(**values)
+
+
+def write_model(folder: Path, tensors: dict[str, Tensor], *, facts: dict[str, str]) -> None:
+    """Write a run's finished model, bound to its `run.json`: with other levels or another part it would be another.
+
+    Raises:
+        ReasonError: The system refused to write.
+    """
+    write_tensors(folder / MODEL, tensors, facts=facts | {_RUN_SHA256: file_sha256(folder / RUN)})
+
+
+def read_model(folder: Path) -> dict[str, Tensor]:
+    """A run's finished model.
+
+    Raises:
+        RunError: It cannot be read or is damaged, or `run.json` is not as it was when the model was made.
+    """
+    tensors, facts = read_tensors(folder / MODEL)
+    if facts.get(_RUN_SHA256) != file_sha256(folder / RUN):
+        raise RunError(
+            f"{folder / RUN}: was changed since {MODEL} was made by it, or is another run's; bring it back, or train "
+            "again"
+        )
+    return tensors
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], *, facts: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from reason_train.config import MethodConfig
 from reason_train.datasets.masks import picture_size_of_all
 from reason_train.image_store import ImageStore, all_images
 from reason_train.model import ReasonModel, build_model
-from reason_train.run import MODEL, Run, read_run, read_tensors
+from reason_train.run import MODEL, Run, read_model, read_run
 
 TILES_TOGETHER = 16
 
@@ -58,12 +58,13 @@ def load_run(folder: Path) -> tuple[Run, ReasonModel]:
     """A finished run and its model, in evaluation mode on the CPU.
 
     Raises:
-        RunError: No run there, training is not finished, or the tensors do not fit or are not finite.
+        RunError: No run there, training is not finished, the tensors do not fit or are not finite, or `run.json` was
+            changed since.
     """
     run = read_run(folder)
     path = require_finished(folder)
+    tensors = read_model(folder)
     model = build_model(run.config.method)
-    tensors, _ = read_tensors(path)
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in tensors or tensors[name].shape != tensor.shape:

@@ -22,7 +22,7 @@ from reason_train.calibrate import read_held_out
 from reason_train.calibration import threshold_for
 from reason_train.datasets import load_dataset
 from reason_train.evaluate import evaluate
-from reason_train.run import MODEL, read_tensors, write_tensors
+from reason_train.run import MODEL, RUN, read_tensors, write_tensors
 from reason_train.trained import load_run
 from tests.commands import Done, call
 from tests.pictures import good_parts, good_picture, save
@@ -287,6 +287,17 @@ def with_other_weights(path: Path) -> None:
 def test_a_damaged_model_is_refused(run_copy: Path, parts: Path, tmp_path: Path) -> None:
     with_a_hole(run_copy / MODEL)
     message = f"{run_copy / MODEL}: is damaged, its content is not what was written"
+    assert message in export(run_copy, tmp_path / "bundle").error
+    assert message in call("reason-train", "evaluate", run_copy, "--data", parts).error
+    assert message in call("reason-train", "calibrate", run_copy, "--data", parts).error
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_run_whose_settings_were_changed_since_is_refused(run_copy: Path, parts: Path, tmp_path: Path) -> None:
+    content = json.loads((run_copy / RUN).read_text())
+    content["config"]["method"]["white_level"] = 4095  # its bundle would read other images than were trained on
+    (run_copy / RUN).write_text(json.dumps(content, indent=2) + "\n")
+    message = f"{run_copy / RUN}: was changed since model.safetensors was made by it, or is another run's"
     assert message in export(run_copy, tmp_path / "bundle").error
     assert message in call("reason-train", "evaluate", run_copy, "--data", parts).error
     assert message in call("reason-train", "calibrate", run_copy, "--data", parts).error

@@ -13,7 +13,7 @@ from reason_train.checkpoint import StepReport, save_checkpoint
 from reason_train.config import MethodConfig, TrainingConfig
 from reason_train.device import find_device
 from reason_train.model import build_model
-from reason_train.run import CHECKPOINT, MODEL, RUN, read_run, read_tensors, write_tensors
+from reason_train.run import CHECKPOINT, MODEL, RUN, read_run, read_tensors, write_model
 from reason_train.schedule import batch_order, seeded, steps_per_epoch, total_steps
 from reason_train.teacher_weights import load_teacher
 from reason_train.trained import load_run
@@ -77,7 +77,7 @@ def test_a_run_folder_holds_what_was_asked_for(data: Path, tmp_path: Path) -> No
         "run.json",
     ]
     run = json.loads((tmp_path / "run" / RUN).read_text())
-    assert run["format"] == 1
+    assert run["format"] == 2
     assert run["config"]["preset"] == "edge"
     assert run["config"]["method"]["teacher"] == "efficientnet_lite0"
     assert run["config"]["training"]["steps"] == 6
@@ -232,7 +232,7 @@ def test_a_model_with_values_that_are_not_finite_is_refused(value: float, finish
     tensors = model_tensors(finished_run)
     name = next(name for name in tensors if name.startswith("student."))
     tensors[name].view(-1)[0] = value
-    write_tensors(tmp_path / "run" / MODEL, tensors, facts={})
+    write_model(tmp_path / "run", tensors, facts={})
     with pytest.raises(RunError, match=f"{MODEL}: tensor {name} holds values that are not finite"):
         load_run(tmp_path / "run")
 
@@ -242,7 +242,7 @@ def test_a_model_without_a_tensor_is_refused(finished_run: Path, tmp_path: Path)
     tensors = model_tensors(finished_run)
     name = next(name for name in tensors if name.startswith("bottleneck."))
     del tensors[name]
-    write_tensors(tmp_path / "run" / MODEL, tensors, facts={})
+    write_model(tmp_path / "run", tensors, facts={})
     with pytest.raises(RunError, match=f"tensor {name} is missing or of another shape"):
         load_run(tmp_path / "run")
 

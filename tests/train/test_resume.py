@@ -237,7 +237,7 @@ def test_a_damaged_line_of_the_log_is_left_out(line: bytes, data: Path, tmp_path
     assert finished.timing is not None
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "text", '{"format": 2}', "[" * 10**5])
+@pytest.mark.parametrize("content", ["", "{}", "[]", "text", '{"format": 1}', "[" * 10**5])
 def test_a_broken_run_description_is_refused_by_name(content: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
