@@ -1,10 +1,13 @@
-"""One small training and its bundle, made once for all tests that need a real one."""
+"""One small training and its bundles, made once for all tests that need real ones, whichever process runs them."""
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,22 @@ SIZES = ("--steps", 20, "--batch-size", 3, "--image-size", 64, "--seed", 3, "--d
 TRAINING = (*SIZES, "--method", "reason", "--suppression-layers")
 
 
+def made_once(name: str, make: Callable[[Path], Done], factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The folder that a command makes, and what it said; of several pytest processes the first one runs it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all processes
+    out, said = root / name / "stripes", root / f"{name}.json"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            shutil.rmtree(out, ignore_errors=True)  # of a process that failed
+            done = make(out)
+            assert done.status == 0, done.log
+            said.write_text(json.dumps(dataclasses.asdict(done)))
+    return out, Done(**json.loads(said.read_text()))
+
+
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten good training images of 64 x 64 pixels; four good and four defective test images with masks."""
@@ -37,9 +56,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished_run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that `fit` made of `parts`: EfficientNet-Lite0, twenty steps, two images held out."""
-    out = tmp_path_factory.mktemp("run") / "stripes"
-    done = call("reason-train", "fit", "--data", parts, "--out", out, *TRAINING, "--json")
-    assert done.status == 0, done.log
+    out, done = made_once(
+        "run",
+        lambda out: call("reason-train", "fit", "--data", parts, "--out", out, *TRAINING, "--json"),
+        tmp_path_factory,
+    )
     assert json.loads(done.output)["steps"] == 20
     return out
 
@@ -56,10 +77,9 @@ def small_run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """The bundle of that run with its fp16 file, and what `onnx` said."""
-    out = tmp_path_factory.mktemp("bundle") / "stripes"
-    done = call("reason-export", "onnx", finished_run, "--out", out, "--fp16")
-    assert done.status == 0, done.log
-    return out, done
+    return made_once(
+        "bundle", lambda out: call("reason-export", "onnx", finished_run, "--out", out, "--fp16"), tmp_path_factory
+    )
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +100,9 @@ def good_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def precise_bundle(exported_bundle: Path, good_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That bundle with its int8 file too. Read-only."""
-    out = Path(shutil.copytree(exported_bundle, tmp_path_factory.mktemp("bundle") / "precise"))
-    done = call("reason-export", "quantize", out, "--calibration", good_pictures)
-    assert done.status == 0, done.log
-    return out
+
+    def quantize(out: Path) -> Done:
+        shutil.copytree(exported_bundle, out)
+        return call("reason-export", "quantize", out, "--calibration", good_pictures)
+
+    return made_once("precise", quantize, tmp_path_factory)[0]

@@ -98,8 +98,8 @@ def test_fit_says_which_level_dark_images_need(tmp_path: Path) -> None:
     assert "white level 65535, not 0 and 4095" in export(tmp_path / "run", tmp_path / "b", "--white-level", 4095).error
 
 
-def test_a_calibration_on_16_bit_images_binds_the_levels_too(small_run: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+def test_a_calibration_on_16_bit_images_binds_the_levels_too(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     data = parts_of(tmp_path / "parts", lambda number: twelve_bit(700 + number))
     done = call("reason-train", "calibrate", run, "--data", data, "--device", "cpu")
     assert "train with --white-level 4095" in done.log
