@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -18,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from reason_runtime.errors import ConfigurationError, RunError
-from reason_train.checkpoint import StepReport
+from reason_train.checkpoint import StepReport, read_checkpoint
 from reason_train.datasets import load_dataset
-from reason_train.run import CHECKPOINT, LOG, MODEL, RUN, read_tensors
+from reason_train.run import CHECKPOINT, LOG, MODEL, RUN, read_tensors, write_tensors
 from reason_train.teacher import timm_network
 from reason_train.training_run import train
 from tests.pictures import good_parts
@@ -62,18 +64,41 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_equal_seeds_give_equal_trainings_and_others_do_not(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    small_training(data, tmp_path / "again", checkpoint_seconds=0.0)  # saving changes nothing
-    assert_same_training(tmp_path / "again", uninterrupted)
+def train_and_keep_stages(data: Path, folder: Path, **more: object) -> None:
+    """A training that saves after every step: in `run` as it ended, in `1`, `2`, ... as a kill then leaves it."""
+
+    def keep(line: StepReport) -> None:
+        shutil.copytree(folder / "run", folder / str(line.step))
+
+    small_training(data, folder / "run", checkpoint_seconds=0.0, resume=True, report=keep, **more)
+
+
+@pytest.fixture(scope="module")
+def stages(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    train_and_keep_stages(data, folder)
+    return folder
+
+
+@pytest.fixture
+def stopped(stages: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """Gives the run that was stopped in a step; a checkpoint is of the step before."""
+    return lambda step: Path(shutil.copytree(stages / str(step), tmp_path / "run"))
+
+
+def test_equal_seeds_give_equal_trainings_and_others_do_not(
+    data: Path, stages: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    assert_same_training(stages / "run", uninterrupted)  # saving changes nothing, nor resuming what is not there
     small_training(data, tmp_path / "other", seed=4)
     assert_different_training(tmp_path / "other", uninterrupted)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, STEPS])
-def test_a_stopped_training_resumes_bit_for_bit(step: int, data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(step))
+def test_a_stopped_training_resumes_bit_for_bit(
+    step: int, stopped: Callable[[int], Path], data: Path, uninterrupted: Path
+) -> None:
+    run = stopped(step)
     assert (run / CHECKPOINT).exists() == (step > 1)
     small_training(data, run, resume=True)
     assert_same_training(run, uninterrupted)
@@ -91,22 +116,14 @@ def test_a_stopped_training_resumes_bit_for_bit(step: int, data: Path, uninterru
     ids=["rd4ad", "bf16", "paper", "nothing cached"],
 )
 def test_other_settings_resume_bit_for_bit_too(changes: dict[str, object], data: Path, tmp_path: Path) -> None:
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    small_training(data, whole, steps=4, **changes)
-    with pytest.raises(Stopped):
-        small_training(data, run, steps=4, **changes, checkpoint_seconds=0.0, report=stop_after(3))
-    small_training(data, run, steps=4, **changes, resume=True)
-    assert_same_training(run, whole)
+    train_and_keep_stages(data, tmp_path, steps=4, **changes)
+    small_training(data, tmp_path / "3", steps=4, **changes, resume=True)
+    assert_same_training(tmp_path / "3", tmp_path / "run")
 
 
 def test_a_training_stopped_before_its_calibration_calibrates(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
     (tmp_path / "run" / "calibration.json").unlink()
-    small_training(data, tmp_path / "run", resume=True)
-    assert_same_training(tmp_path / "run", uninterrupted)
-
-
-def test_resume_starts_a_run_that_is_not_there(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     small_training(data, tmp_path / "run", resume=True)
     assert_same_training(tmp_path / "run", uninterrupted)
 
@@ -124,10 +141,8 @@ def test_files_left_half_written_are_removed(data: Path, uninterrupted: Path, tm
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_run_that_is_there_is_continued_only_on_request(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(2))
+def test_a_run_that_is_there_is_continued_only_on_request(stopped: Callable[[int], Path], data: Path) -> None:
+    run = stopped(2)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(RunError, match="a run is there already; continue it with --resume or choose another --out"):
         small_training(data, run)
@@ -139,24 +154,16 @@ def test_a_finished_run_is_not_trained_again(data: Path, uninterrupted: Path) ->
         small_training(data, uninterrupted, resume=True)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"seed": 4}, "other settings"), ({"steps": 7}, "other settings"), ({"batch_size": 2}, "other settings")],
-)
-def test_another_run_is_not_continued(changes: dict[str, object], message: str, data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, report=stop_after(1))
-    with pytest.raises(RunError, match=f"was started with {message}; give the same options and images"):
-        small_training(data, run, resume=True, **changes)
+@pytest.mark.parametrize("changes", [{"seed": 4}, {"steps": 7}, {"batch_size": 2}])
+def test_another_run_is_not_continued(changes: dict[str, object], stopped: Callable[[int], Path], data: Path) -> None:
+    with pytest.raises(RunError, match="was started with other settings; give the same options and images"):
+        small_training(data, stopped(1), resume=True, **changes)
 
 
 def test_a_run_whose_departures_were_told_in_other_words_is_continued(
-    data: Path, uninterrupted: Path, tmp_path: Path
+    stopped: Callable[[int], Path], data: Path, uninterrupted: Path
 ) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(2))
+    run = stopped(STEPS)
     content = json.loads((run / RUN).read_text())
     content["config"]["departures"] = ["as a version of before said it"]
     (run / RUN).write_text(json.dumps(content))
@@ -164,19 +171,15 @@ def test_a_run_whose_departures_were_told_in_other_words_is_continued(
     assert_same_training(run, uninterrupted)
 
 
-def test_changed_images_are_noticed(tmp_path: Path) -> None:
-    data, run = good_parts(tmp_path / "stripes", images=6), tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, report=stop_after(1))
+def test_changed_images_are_noticed(stopped: Callable[[int], Path], data: Path, tmp_path: Path) -> None:
+    changed, run = Path(shutil.copytree(data, tmp_path / data.name)), stopped(1)
     entries = json.loads((run / RUN).read_text())["train"]
-    path = data / entries[0]["name"]
-    shutil.copyfile(data / entries[1]["name"], path)
+    shutil.copyfile(changed / entries[1]["name"], changed / entries[0]["name"])
     with pytest.raises(RunError, match="was started with other training images"):
-        small_training(data, run, resume=True)
+        small_training(changed, run, resume=True)
 
 
-@pytest.mark.parametrize("others", [None, "theirs.pth"])
-def test_another_teacher_is_noticed(others: str | None, data: Path, tmp_path: Path) -> None:
+def test_another_teacher_is_noticed(data: Path, tmp_path: Path) -> None:
     weights = {name: tmp_path / name for name in ("ours.pth", "theirs.pth")}
     for seed, path in enumerate(weights.values()):
         torch.manual_seed(seed)
@@ -184,8 +187,9 @@ def test_another_teacher_is_noticed(others: str | None, data: Path, tmp_path: Pa
     run = tmp_path / "run"
     with pytest.raises(Stopped):
         small_training(data, run, teacher_weights=weights["ours.pth"], checkpoint_seconds=0.0, report=stop_after(2))
-    with pytest.raises(RunError, match="was started with other teacher weights"):
-        small_training(data, run, resume=True, teacher_weights=weights[others] if others else None)
+    for others in (None, weights["theirs.pth"]):
+        with pytest.raises(RunError, match="was started with other teacher weights"):
+            small_training(data, run, resume=True, teacher_weights=others)
     moved = weights["ours.pth"].rename(tmp_path / "moved.pth")
     small_training(data, run, resume=True, teacher_weights=moved)
     expected = hashlib.sha256(moved.read_bytes()).hexdigest()
@@ -193,45 +197,59 @@ def test_another_teacher_is_noticed(others: str | None, data: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors", None], ids=["empty", "text", "cut"])
-def test_a_broken_checkpoint_is_refused_by_name(content: bytes | None, data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(3))
+def test_a_broken_checkpoint_is_refused_by_name(
+    content: bytes | None, stopped: Callable[[int], Path], data: Path
+) -> None:
+    run = stopped(3)
     found = (run / CHECKPOINT).read_bytes()
     (run / CHECKPOINT).write_bytes(found[: len(found) // 2] if content is None else content)
     with pytest.raises(RunError, match=f"{CHECKPOINT}: cannot be read as a safetensors file"):
         small_training(data, run, resume=True)
 
 
-@pytest.mark.parametrize("checkpoint_is_of_before", [False, True])
 @pytest.mark.parametrize(
-    "name", [b'"step', b"optimizer.1.exp_avg", b"optimizer.1.step", b"optimizer.2.exp_avg_sq", b"model.student."]
+    "name", [b'"step', b"optimizer.1.exp_avg", b"optimizer.1.step", b"optimizer.2.exp_avg_sq", b"model.student.", None]
 )
-def test_a_checkpoint_with_a_changed_name_is_refused(
-    name: bytes, checkpoint_is_of_before: bool, data: Path, tmp_path: Path
+def test_a_checkpoint_with_a_changed_name_or_without_its_hash_is_refused(
+    name: bytes | None, stages: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(3))
-    if checkpoint_is_of_before:
-        tensors, facts = read_tensors(run / CHECKPOINT)
-        save_file(tensors, run / CHECKPOINT, facts)  # without a SHA-256
-    found = (run / CHECKPOINT).read_bytes()
-    place = found.index(name) + len(name) - 2
-    (run / CHECKPOINT).write_bytes(found[:place] + b"x" + found[place + 1 :])
-    with pytest.raises(RunError, match=f"^{run / CHECKPOINT}: "):
+    found, path = (stages / "3" / CHECKPOINT).read_bytes(), tmp_path / CHECKPOINT
+    if name is None:
+        save_file(read_tensors(stages / "3" / CHECKPOINT)[0], path, {"step": "2"})
+    else:
+        place = found.index(name) + len(name) - 2
+        path.write_bytes(found[:place] + b"x" + found[place + 1 :])
+    with pytest.raises(RunError, match=f"^{path}: "):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.student.", "its tensors are not this model's"),
+        ("optimizer.1.exp_avg", "is no checkpoint of this version"),
+        ("optimizer.1.step", "is no checkpoint of this version"),
+        ("step", "is no checkpoint of this version"),
+    ],
+)
+def test_a_whole_checkpoint_of_another_model_or_version_is_refused(
+    name: str, message: str, stopped: Callable[[int], Path], data: Path
+) -> None:
+    run = stopped(3)
+    tensors, facts = read_tensors(run / CHECKPOINT)
+    of = facts if name in facts else tensors
+    found = next(each for each in of if each.startswith(name))
+    of[f"{found}x"] = of.pop(found)  # type: ignore[assignment]
+    write_tensors(run / CHECKPOINT, tensors, facts=facts)
+    with pytest.raises(RunError, match=f"^{run / CHECKPOINT}: {message}"):
         small_training(data, run, resume=True)
 
 
-@pytest.mark.parametrize(
-    "line", [b'{"step": \xff}', b'{"step": 1', b'{"stxp": 1}', b'{"step": "1"}', b"[" * 10**5, b"1"]
-)
-def test_a_damaged_line_of_the_log_is_left_out(line: bytes, data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        small_training(data, run, checkpoint_seconds=0.0, report=stop_after(4))
+def test_damaged_lines_of_the_log_are_left_out(stopped: Callable[[int], Path], data: Path) -> None:
+    run = stopped(4)
+    damaged = [b'{"step": \xff}', b'{"step": 1', b'{"stxp": 1}', b'{"step": "1"}', b"[" * 10**5, b"1"]
     lines = (run / LOG).read_bytes().splitlines()
-    (run / LOG).write_bytes(b"\n".join([lines[0], line, *lines[2:]]) + b"\n")
+    (run / LOG).write_bytes(b"\n".join([lines[0], *damaged, *lines[2:]]) + b"\n")
     finished = small_training(data, run, resume=True)
     assert [found["step"] for found in log_lines(run)] == [1, 3, 4, 5, 6]
     assert finished.timing is not None
@@ -246,29 +264,43 @@ def test_a_broken_run_description_is_refused_by_name(content: str, data: Path, t
         small_training(data, run, resume=True)
 
 
-def wait_after_two(line: StepReport) -> None:
-    if line.step == 2:
-        time.sleep(LONGEST_S)
-
-
-def test_a_run_that_another_process_trains_is_left_to_it(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["reason_train.training_run"])
+def test_a_training_has_its_run_for_itself(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    other = processes.Process(target=small_training, args=(data, run), kwargs={"report": wait_after_two})
-    other.start()
-    try:
-        deadline = time.monotonic() + LONGEST_S
-        while not (run / LOG).is_file() or len((run / LOG).read_text().splitlines()) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+
+    def try_another(line: StepReport) -> None:
+        if line.step != 2:
+            return
         before = {path.name: path.read_bytes() for path in run.iterdir()}
         with pytest.raises(ConfigurationError, match=f"{run}: another training or calibration writes there"):
             small_training(data, run, resume=True)
         assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-    finally:
+
+    small_training(data, run, report=try_another)
+    assert_same_training(run, uninterrupted)
+
+
+# Has a run for itself, as a training does, until it is killed.
+HOLDER = """
+import sys, time
+from pathlib import Path
+from reason_runtime.alone import alone_in
+with alone_in(Path(sys.argv[1]), otherwise="is held"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(
+    stopped: Callable[[int], Path], data: Path, uninterrupted: Path
+) -> None:
+    run = stopped(STEPS)
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigurationError, match=f"{run}: another training or calibration writes there"):
+            small_training(data, run, resume=True)
         other.kill()
-        other.join()
     small_training(data, run, resume=True)  # a kill leaves no lock
     assert_same_training(run, uninterrupted)
     assert sorted(os.listdir(run)) == sorted(os.listdir(uninterrupted))
