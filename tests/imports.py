@@ -46,3 +46,16 @@ def loaded_packages(code: str, *, arguments: Sequence[object] = ()) -> set[str]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def loaded_for_help(module: str, commands: Sequence[tuple[str, ...]]) -> set[str]:
+    """Top-level packages in memory after a new interpreter printed the help of each of these commands of a module."""
+    return loaded_packages(
+        f"from {module} import main\n"
+        f"for command in {commands!r}:\n"
+        "    sys.argv = ['command', *command, '--help']\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 0, command\n"
+    )

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imports import loaded_packages
+from tests.commands import call
+from tests.imports import loaded_for_help
 from tests.runtime.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,8 @@ def start(command: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def call(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, for what native libraries print; the others are called in this one."""
     process = start(command, *arguments)
     output, log = process.communicate(timeout=60)
     return subprocess.CompletedProcess(process.args, process.returncode, output, log)
@@ -66,8 +68,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_predict_prints_one_json_line_an_image(place: Path) -> None:
     done = call("reason-run", "predict", place / "bundle", place / "good", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    first, second = json_lines(done.stdout)
+    assert (done.status, done.log) == (0, "")
+    first, second = json_lines(done.output)
     assert first.pop("latency_ms") > 0  # type: ignore[operator]
     assert first == {
         "path": str(place / "good" / "a.png"),
@@ -84,14 +86,14 @@ def test_predict_prints_one_json_line_an_image(place: Path) -> None:
 
 def test_predict_without_json_prints_lines_for_people(place: Path) -> None:
     done = call("reason-run", "predict", place / "bundle", place / "good")
-    first, second = done.stdout.splitlines()
+    first, second = done.output.splitlines()
     assert first.startswith("OK       score 0.01562 < 0.5  ")
     assert second.startswith("NG       score 0.9531 >= 0.5  ")
     assert second.endswith(str(place / "good" / "b.jpg"))
 
 
 def test_unreadable_files_give_unknown_lines_and_exit_1_at_the_end(place: Path) -> None:
-    done = call("reason-run", "predict", place / "bundle", place / "mixed", "--json")
+    done = run("reason-run", "predict", place / "bundle", place / "mixed", "--json")
     assert done.returncode == 1
     decisions = {Path(str(line["path"])).name: line["decision"] for line in json_lines(done.stdout)}
     assert decisions == {"b.png": "UNKNOWN", "c.png": "OK", "d.jpeg": "UNKNOWN", "a.jpg": "NG"}
@@ -100,8 +102,8 @@ def test_unreadable_files_give_unknown_lines_and_exit_1_at_the_end(place: Path) 
 
 def test_weights_that_are_not_finite_give_unknown_without_a_score_and_exit_1(place: Path) -> None:
     done = call("reason-run", "predict", place / "broken", place / "good", "--json")
-    assert done.returncode == 1
-    for line in json_lines(done.stdout):
+    assert done.status == 1
+    for line in json_lines(done.output):
         assert (line["decision"], line["score"], line["reason"]) == (
             "UNKNOWN",
             None,
@@ -111,17 +113,17 @@ def test_weights_that_are_not_finite_give_unknown_without_a_score_and_exit_1(pla
 
 def test_without_a_threshold_scores_are_printed_with_one_hint(place: Path) -> None:
     done = call("reason-run", "predict", place / "uncalibrated", place / "good", "--json")
-    assert done.returncode == 0
-    assert [line["decision"] for line in json_lines(done.stdout)] == ["UNKNOWN", "UNKNOWN"]
-    assert done.stderr.count("reason-train calibrate") == 1
+    assert done.status == 0
+    assert [line["decision"] for line in json_lines(done.output)] == ["UNKNOWN", "UNKNOWN"]
+    assert done.log.count("reason-train calibrate") == 1
     given = call("reason-run", "predict", place / "uncalibrated", place / "good", "--json", "--threshold", 0.5)
-    assert [line["decision"] for line in json_lines(given.stdout)] == ["OK", "NG"]
-    assert [line["threshold_source"] for line in json_lines(given.stdout)] == ["given by hand"] * 2
+    assert [line["decision"] for line in json_lines(given.output)] == ["OK", "NG"]
+    assert [line["threshold_source"] for line in json_lines(given.output)] == ["given by hand"] * 2
 
 
 def test_maps_are_saved_in_a_folder_that_mirrors_the_images(place: Path, tmp_path: Path) -> None:
     done = call("reason-run", "predict", place / "bundle", place / "mixed", place / "good", "--save-maps", tmp_path)
-    assert done.returncode == 1
+    assert done.status == 1
     saved = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
     names = ["good/a.png", "good/b.jpg", "mixed/c.png", "mixed/sub/a.jpg"]
     assert saved == [f"{name}.overlay.png" for name in names]
@@ -135,12 +137,12 @@ def test_maps_are_not_saved_among_the_images(place: Path, tmp_path: Path, maps: 
     (tmp_path / "link").symlink_to("images")
     before = sorted(tmp_path.rglob("*"))
     done = call("reason-run", "predict", place / "bundle", tmp_path / "images", "--save-maps", tmp_path / maps)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path / maps}: puts pictures into {tmp_path / 'images'}, ")
-    assert done.stderr.count("\n") == 1
+    assert (done.status, done.output) == (1, "")
+    assert done.log.startswith(f"error: {tmp_path / maps}: puts pictures into {tmp_path / 'images'}, ")
+    assert done.log.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
     beside = call("reason-run", "predict", place / "bundle", tmp_path / "images" / "a.png", "--save-maps", tmp_path)
-    assert beside.returncode == 0
+    assert beside.status == 0
 
 
 @pytest.mark.parametrize(
@@ -166,8 +168,8 @@ def test_maps_are_not_saved_beside_the_files_that_are_judged(
     done = call(
         "reason-run", "predict", place / "bundle", *(tmp_path / name for name in files), "--save-maps", tmp_path / maps
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "where they would be taken for images the next time; give a folder elsewhere" in done.stderr
+    assert (done.status, done.output) == (1, "")
+    assert "where they would be taken for images the next time; give a folder elsewhere" in done.log
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -182,10 +184,10 @@ def test_maps_are_not_saved_beside_the_files_that_are_judged(
 )
 def test_a_failure_is_one_line_and_exit_1(place: Path, bundle: str, images: str, message: str) -> None:
     done = call("reason-run", "predict", place / bundle, place / images)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert (done.status, done.output) == (1, "")
+    assert done.log.startswith("error: ")
+    assert message in done.log
+    assert done.log.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_a_failure_is_one_line_and_exit_1(place: Path, bundle: str, images: str,
     ],
 )
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
-    assert call("reason-run", *arguments).returncode == 2
+    assert call("reason-run", *arguments).status == 2
 
 
 @pytest.mark.parametrize(
@@ -215,14 +217,14 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     ],
 )
 def test_an_empty_argument_is_not_the_working_directory(
-    place: Path, tmp_path: Path, arguments: list[str], told: str
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
 ) -> None:
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {SCRIPT[2]}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {told}; expected a value, . for the working directory; is a variable not set?\n"
+    monkeypatch.chdir(tmp_path)
+    done = call("reason-run", *arguments)
+    assert (done.status, done.output) == (2, "")
+    assert done.log == f"error: {told}; expected a value, . for the working directory; is a variable not set?\n"
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -234,10 +236,9 @@ def test_an_empty_argument_is_not_the_working_directory(
     ],
 )
 def test_help_comes_at_once_since_nothing_heavy_is_loaded_for_it(module: str, commands: list[tuple[str, ...]]) -> None:
-    for command in commands:
-        loaded = loaded_packages(f"from {module} import main; main()", arguments=[*command, "--help"])
-        assert "typer" in loaded  # what is loaded is seen
-        assert loaded & {"numpy", "cv2", "PIL", "onnxruntime", "openvino"} == set()
+    loaded = loaded_for_help(module, commands)
+    assert "typer" in loaded  # what is loaded is seen
+    assert loaded & {"numpy", "cv2", "PIL", "onnxruntime", "openvino"} == set()
 
 
 def test_results_that_cannot_be_written_are_one_error(place: Path) -> None:
@@ -321,7 +322,9 @@ def test_what_may_not_be_read_is_named(locked: str, arguments: list[str], told: 
 def test_the_counter_on_a_terminal_is_written_over_by_the_next_line() -> None:
     script = (
         "import time; from reason_runtime.progress import counted\n"
-        "for number in counted(range(3), total=3, what='images'): time.sleep(1.2); print('judged', number)"
+        "for number in counted(range(3), total=3, what='images'):\n"
+        "    print('judged', number)\n"
+        "    time.sleep(2.1 if number == 1 else 0)"
     )
     leader, follower = pty.openpty()
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=follower, stderr=follower):
@@ -349,17 +352,17 @@ def test_a_reader_that_stops_reading_causes_no_traceback(place: Path) -> None:
 
 def test_inspect_prints_a_json_line_a_frame_then_pace_and_latency(place: Path) -> None:
     done = call("reason-run", "inspect", place / "bundle", "--source", place / "good")
-    assert done.returncode == 0
-    assert [(line["frame"], line["decision"]) for line in json_lines(done.stdout)] == [(0, "OK"), (1, "NG")]
-    assert "2 frames: 1 OK, 1 NG, 0 UNKNOWN" in done.stderr
-    assert "FPS" in done.stderr
-    assert "p99" in done.stderr
+    assert done.status == 0
+    assert [(line["frame"], line["decision"]) for line in json_lines(done.output)] == [(0, "OK"), (1, "NG")]
+    assert "2 frames: 1 OK, 1 NG, 0 UNKNOWN" in done.log
+    assert "FPS" in done.log
+    assert "p99" in done.log
 
 
 def test_inspect_goes_on_after_a_broken_frame_and_exits_1(place: Path) -> None:
     done = call("reason-run", "inspect", place / "bundle", "--source", place / "mixed")
-    assert done.returncode == 1
-    assert [line["decision"] for line in json_lines(done.stdout)] == ["UNKNOWN", "OK", "UNKNOWN", "NG"]
+    assert done.status == 1
+    assert [line["decision"] for line in json_lines(done.output)] == ["UNKNOWN", "OK", "UNKNOWN", "NG"]
 
 
 def write_video(path: Path, *, frames_rgb: list[tuple[int, int, int]]) -> None:
@@ -372,15 +375,15 @@ def write_video(path: Path, *, frames_rgb: list[tuple[int, int, int]]) -> None:
 def test_inspect_judges_the_frames_of_a_video_in_order(place: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "video.avi", frames_rgb=[(128, 128, 128), (250, 250, 250), (128, 128, 128)])
     done = call("reason-run", "inspect", place / "bundle", "--source", tmp_path / "video.avi")
-    assert (done.returncode, "3 frames" in done.stderr) == (0, True)
-    assert [line["decision"] for line in json_lines(done.stdout)] == ["OK", "NG", "OK"]
+    assert (done.status, "3 frames" in done.log) == (0, True)
+    assert [line["decision"] for line in json_lines(done.output)] == ["OK", "NG", "OK"]
 
 
 def test_inspect_says_what_it_judged_of_a_video_that_is_cut_off(place: Path, tmp_path: Path) -> None:
     video = tmp_path / "video.avi"
     write_video(video, frames_rgb=[(128, 128, 128)] * 40)
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
-    done = call("reason-run", "inspect", place / "bundle", "--source", video)
+    done = run("reason-run", "inspect", place / "bundle", "--source", video)
     frames = len(json_lines(done.stdout))
     assert done.returncode == 1
     assert f"\n{frames} frames: {frames} OK, 0 NG, 0 UNKNOWN; " in f"\n{done.stderr}"
@@ -390,23 +393,23 @@ def test_inspect_says_what_it_judged_of_a_video_that_is_cut_off(place: Path, tmp
 @pytest.mark.parametrize("source", ["nowhere", "empty", "bundle/manifest.json", "rtsp://camera"])
 def test_a_source_that_gives_no_frame_is_one_error(place: Path, source: str) -> None:
     done = call("reason-run", "inspect", place / "bundle", "--source", place / source)
-    assert (done.returncode, done.stdout, "0 frames" in done.stderr) == (1, "", False)
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert (done.status, done.output, "0 frames" in done.log) == (1, "", False)
+    assert done.log.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.log
 
 
 def test_info_says_what_is_in_a_bundle(place: Path) -> None:
     done = call("reason-run", "info", place / "bundle")
-    assert "threshold   fp32: 0.5, rejects 3 of 300 good images" in done.stdout
-    machine = json.loads(call("reason-run", "info", place / "bundle", "--json").stdout)
+    assert "threshold   fp32: 0.5, rejects 3 of 300 good images" in done.output
+    machine = json.loads(call("reason-run", "info", place / "bundle", "--json").output)
     assert machine["method"]["teacher"] == "none"
 
 
 def test_latency_is_measured_with_what_it_was_measured_on(place: Path) -> None:
     limits = ("--minimum-count", 20, "--minimum-seconds", 0.05, "--warm-up", 2)
     done = call("reason-bench", "latency", place / "uncalibrated", *limits, "--threads", 1, "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    assert done.status == 0, done.log
+    found = json.loads(done.output)
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["max_ms"]
     assert found["count"] >= 20
     assert found["fps"] == pytest.approx(1000 / found["p50_ms"], rel=0.9)
@@ -415,4 +418,4 @@ def test_latency_is_measured_with_what_it_was_measured_on(place: Path) -> None:
     assert found["environment"]["cores"] == len(os.sched_getaffinity(0))
     assert found["environment"]["processor"]
     people = call("reason-bench", "latency", place / "bundle", *limits)
-    assert people.stdout.startswith("p50 ")
+    assert people.output.startswith("p50 ")
