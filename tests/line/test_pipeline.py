@@ -86,8 +86,8 @@ def test_a_part_that_misses_its_deadline_is_unknown_at_the_deadline_and_not_late
 
 def test_a_deadline_wakes_a_clock_that_meant_to_sleep_longer(bundle: Path) -> None:
     settings = PipelineSettings(deadline_s=0.2, heartbeat_s=600)
-    with running(bundle, camera(1.0, part(130, code=SLOW), 4.0, live=True), settings=settings) as line:
-        line.sink.wait(lambda: len(line.sink.answers) == 1, 3)  # the camera ends after 4 s, which wakes it too
+    with running(bundle, camera(0.3, part(130, code=SLOW), 2.0, live=True), settings=settings) as line:
+        line.sink.wait(lambda: len(line.sink.answers) == 1, 1.8)  # the camera ends after 2.3 s, which wakes it too
         assert line.sink.causes == ["deadline"]
         line.pipeline.stop(0.5)
 
