@@ -34,14 +34,14 @@ from tests.export.engine_bundles import engine_bundle
 from tests.imports import loaded_packages
 from tests.runtime.bundles import make_bundle
 
-SIZE_PX = 256
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
 @pytest.fixture(scope="module")
-def lite(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return engine_bundle(tmp_path_factory.mktemp("lite") / "lite", MethodConfig(teacher="efficientnet_lite0"))
+def lite(precise_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A trained one; engines are built into the copy."""
+    return open_bundle(shutil.copytree(precise_bundle, tmp_path_factory.mktemp("lite") / "lite"))
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,10 @@ def build(bundle: Bundle, *capabilities: str, precision: Precision = "fp32") -> 
 
 
 def assert_complete(built: BuiltEngine, bundle: Bundle, *, precision: Precision) -> None:
+    size_px = bundle.manifest.map_size_px
     assert [(tensor.name, tensor.shape, tensor.kind) for tensor in built.tensors] == [
-        ("image", (-1, SIZE_PX, SIZE_PX, 3), "UINT8"),
-        ("anomaly_map", (-1, SIZE_PX, SIZE_PX), "FLOAT"),
+        ("image", (-1, size_px, size_px, 3), "UINT8"),
+        ("anomaly_map", (-1, size_px, size_px), "FLOAT"),
         ("score", (-1,), "FLOAT"),
     ]
     path, facts = built.file.path, built.file.facts
