@@ -21,7 +21,7 @@ from reason_runtime.line.sinks.pictures import paint_reject
 from reason_runtime.line.web.judge import DefectBook
 from reason_runtime.manifest import Quantisation, ScoreStatistics
 from reason_runtime.predict import judge
-from reason_runtime.regions import Region, find_regions, regions_of_picture
+from reason_runtime.regions import Region, find_regions, regions_and_pixels, regions_of_picture
 from reason_runtime.save_maps import MapWriter
 from tests.runtime.bundles import golden_bytes, grey_model, make_bundle, make_manifest
 
@@ -62,9 +62,13 @@ def test_regions_are_the_connected_components(seed: int, height: int, width: int
         first = np.argwhere(labels == label)[0]
         left, top, across, down, _ = (int(value) for value in boxes[label])
         peak = float(values[labels == label].max())
-        expected.append((*first, Region(x_px=left, y_px=top, width_px=across, height_px=down, peak=peak)))
+        own = labels[top : top + down, left : left + across] == label
+        expected.append((*first, Region(x_px=left, y_px=top, width_px=across, height_px=down, peak=peak), own))
     expected.sort(key=lambda item: item[:2])
-    assert find_regions(values, pixel_threshold=limit) == tuple(region for *_, region in expected[:100])
+    found = regions_and_pixels(values, pixel_threshold=limit)
+    assert [region for region, _ in found] == [region for *_, region, _ in expected[:100]]
+    assert all(np.array_equal(pixels, own) for (_, pixels), (*_, own) in zip(found, expected, strict=False))
+    assert find_regions(values, pixel_threshold=limit) == tuple(region for region, _ in found)
 
 
 def test_a_map_that_is_high_everywhere_in_places_lists_a_hundred() -> None:
