@@ -273,7 +273,7 @@ class Pipeline:
     def _prepare(self, works: list[Work]) -> list[Work]:
         seen = []
         for work in works:
-            before = self._last_image.get(work.frame.camera) if work.frame.checks_freezing else None
+            before = self._last_image.get(work.frame.camera)  # of one that checks freezing
             image = work.frame.grab.image  # of the camera: resized ones may be the same by chance
             work.repeats = before is not None and image is not None and same_pixels(before, image)
             if self._sees(work, self.models.of(work.frame.camera)):

@@ -12,11 +12,17 @@ from reason_runtime import load
 from reason_runtime.blind import limits_from
 from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.grabber import Camera
+from reason_runtime.line.health import Health
 from reason_runtime.line.messages import Beat
 from reason_runtime.line.model import LineModel
 from reason_runtime.line.pipeline import PipelineSettings
+from reason_runtime.line.queues import BoundedQueue
+from reason_runtime.line.stage import Desk, Stage
+from reason_runtime.line.watch import Watch
+from reason_runtime.line.work import Work
 from tests.line.models import FAIL, NAN, SLOW, line_bundle, part, trips_of
 from tests.line.stations import Line, ListSink, ListSource, camera, running
+from tests.line.test_journal import Book, frame
 from tests.runtime.bundles import SIZE_PX
 
 
@@ -159,6 +165,43 @@ def test_a_stage_that_fails_rejects_the_part_raises_a_fault_and_goes_on(bundle: 
     assert line.sink.beats[-1].healthy
 
 
+def run_stage(book: Book, health: Health, work: Work, *, onward: BoundedQueue[Work] | None = None) -> list[Work]:
+    """Let a stage called `infer` take one piece of work to its end; gives what it handled."""
+    queue: BoundedQueue[Work] = BoundedQueue(1, when_full="block")
+    queue.put(work)
+    queue.close()
+    handled: list[Work] = []
+
+    def handle(works: list[Work]) -> list[Work]:
+        handled.extend(works)
+        return works
+
+    desk = Desk(ledger=book.ledger, health=health, metrics=book.metrics, watch=Watch())
+    stage = Stage("infer", desk=desk, queue=queue, handle=handle, onward=onward, ended=lambda: None)
+    stage.thread.start()
+    stage.thread.join(5)
+    assert not stage.thread.is_alive()
+    return handled
+
+
+def test_a_part_that_was_answered_meanwhile_goes_through_no_stage_and_clears_no_fault() -> None:
+    book, health, late = Book(), Health(lambda _: None), frame(0)
+    book.ledger.take(late)
+    book.ledger.refuse(late, "deadline", "too late")
+    health.fault("infer", "the device is gone")
+    assert run_stage(book, health, Work(frame=late)) == []
+    assert health.faults == {"infer": "the device is gone"}
+
+
+def test_a_part_that_the_next_stage_takes_no_more_is_unknown() -> None:
+    book, item = Book(), frame(0)
+    book.ledger.take(item)
+    onward: BoundedQueue[Work] = BoundedQueue(1, when_full="block")
+    onward.close()
+    assert len(run_stage(book, Health(lambda _: None), Work(frame=item), onward=onward)) == 1
+    assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "stopped")]
+
+
 def test_a_lost_camera_is_reported_and_reconnected_and_an_error_of_any_kind_counts_as_lost(bundle: Path) -> None:
     source = ListSource(
         [part(130), SourceError("unplugged"), part(131), ZeroDivisionError("odd"), part(132)], live=True
@@ -207,6 +250,7 @@ def test_a_file_that_cannot_be_read_is_an_error_after_everything_before_it_is_an
         with pytest.raises(SourceError, match="is cut off"):
             line.finish()
         assert line.sink.decisions == ["OK", "NG"]
+        assert line.sink.events == []  # where all are files, nobody would send a part
 
 
 def test_a_file_that_cannot_be_read_ends_the_line_though_another_camera_goes_on(bundle: Path) -> None:
@@ -263,6 +307,20 @@ def test_a_camera_that_gives_the_same_bytes_again_is_frozen(seeing: Path) -> Non
         line.finish()
     assert line.sink.causes == ["judged", "blind", "judged", "judged"]
     assert "frozen" in (line.sink.answers[1].reason or "")
+
+
+@pytest.mark.parametrize(("repeats", "cause"), [(None, "blind"), (True, "judged")])
+def test_without_limits_the_same_bytes_are_frozen_and_where_good_pictures_repeat_they_are_not(
+    seeing: Path, tmp_path: Path, repeats: bool | None, cause: str
+) -> None:
+    known = LineModel(load(seeing, threads=1)).blind_limits
+    assert known is not None
+    limits = None if repeats is None else dataclasses.replace(known, repeats=repeats)
+    noisy = np.clip(part(130) + np.random.default_rng(5).normal(0, 9, (32, 32, 3)), 0, 255).astype(np.uint8)
+    path = line_bundle(tmp_path / "b", threshold=2.0, blind_limits=limits).path
+    with running(path, camera(noisy, noisy, live=True, checks_freezing=True)) as line:
+        line.finish()
+    assert line.sink.causes == ["judged", cause]
 
 
 @pytest.mark.parametrize(("kind", "cause"), [("black", "too dark"), ("again", "frozen")])
@@ -448,6 +506,7 @@ def test_a_stop_is_told_without_waiting_for_the_next_heartbeat(bundle: Path) -> 
         time.sleep(0.2)
         line.close(drain_s=30)
     assert [beat.healthy for beat in line.sink.beats] == [True, False]
+    assert line.sink.beats[-1].busy  # the part is still judged
 
 
 def test_the_end_of_files_is_no_fault(bundle: Path) -> None:
@@ -472,9 +531,10 @@ def test_stopping_finishes_what_is_in_flight_and_answers_the_rest(bundle: Path) 
 def test_a_call_that_takes_too_long_is_answered_unknown_and_ends_the_line(bundle: Path) -> None:
     settings = PipelineSettings(hang_s=0.1, heartbeat_s=0.02)
     frames = [part(130), part(130, code=SLOW), part(130), part(130)]
-    with running(bundle, camera(*frames, 1.0, live=True), settings=settings) as line:
+    with running(bundle, camera(*frames, *[0.05] * 20, live=True), settings=settings) as line:
         assert line.pipeline.wait(5)
-        assert line.close() == "hung"
+        assert line.close(drain_s=30) == "hung"
+        assert "infer" in {thread.name for thread in line.pipeline.threads if thread.is_alive()}  # nobody waits for it
     assert numbers(line) == list(range(len(line.sink.answers)))
     assert line.sink.causes[:2] == ["judged", "hung"]
     assert set(line.sink.decisions[1:]) == {"UNKNOWN"}
