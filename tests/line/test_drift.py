@@ -147,6 +147,21 @@ def test_another_bundle_begins_anew_and_the_same_one_loaded_again_does_not(bundl
     assert said(events[2:]) == [("fault", "drift top")]
 
 
+def test_a_median_within_the_limits_is_no_drift_whatever_the_bundle_before_gave(bundle: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    first = LineModel(load(bundle, threads=1))
+    other = LineModel(load(with_statistics(line_bundle(tmp_path / "b", threshold=0.4)), threads=1))
+    new = DriftCheck("top", parts=100, health=Health(events.append), metrics=Metrics())
+    for _ in range(100):
+        new.add(7.75 / 128, first)  # more than 0.6 of the way to the limit
+    assert said(events) == []
+    check = DriftCheck("top", parts=100, health=Health(events.append), metrics=Metrics())
+    for score, model in ((0.0, first), (7.75 / 128, other)):
+        for _ in range(100):
+            check.add(score, model)
+    assert said(events) == [("fault", "drift top"), ("info", "drift top")]
+
+
 def test_the_limits_by_hand() -> None:
     limits = drift_limits(HELD_OUT, parts=200)
     assert limits is not None
