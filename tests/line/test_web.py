@@ -246,6 +246,13 @@ def test_a_defect_straight_above_or_below_a_listed_one_is_listed_too() -> None:
         assert listed(book, (first, second), strip(80)) == (second,)
 
 
+def test_a_wide_defect_beside_a_listed_one_is_listed_too() -> None:
+    narrow, wide = defect(82, 5), dataclasses.replace(defect(82, 5, x_px=30), width_px=40)
+    book = DefectBook()
+    assert listed(book, (narrow,), strip(0)) == (narrow,)
+    assert listed(book, (narrow, wide), strip(80)) == (wide,)
+
+
 def test_of_a_defect_is_left_what_lies_below_a_line() -> None:
     (item,) = found(defect(10, 5))
     for line, left in ((3, defect(10, 5)), (10, defect(10, 5)), (14, defect(14, 1))):
