@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +111,38 @@ def test_a_line_that_waits_for_its_camera_takes_no_processor_time(tmp_path: Path
         time.sleep(0.6)
         assert time.process_time() - used_s < (time.monotonic() - started_s) / 4
         line.close()
+
+
+def test_a_journal_whose_disk_fails_stops_the_heartbeat_until_it_works_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal", sync=True)
+    to_disk, failing = os.fdatasync, threading.Event()
+
+    def fails(descriptor: int) -> None:
+        if failing.is_set():
+            raise OSError(errno.EIO, "Input/output error")
+        to_disk(descriptor)
+
+    monkeypatch.setattr("os.fdatasync", fails)
+    failing.set()
+    parts = camera(part(130), *[0.05] * 60, live=True)
+    settings = PipelineSettings(heartbeat_s=0.02)
+    sink = ListSink(down=True)  # else what it delivers is recorded too, and says that the disk fails
+    with running(line_bundle(tmp_path / "line").path, parts, journal=journal, settings=settings, sink=sink) as line:
+        health, until_s = line.publisher.health, time.monotonic() + 5
+        while health.beat(busy=False).healthy:
+            assert time.monotonic() < until_s
+            time.sleep(0.005)
+        failing.clear()
+        while not health.beat(busy=False).healthy:
+            assert time.monotonic() < until_s
+            time.sleep(0.005)
+        sink.down = False
+        line.close()
+    assert sink.causes == ["journal"]
+    assert [event.level for event in sink.events if event.name == "journal"] == ["fault", "info"]
+    journal.close()
 
 
 @NEEDS_MOUNT
