@@ -202,6 +202,24 @@ def test_a_part_that_the_next_stage_takes_no_more_is_unknown() -> None:
     assert [(answer.decision, answer.cause) for answer in book.published] == [("UNKNOWN", "stopped")]
 
 
+def test_a_fault_stops_the_heartbeat_though_one_of_that_name_did_not_before() -> None:
+    health = Health(lambda _: None)
+    health.fault("sink list", "is down", stops_heartbeat=False)
+    assert health.beat(busy=False).healthy
+    health.clear("sink list")
+    health.fault("sink list", "is down")
+    assert not health.beat(busy=False).healthy
+
+
+def test_a_sink_that_wants_all_pictures_gets_those_of_rejects_with_their_maps(bundle: Path) -> None:
+    sink = ListSink(wants_pictures=True, wants=lambda _: True)
+    with running(bundle, camera(part(250), part(130)), sink=sink) as line:
+        line.finish()
+    assert sink.decisions == ["NG", "OK"]
+    maps = [answer.picture.anomaly_map for answer in sink.answers if answer.picture is not None]
+    assert [found is not None for found in maps] == [True, False]
+
+
 def test_a_lost_camera_is_reported_and_reconnected_and_an_error_of_any_kind_counts_as_lost(bundle: Path) -> None:
     source = ListSource(
         [part(130), SourceError("unplugged"), part(131), ZeroDivisionError("odd"), part(132)], live=True
@@ -539,6 +557,7 @@ def test_a_call_that_takes_too_long_is_answered_unknown_and_ends_the_line(bundle
     assert line.sink.causes[:2] == ["judged", "hung"]
     assert set(line.sink.decisions[1:]) == {"UNKNOWN"}
     assert "infer hangs" in (line.sink.answers[1].reason or "")
+    assert [(event.level, event.name) for event in line.sink.events] == [("fault", "hung")]  # no part may come now
     assert any(beat.busy for beat in line.sink.beats)
 
 
@@ -593,7 +612,10 @@ def test_cameras_of_one_name_are_refused(bundle: Path) -> None:
         {"queue_frames": 0},
         {"batch": 0},
         {"batch_wait_s": -1.0},
+        {"deadline_s": float("inf")},
         {"hang_s": 0.0},
+        {"heartbeat_s": 0.0},
+        {"drift_parts": 99},
         {"when_full": "drop-newest"},
     ],
 )
