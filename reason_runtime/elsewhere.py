@@ -1,4 +1,4 @@
-"""Pictures are never written to where they would be taken for images the next time."""
+"""What a line writes never lies where it would be read the next time: as an image, or as a bundle's file."""
 
 from __future__ import annotations
 
@@ -28,4 +28,18 @@ def require_elsewhere(folder: Path, *, source: Path, places: Iterable[Path] | No
             raise ConfigurationError(
                 f"{folder}: puts pictures into {read}, where they would be taken for images the next time; give a "
                 "folder elsewhere"
+            )
+
+
+def require_outside(place: Path, *, bundles: Iterable[Path]) -> None:
+    """Refuse a file or folder that lies, whatever links lead there, in a bundle: it would not open the next time.
+
+    Raises:
+        ConfigurationError: It lies in one.
+    """
+    for bundle in bundles:
+        if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(bundle)):
+            raise ConfigurationError(
+                f"{place}: lies in bundle {bundle}, which does not open with files that are not its own; give another "
+                "place"
             )

@@ -61,12 +61,13 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, sync: bool = False) -> None:
+        _require_file(path)
+        path = Path(os.path.realpath(path))  # a link would be replaced, and has another lock than what it leads to
         self._path = path
         self._sync = sync
         self._lock = threading.Lock()
         self._open: dict[str, _Entry] = {}
         self._is_cut = False
-        _require_file(path)
         self._guard = _locked(path.with_name(f"{path.name}.lock"))
         try:
             self._read()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from reason_runtime.detector import load
+from reason_runtime.elsewhere import require_outside
 from reason_runtime.errors import ConfigurationError, ParityError, ReasonError
 from reason_runtime.image import reads_alike
 from reason_runtime.line.grabber import Camera
@@ -96,6 +97,9 @@ class LineRun:
             for plan in station.cameras
         ]
         self._gives_files = {plan.name for plan in station.cameras if gives_files(plan.source)}
+        self._bundles = [plan.model.bundle for plan in station.cameras]
+        if station.journal is not None:
+            require_outside(station.journal, bundles=self._bundles)
         self._journal = None if station.journal is None else Journal(station.journal, sync=station.journal_sync)
         self.publisher = Publisher(metrics=self.metrics, journal=self._journal, tell=tell)
         self._pipeline = Pipeline(
@@ -292,9 +296,16 @@ class LineRun:
     def _sinks(self) -> list[Sink]:
         addresses = self._station.sinks or ("jsonl:-",)
         read = [folder for plan in self._station.cameras if (folder := folder_of(plan.source)) is not None]
-        journal = self._station.journal
         sinks = [
-            open_sink(text, models=self.models, metrics=self.metrics, read=read, journal=journal) for text in addresses
+            open_sink(
+                text,
+                models=self.models,
+                metrics=self.metrics,
+                read=read,
+                bundles=self._bundles,
+                journal=self._station.journal,
+            )
+            for text in addresses
         ]
         if self._station.dashboard is not None:
             from reason_runtime.line.sinks.dashboard import open_dashboard

@@ -505,6 +505,18 @@ def test_results_are_not_written_into_the_journal(
     assert (tmp_path / "journal").read_bytes() == b""
 
 
+@pytest.mark.parametrize("place", ["jsonl:{}/results.jsonl", "pictures:{}/rejects", "frames:{}", "journal"])
+def test_nothing_is_written_into_a_bundle(bundle: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "link").symlink_to(bundle)
+    camera = CameraPlan(name="top", source="post://127.0.0.1:0", model=ModelPlan(bundle=bundle))
+    journal = tmp_path / "link" / "journal" if place == "journal" else None
+    sinks = () if journal else (place.format(tmp_path / "link"),)
+    before = sorted(bundle.rglob("*"))
+    with pytest.raises(ConfigurationError, match=f"lies in bundle {bundle}, which does not open with files"):
+        LineRun(Station(cameras=(camera,), sinks=sinks, journal=journal)).run()
+    assert sorted(bundle.rglob("*")) == before
+
+
 def test_supervisor_hears_ready_alive_and_stopping(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

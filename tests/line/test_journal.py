@@ -339,6 +339,19 @@ def test_a_pipe_is_no_journal(tmp_path: Path) -> None:
         Journal(tmp_path / "pipe")
 
 
+def test_a_link_to_a_journal_stays_one_and_is_that_journal(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, file = tmp_path / "link", tmp_path / "disk" / "journal"
+    link.symlink_to(file)
+    journal = Journal(link)
+    journal.taken(frame(0))
+    with pytest.raises(ConfigurationError, match="another process uses this journal"):
+        Journal(file)
+    journal.close()
+    assert link.is_symlink()
+    assert [answer.part_id for answer in Journal(file).recovered()] == ["top-0"]
+
+
 def test_the_folders_of_a_journal_are_made(tmp_path: Path) -> None:
     Journal(tmp_path / "line" / "3" / "journal").close()
     Journal(tmp_path / "line" / "3" / "another").close()

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from reason_runtime.elsewhere import require_elsewhere
+from reason_runtime.elsewhere import require_elsewhere, require_outside
 from reason_runtime.errors import ConfigurationError
 from reason_runtime.line.address import Address, host_and_port, parse_address
 from reason_runtime.line.metrics import Metrics
@@ -26,11 +26,19 @@ from reason_runtime.line.sinks.jsonl import JsonlSink, StdoutSink
 from reason_runtime.line.sinks.sink import Sink
 
 _KINDS = ("jsonl", "pictures", "frames", "mqtt", "opcua", "modbus", "prometheus")
+_ON_DISK = ("jsonl", "pictures", "frames")
+_STDOUT = "-"
 _LAST_UNIT = 255  # one byte; Modbus on TCP/IP has 255 for a device that is spoken to directly
 
 
 def open_sink(
-    text: str, *, models: Models, metrics: Metrics, read: Sequence[Path] = (), journal: Path | None = None
+    text: str,
+    *,
+    models: Models,
+    metrics: Metrics,
+    read: Sequence[Path] = (),
+    bundles: Sequence[Path] = (),
+    journal: Path | None = None,
 ) -> Sink:
     """The sink at an address, not yet opened.
 
@@ -39,14 +47,17 @@ def open_sink(
         models: Of the station.
         metrics: Of the station.
         read: Folders whose images are judged, into which no sink may put pictures.
-        journal: Of the station, in which no sink may write.
+        bundles: Of the station, into which no sink may write.
+        journal: The same.
 
     Raises:
-        ConfigurationError: The address is wrong, that of pictures in such a folder, or the journal's.
+        ConfigurationError: The address is wrong, or one of these.
     """
     address = parse_address(text, kinds=_KINDS)
     if address.kind == "":
         raise ConfigurationError(f"{text}: is no sink; expected {', '.join(f'{kind}:' for kind in _KINDS)}")
+    if address.kind in _ON_DISK and address.place != _STDOUT:
+        require_outside(Path(address.place), bundles=bundles)
     if address.kind == "jsonl" and journal is not None and os.path.realpath(address.place) == os.path.realpath(journal):
         raise ConfigurationError(f"{text}: is the journal, which keeps open parts alone; give results their own file")
     sink = _sink(address, models, metrics, read)
@@ -125,7 +136,7 @@ def _jsonl(address: Address) -> Sink:
     max_bytes = address.mebibytes("max_mib", 64)
     keep = address.count("keep", 10)
     fsync = address.word("fsync", "never", among=("never", "always"))
-    if address.place == "-":
+    if address.place == _STDOUT:
         return StdoutSink()
     if not address.place:
         raise ConfigurationError(f"{address.text}: expected jsonl:FILE, or jsonl:- for standard output")
