@@ -165,4 +165,4 @@ def _below(where: str, key: str) -> str:
 
 
 def _wrong(place: str, value: Json, expected: str) -> BundleError:
-    return BundleError(f"{place}: found {json.dumps(value)[:60]}, expected {expected}")
+    return BundleError(f"{place.removesuffix(': ')}: found {json.dumps(value)[:60]}, expected {expected}")

@@ -178,7 +178,7 @@ def test_a_value_of_another_kind_is_refused(section: str, key: str, value: Json,
     ],
 )
 def test_what_is_not_a_json_object_is_refused(text: str) -> None:
-    with pytest.raises(BundleError, match=r"manifest\.json: "):
+    with pytest.raises(BundleError, match=r"^manifest\.json: [^:]"):
         from_json(text, where="manifest.json")
 
 
