@@ -14,6 +14,7 @@ true. Clients cannot write, whoever they say they are. There is no encryption: f
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class OpcUaSink:
     def __init__(self, host: str, port: int, *, camera: str | None) -> None:
         self.name = f"opcua {host}:{port}"
         self.wants = of_camera(camera)
+        self._address = (host, port)
         self._endpoint = f"opc.tcp://{f'[{host}]' if ':' in host else host}:{port}/"
         self._loop: LoopThread | None = None
         self._server: Server | None = None
@@ -63,9 +65,10 @@ class OpcUaSink:
         except ImportError as error:
             raise missing("opcua", error) from error
         logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # what fails is raised; it would tell it again, in full
-        self._loop = LoopThread(self.name)
-        self._server = Server()
         try:
+            _require_free(*self._address)
+            self._loop = LoopThread(self.name)
+            self._server = Server()
             self._loop.call(self._start(self._server), timeout_s=_START_S)
         except (OSError, TimeoutError, UaError) as error:
             self.close()
@@ -147,3 +150,14 @@ class OpcUaSink:
             "Threshold": (state.threshold, kinds.Double),
             "Bundle": (state.bundle, kinds.String),
         }
+
+
+def _require_free(host: str, port: int) -> None:
+    """Find out that a port is taken before the library builds a server, which is seconds of work at every try.
+
+    Raises:
+        OSError: It is, or the address is not this machine's.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
