@@ -13,6 +13,7 @@ true. Clients cannot write, whoever they say they are. There is no encryption: f
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections.abc import Coroutine, Sequence
@@ -156,8 +157,12 @@ def _require_free(host: str, port: int) -> None:
     """Find out that a port is taken before the library builds a server, which is seconds of work at every try.
 
     Raises:
-        OSError: It is, or the address is not this machine's.
+        OSError: It is; what else is wrong with the address, the library says.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise

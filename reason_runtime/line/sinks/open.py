@@ -48,7 +48,7 @@ def open_sink(
         metrics: Of the station.
         read: Folders whose images are judged, into which no sink may put pictures.
         bundles: Of the station, into which no sink may write.
-        journal: The same.
+        journal: Of the station, in which no sink may write.
 
     Raises:
         ConfigurationError: The address is wrong, or one of these.
