@@ -161,10 +161,14 @@ def _whole(kind: type[T], values: Mapping[str, object]) -> T:
 def write_model(folder: Path, tensors: dict[str, Tensor], *, facts: dict[str, str]) -> None:
     """Write a run's finished model, bound to its `run.json`: with other levels or another part it would be another.
 
+    A folder without one, of a study that keeps no runs, gets a model that `read_model` refuses.
+
     Raises:
         ReasonError: The system refused to write.
     """
-    write_tensors(folder / MODEL, tensors, facts=facts | {_RUN_SHA256: file_sha256(folder / RUN)})
+    if (folder / RUN).exists():
+        facts = facts | {_RUN_SHA256: file_sha256(folder / RUN)}
+    write_tensors(folder / MODEL, tensors, facts=facts)
 
 
 def read_model(folder: Path) -> dict[str, Tensor]:
