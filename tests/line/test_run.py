@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from reason_runtime import load
+from reason_runtime.errors import SinkError
 from reason_runtime.line.journal import Journal
 from reason_runtime.line.messages import Answer, Event
 from reason_runtime.line.metrics import Metrics
@@ -127,6 +129,25 @@ def test_brokers_that_do_not_answer_delay_the_start_no_longer_than_one_does(
         assert 0.4 < time.monotonic() - began_s < 1.5  # one after the other, 2 s
         assert len({event.name for event in events if "did not accept us" in event.text}) == 4
         publisher.finish(0.1)
+
+
+def test_a_connection_that_a_broker_did_not_accept_leaves_no_descriptor(
+    model: ModelPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reason_runtime.line.sinks.mqtt._CONNECT_S", 0.1)
+    models = Models({"top": LineModel(load(model.bundle, threads=1))})
+    gc.collect()
+    with silent_brokers(1) as (address,):
+        sink = open_sink(address, models=models, metrics=Metrics())
+        before = len(os.listdir("/proc/self/fd"))
+        gc.disable()
+        try:
+            for _ in range(3):
+                with pytest.raises(SinkError, match="did not accept us"):
+                    sink.open()
+            assert len(os.listdir("/proc/self/fd")) == before
+        finally:
+            gc.enable()
 
 
 def test_a_signal_while_sinks_open_ends_the_run_and_keeps_what_the_process_before_left(

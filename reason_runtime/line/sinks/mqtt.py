@@ -76,7 +76,8 @@ class MqttSink:
         if self._tls:
             client.tls_set()
         client.connect_timeout = _CONNECT_S
-        client.on_connect = lambda _client, _data, _flags, code, _properties: (
+        # as they are given it: one that holds the client keeps it, and its sockets, until garbage is looked for
+        client.on_connect = lambda client, _data, _flags, code, _properties: (
             None if code.is_failure else self._accepted(client, connected)
         )
         client.on_disconnect = lambda *_: connected.clear()
