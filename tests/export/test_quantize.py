@@ -308,7 +308,9 @@ def test_few_images_are_refused(exported_bundle: Path, good_pictures: Path, tmp_
         shutil.copy(path, few)
     before = (exported_bundle / "manifest.json").read_bytes()
     told = quantize(exported_bundle, few).error
-    assert "3 good images to calibrate and 3 others, not used by training, to draw the threshold from; at" in told
+    assert "3 good images to calibrate and 3 others, not used by training, to draw the threshold from; at least 8" in (
+        told
+    )
     assert (exported_bundle / "manifest.json").read_bytes() == before
 
 
@@ -318,7 +320,9 @@ def test_few_held_out_images_are_refused_however_many_calibrate(
     for number in range(7):
         save(tmp_path / "few" / f"{number}.png", good_picture(4000 + number))
     told = quantize(exported_bundle, good_pictures, "--held-out", tmp_path / "few").error
-    assert "20 good images to calibrate and 7 others, not used by training, to draw the threshold from; at" in told
+    assert "20 good images to calibrate and 7 others, not used by training, to draw the threshold from; at least 8" in (
+        told
+    )
 
 
 @pytest.mark.parametrize("refused", ["calibration", "held_out"])
