@@ -19,13 +19,16 @@ from PIL import Image
 
 from reason_runtime.auto import choose
 from reason_runtime.backends.openvino import OpenVinoSession
+from reason_runtime.backends.openvino_bf16 import keep_head_in_float32
 from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.bundle import open_bundle, update_bundle
 from reason_runtime.checks import known_check
 from reason_runtime.choices import Backend, Precision
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError
 from reason_runtime.session import open_session
+from reason_train.config import MethodConfig
 from tests.commands import call
+from tests.export.engine_bundles import engine_bundle
 from tests.runtime.changed_checks import change_check
 from tests.runtime.processor import BF16, HAS_BF16, NEEDS_BF16
 
@@ -84,6 +87,40 @@ def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise
     assert {"node_matmul", "node_matmul_1", "anomaly_map"} <= set(head)
     assert len(head) > 15
     assert not_float32(head) == {}
+
+
+@pytest.fixture(scope="module")
+def residual_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its features are residual sums, its student has transposed convolutions in the shortcuts."""
+    method = MethodConfig(teacher="resnet18", image_size_px=64)
+    return engine_bundle(tmp_path_factory.mktemp("residual") / "bundle", method).path
+
+
+@pytest.mark.parametrize("precision", [BF16, pytest.param("int8", marks=NEEDS_BF16)])
+def test_no_layer_of_a_residual_network_is_left_in_float32(precision: str, residual_bundle: Path) -> None:
+    layers, head = executed(opened(residual_bundle, precision).models.taking(1).get_compiled_model())
+    transposed = [name for name in layers if "ConvTranspose" in name or "ConvolutionBackpropData" in name]
+    assert len(transposed) == 6, layers
+    assert set(layers.values()) <= {"bf16", "i8", "u8"}
+    assert {"node_matmul", "node_matmul_1", "node_matmul_2", "anomaly_map"} <= set(head)
+    if precision == "bf16":  # in int8 the last residual sum, of 8 bits, is one step with the head's first product
+        assert not_float32(head) == {}
+
+
+def test_what_keeps_the_head_apart_changes_no_value(residual_bundle: Path) -> None:
+    golden, core = open_bundle(residual_bundle).golden(), openvino.Core()
+    found = []
+    for apart in (False, True):
+        source = core.read_model(residual_bundle / "model.onnx")
+        if apart:
+            keep_head_in_float32(source)
+        compiled = core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        result = compiled(golden.images)
+        found.append((result["anomaly_map"], result["score"], len(compiled.outputs)))
+    (plain_map, plain_score, two), (its_map, its_score, outputs) = found
+    np.testing.assert_allclose(its_map, plain_map, rtol=1e-5, atol=1e-6 * plain_map.max())
+    np.testing.assert_allclose(its_score, plain_score, rtol=1e-5)
+    assert (two, outputs) == (2, 6)
 
 
 @NEEDS_BF16
