@@ -554,6 +554,25 @@ def test_only_the_noisiest_layer_stays_in_float32_where_that_is_enough(tmp_path:
     assert found.sqnr_db == pytest.approx(10 * np.log10(np.square(before).mean() / noise), abs=0.01)
 
 
+def test_of_two_layers_about_as_noisy_the_cheaper_one_stays_in_float32(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {"a.weight": random.normal(0, 0.15, (8, 3, 3, 3)), "b.weight": random.normal(0, 0.28, (8, 3, 1, 1))}
+    for weight in weights.values():
+        weight[:, 0] /= 60
+    weights["white"] = np.array([255.0 / 60, 255.0, 255.0])  # one channel of what they read is so much larger
+    make = helper.make_node
+    # 8 x 8 pixels, 3 channels to 8: a has 13 824 products, b 1536
+    nodes = [
+        convolution("a", "x"),
+        make("Conv", ["x", "b.weight"], ["b"], name="b"),
+        make("Add", ["a", "b"], ["y"], name="sum"),
+    ]
+    onnx.save(chain(nodes, weights), tmp_path / "model.onnx")
+    found = quantise_model(tmp_path / "model.onnx", FEW_IMAGES)
+    assert list(found.kept) == ["b"]
+    assert 20 < found.sqnr_db < found.kept["b"]  # a, which alone is left in int8, is the noisier one
+
+
 def test_more_layers_stay_in_float32_where_their_noise_adds_up_to_more_than_its_sum_promised(tmp_path: Path) -> None:
     # three layers alike, which round alike: their errors add up, not the squares of these
     alike = np.random.default_rng(0).normal(0, 0.15, (8, 3, 3, 3))
