@@ -8,7 +8,7 @@ OpenVINO applies the hint to the whole graph but its tail: everything from an ou
 matrix product. The map head is made of matrix products, so that the cosine before them would run in bf16, where 1 - cos
 cannot resolve below 4e-3. Read out as outputs too, the distances are a tail themselves. Where features are residual
 sums, that tail would go on through all the shortcuts before them, and through transposed convolutions, which OpenVINO
-does not count: a fifth of a wide network's time. A depthwise convolution by 1 ends it at the features.
+does not count: much of a wide network's time. A depthwise convolution by 1 ends it at the features.
 """
 
 from __future__ import annotations
