@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reason_runtime.backends.openvino_bf16 import keep_front_in_float32, keep_head_in_float32
+from reason_runtime.backends.openvino_bf16 import (
+    keep_front_in_float32,
+    keep_head_in_float32,
+    write_transposed_as_convolutions,
+)
 from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.backends.openvino_int8 import use_unsigned
 from reason_runtime.backends.signature import INPUT, OUTPUTS, Port, check_batch, check_signature
@@ -199,6 +203,7 @@ def compile_model(
         use_unsigned(source)
     half = in_bf16(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     if half:
+        write_transposed_as_convolutions(source)
         source = keep_front_in_float32(source, core)
         keep_head_in_float32(source)
     batch, *sides = source.input(INPUT).get_partial_shape()

@@ -9,6 +9,9 @@ matrix product. The map head is made of matrix products, so that the cosine befo
 cannot resolve below 4e-3. Read out as outputs too, the distances are a tail themselves. Where features are residual
 sums, that tail would go on through all the shortcuts before them, and through transposed convolutions, which OpenVINO
 does not count: much of a wide network's time. A depthwise convolution by 1 ends it at the features.
+
+In bf16 OpenVINO is slow with the transposed convolutions of wide networks, so that they are written as what they are:
+1 x 1 convolutions of which each pixel makes a block.
 """
 
 from __future__ import annotations
@@ -102,6 +105,31 @@ def _end_at_features(head: Sequence[ov.Node]) -> None:
         same = opset1.group_convolution(feature, ones, [1, 1], [0, 0], [0, 0], [1, 1])
         for read in found:
             read.replace_source_output(same.output(0))
+
+
+def write_transposed_as_convolutions(model: ov.Model) -> None:
+    """Make transposed convolutions whose blocks do not overlap 1 x 1 ones and a rearrangement of their channels.
+
+    Those of other shapes, and those in int8, stay as they are.
+    """
+    from openvino import opset1
+
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() != "ConvolutionBackpropData":
+            continue
+        weight, facts = operation.input_value(1).get_node(), operation.get_attributes()
+        if weight.get_type_name() != "Constant":
+            continue
+        taken, made, *kernel = weight.data.shape
+        side = kernel[0]
+        apart = {"strides": [side, side], "pads_begin": [0, 0], "pads_end": [0, 0], "output_padding": [0, 0]}
+        if kernel != [side, side] or any(facts[name] != wanted for name, wanted in apart.items()):
+            continue
+        # (in, out, i, j) to (i, j, out, in): of a block's pixels one after the other
+        flat = np.ascontiguousarray(weight.data.transpose(2, 3, 1, 0)).reshape(side * side * made, taken, 1, 1)
+        blocks = opset1.convolution(operation.input_value(0), flat, [1, 1], [0, 0], [0, 0], [1, 1])
+        pixels = opset1.depth_to_space(blocks, "blocks_first", side)
+        operation.output(0).replace(pixels.output(0))
 
 
 def _after_network(model: ov.Model) -> list[ov.Node]:
