@@ -624,6 +624,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "peers": ("peers.json", peers_table),
     "peers-avx2": ("peers_avx2.json", peers_table),
     "line-latency": ("line_latency.json", line_latency_table),
+    "line-latency-int8": ("line_latency_int8.json", line_latency_table),
     "line-latency-avx2": ("line_latency_avx2.json", line_latency_table),
     "soak": ("soak.json", soak_table),
     "drift": ("drift.json", drift_table),
