@@ -7,11 +7,10 @@ what OpenVINO's own files call it; Python has no other way to say so than to wri
 OpenVINO applies the hint to the whole graph but its tail: everything from an output back to the last convolution or
 matrix product. The map head is made of matrix products, so that the cosine before them would run in bf16, where 1 - cos
 cannot resolve below 4e-3. Read out as outputs too, the distances are a tail themselves. Where features are residual
-sums, that tail would go on through all the shortcuts before them, and through transposed convolutions, which OpenVINO
-does not count: much of a wide network's time. A depthwise convolution by 1 ends it at the features.
+sums, that tail would go on through all the shortcuts before them: a depthwise convolution by 1 ends it at the features.
 
-In bf16 OpenVINO is slow with the transposed convolutions of wide networks, so that they are written as what they are:
-1 x 1 convolutions of which each pixel makes a block.
+Transposed convolutions do not end it, and take longer than plain ones. They are written as what they are: 1 x 1
+convolutions of which each pixel makes a block.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def keep_head_in_float32(model: ov.Model) -> None:
 
 
 def _end_at_features(head: Sequence[ov.Node]) -> None:
-    """Put a depthwise convolution by 1 between the head and each feature that is no convolution's own output."""
+    """Put a depthwise convolution by 1 between the head and each feature that a sum or a rectifier makes."""
     from openvino import opset1
 
     names = {operation.get_friendly_name() for operation in head}
@@ -122,7 +121,8 @@ def write_transposed_as_convolutions(model: ov.Model) -> None:
             continue
         taken, made, *kernel = weight.data.shape
         side = kernel[0]
-        apart = {"strides": [side, side], "pads_begin": [0, 0], "pads_end": [0, 0], "output_padding": [0, 0]}
+        apart = {"strides": [side, side], "dilations": [1, 1], "output_padding": [0, 0]}
+        apart |= {"pads_begin": [0, 0], "pads_end": [0, 0]}
         if kernel != [side, side] or any(facts[name] != wanted for name, wanted in apart.items()):
             continue
         # (in, out, i, j) to (i, j, out, in): of a block's pixels one after the other

@@ -127,21 +127,34 @@ def test_what_is_changed_for_bf16_changes_no_value(residual_bundle: Path) -> Non
     assert (before, after) == ((6, 0, 2), (0, 6, 6))
 
 
-@pytest.mark.parametrize(("side", "stride", "pad"), [(2, 2, 0), (3, 3, 0), (2, 1, 0), (3, 2, 1), (4, 2, 1)])
-def test_transposed_convolutions_whose_blocks_lie_apart_become_plain_ones(side: int, stride: int, pad: int) -> None:
+@pytest.mark.parametrize(
+    ("side", "stride", "pad", "dilation", "apart"),
+    [
+        (2, 2, 0, 1, True),
+        (3, 3, 0, 1, True),
+        (2, 1, 0, 1, False),
+        (3, 2, 1, 1, False),
+        (4, 2, 1, 1, False),
+        (2, 2, 1, 1, False),
+        (2, 2, 0, 2, False),
+    ],
+)
+def test_transposed_convolutions_whose_blocks_lie_apart_become_plain_ones(
+    side: int, stride: int, pad: int, dilation: int, apart: bool
+) -> None:
     random = np.random.default_rng(0)
     value = random.normal(size=(2, 3, 4, 5)).astype(np.float32)
     weight = random.normal(size=(3, 7, side, side)).astype(np.float32)
     image = opset1.parameter([2, 3, 4, 5], np.float32)
-    made = opset1.convolution_backprop_data(image, weight, [stride] * 2, None, [pad] * 2, [pad] * 2, [1, 1])
+    made = opset1.convolution_backprop_data(image, weight, [stride] * 2, None, [pad] * 2, [pad] * 2, [dilation] * 2)
     model = openvino.Model([made], [image])
     expected = torch.nn.functional.conv_transpose2d(
-        torch.from_numpy(value), torch.from_numpy(weight), stride=stride, padding=pad
+        torch.from_numpy(value), torch.from_numpy(weight), stride=stride, padding=pad, dilation=dilation
     )
     write_transposed_as_convolutions(model)
     kinds = {operation.get_type_name() for operation in model.get_ordered_ops()}
-    assert ("DepthToSpace" in kinds) == (side == stride)
-    assert ("ConvolutionBackpropData" in kinds) != (side == stride)
+    assert ("DepthToSpace" in kinds) == apart
+    assert ("ConvolutionBackpropData" in kinds) != apart
     found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(value)[0]
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
