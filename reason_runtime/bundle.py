@@ -183,12 +183,17 @@ def _opened(folder: Path) -> Bundle:
     return Bundle(path=folder, manifest=manifest)
 
 
-def _glance(folder: Path) -> bytes | None:
-    """Whatever the manifest holds; None where it cannot be read."""
+def _glance(folder: Path) -> tuple[int, int] | None:
+    """Which file the manifest is, and since when; None where it cannot be read.
+
+    Not what it holds: that can come back, and everything else with it, between two looks.
+    """
     try:
-        return (folder / MANIFEST).read_bytes()
+        with (folder / MANIFEST).open("rb") as file:  # opening asks the server of a network file system, stat may not
+            found = os.fstat(file.fileno())
     except OSError:
         return None
+    return found.st_ino, found.st_ctime_ns
 
 
 def read_manifest(folder: Path) -> Manifest:

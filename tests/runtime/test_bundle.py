@@ -23,6 +23,7 @@ from reason_runtime.choices import Backend
 from reason_runtime.detector import DecisionLimit, Detector, load
 from reason_runtime.errors import BackendError, BundleError, ConfigurationError, ParityError, ReasonError
 from reason_runtime.image import square_format
+from reason_runtime.manifest import FileEntry
 from reason_runtime.session import open_session
 from tests.runtime.bundles import SIZE_PX, expected_map, golden_bytes, grey_model, make_bundle, make_manifest
 from tests.runtime.test_atomic import refused_for_lack_of_room
@@ -385,6 +386,29 @@ def test_a_bundle_that_is_being_updated_is_opened_whole(tmp_path: Path) -> None:
             writer.kill()
     assert len(seen) == 20
     open_bundle(path)
+
+
+def test_a_bundle_that_is_updated_there_and_back_while_it_is_opened_is_opened_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest is then the same again, and yet a file was another one when it was looked at."""
+    first = make_bundle(tmp_path / "bundle")
+    old = update_bundle(first, manifest=first.manifest, files={"threshold_from.txt": b"ab"})
+    verified, done = reason_runtime.bundle._verify, []
+
+    def verified_meanwhile(path: Path, entry: FileEntry) -> None:
+        first_time = path.name == "threshold_from.txt" and not done
+        if first_time:
+            done.append(path)
+            other = update_bundle(old, manifest=old.manifest, files={"threshold_from.txt": b"abab"})
+        try:
+            verified(path, entry)
+        finally:
+            if first_time:
+                update_bundle(other, manifest=other.manifest, files={"threshold_from.txt": b"ab"})
+
+    monkeypatch.setattr(reason_runtime.bundle, "_verify", verified_meanwhile)
+    assert (open_bundle(old.path), len(done)) == (old, 1)
 
 
 def test_where_folders_have_no_locks_two_that_update_a_bundle_leave_it_whole(tmp_path: Path) -> None:
