@@ -50,16 +50,15 @@ def keep_front_in_float32(model: ov.Model, core: ov.Core) -> ov.Model:
             description, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
             serialize(model, description, weights)
             tree, content = ElementTree.parse(description), weights.read_bytes()  # noqa: S314 - our own file
-    except (RuntimeError, OSError) as error:  # OpenVINO's own writer raises the first
+        for layer in tree.iter("layer"):
+            if layer.get("name") in front:
+                facts = layer.find("rt_info")
+                facts = ElementTree.SubElement(layer, "rt_info") if facts is None else facts
+                ElementTree.SubElement(facts, "attribute", name="precise", version="0")
+        return core.read_model(ElementTree.tostring(tree.getroot()), Tensor(np.frombuffer(content, np.uint8)))
+    except (RuntimeError, ElementTree.ParseError, OSError) as error:  # not every OpenVINO says that it could not write
         reason = f"bf16 needs a temporary copy of the model, which cannot be written ({error})"
         raise BackendError(f"{reason}; set TMPDIR to a folder with room") from error
-    for layer in tree.iter("layer"):
-        if layer.get("name") in front:
-            facts = layer.find("rt_info")
-            facts = ElementTree.SubElement(layer, "rt_info") if facts is None else facts
-            ElementTree.SubElement(facts, "attribute", name="precise", version="0")
-    marked: ov.Model = core.read_model(ElementTree.tostring(tree.getroot()), Tensor(np.frombuffer(content, np.uint8)))
-    return marked
 
 
 def _front(model: ov.Model) -> set[str]:

@@ -176,12 +176,15 @@ def test_bf16_gives_the_bundles_two_outputs(precise_bundle: Path) -> None:
 
 
 @NEEDS_BF16
-def test_bf16_without_room_for_its_temporary_copy_says_so(precise_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("room_bytes", [2_000, 500_000], ids=["for nothing", "for the description alone"])
+def test_bf16_without_room_for_its_temporary_copy_says_so(
+    room_bytes: int, precise_bundle: Path, tmp_path: Path
+) -> None:
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64)).save(picture)
     limit = (
         "import resource, sys; from reason_runtime.commands import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main()"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room_bytes}, {room_bytes})); main()"
     )
     command = ["predict", str(precise_bundle), str(picture), "--backend", "openvino", "--precision", "bf16"]
     done = subprocess.run([sys.executable, "-c", limit, *command], capture_output=True, text=True, timeout=120)
