@@ -49,7 +49,7 @@ def _by_kind(bundle: Bundle, precision: Precision, runs: int) -> dict[str, objec
     form = bundle.manifest.input
     image = np.random.default_rng(0).integers(0, 256, (1, form.height_px, form.width_px, form.channels), dtype=np.uint8)
     core = openvino.Core()
-    compiled = compile_model(core, bundle, precision=precision, images=1, settings=SETTINGS)
+    compiled = compile_model(core, bundle, precision=precision, settings=SETTINGS)
     request = compiled.create_infer_request()
     least: dict[str, float] = defaultdict(lambda: float("inf"))
     kinds: dict[str, tuple[str, str]] = {}

@@ -109,8 +109,14 @@ def inspect(
         BackPressure | None, typer.Option(help="Of a full queue.", show_default="drop-oldest; block for files")
     ] = None,
     batch: Annotated[
-        int, typer.Option(min=1, max=MOST_IN_A_RUN, help="Frames through the model at once, at most.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_IN_A_RUN,
+            help="Frames through the model at once, at most.",
+            show_default="2 with OpenVINO, else 1",
+        ),
+    ] = None,
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="The first of a batch waits so long for others.")] = 0,
     journal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Answers for the parts in flight after a kill.")

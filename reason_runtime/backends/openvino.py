@@ -4,9 +4,9 @@ Compiled models are kept in `$XDG_CACHE_HOME/reason-edge/openvino` (`~/.cache` w
 bundle; OpenVINO keys them by model, settings and its own version, and `openvino_cache` by the hash of what was written.
 Where the folder cannot be made, every start compiles again.
 
-The first few batch sizes have a compiled model each, whose shape is fixed: shapes that are found out run by run cost a
-tenth of the time. One image after the other runs in latency mode; with streams a batch becomes requests of one image
-each, several at a time, in throughput mode.
+A single image runs in latency mode, on all threads. A batch becomes requests of one image each, several at a time, in
+throughput mode: side by side they wait for each other less than threads that share every layer do. What runs has one
+shape, which is fixed: shapes that are found out run by run cost a tenth of the time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -43,28 +44,6 @@ if TYPE_CHECKING:
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}
 _X86 = ("x86_64", "AMD64")
 """Elsewhere (Arm) OpenVINO 2026.4 refuses a graph in which some values have a sign and others have none."""
-FIXED = 3
-"""Batch sizes with a compiled model of their own; all others share one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """Compiled models by the number of images that they take, each made when it is first asked for.
-
-    Attributes:
-        make: Compiles one; None: for any number.
-        made: A request of each that exists, whose memory for inputs and outputs is kept.
-    """
-
-    make: Callable[[int | None], ov.CompiledModel]
-    made: dict[int | None, ov.InferRequest] = field(default_factory=dict)
-
-    def taking(self, images: int) -> ov.InferRequest:
-        """A request of the model for so many images."""
-        key = images if images in self.made or len(self.made) < FIXED else None
-        if key not in self.made:
-            self.made[key] = self.make(key).create_infer_request()
-        return self.made[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +51,11 @@ class OpenVinoSession:
     """See `reason_runtime.session.Session`.
 
     Attributes:
-        models: That for a single image is there from the start.
-        requests: With streams, what images run on, several at a time.
+        make: Compiles the model for so many images at a time.
+        requests: By how many run at a time, each with memory for its input and outputs; those of one are there from the
+            start, the others when they are first asked for.
+        threads: Of the library.
+        streams: How many images run at a time, where that was asked for.
         turn: Threads wait here for each other: requests and their memory are shared.
     """
 
@@ -84,45 +66,74 @@ class OpenVinoSession:
     libraries: dict[str, str]
     manifest: Manifest
     model: Path
-    models: Models
-    requests: tuple[ov.InferRequest, ...]
+    make: Callable[[int], ov.CompiledModel]
+    requests: dict[int, tuple[ov.InferRequest, ...]]
+    threads: int
+    streams: int | None
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """See `Session.run`; with streams, each image is a request of its own."""
+        """See `Session.run`; each image is a request of its own."""
         check_batch(images, self.manifest)
         try:
             with self.turn:
-                return self._stream(images) if self.requests else self._one_run(images)
-        except (RuntimeError, BundleError) as error:  # the bundle's, where this is the first batch of its size
+                if len(images) == 1:
+                    return self._one_run(images)
+                size = self.manifest.map_size_px
+                outputs = Outputs(np.empty((len(images), size, size), np.float32), np.empty(len(images), np.float32))
+                first = 0
+                while first < len(images):
+                    left = len(images) - first
+                    streams = self.streams or at_a_time(left, threads=self.threads)
+                    end = len(images) if self.streams else first + left - left % streams
+                    self._stream(streams, images[first:end], Outputs(*(each[first:end] for each in outputs)))
+                    first = end
+                return outputs
+        except (RuntimeError, BundleError) as error:  # the bundle's, where a model is compiled for the first such batch
             raise BackendError(f"{self.model}: OpenVINO failed on a batch of {len(images)} ({error})") from error
 
     def _one_run(self, images: NDArray[np.uint8]) -> Outputs:
-        request = self.models.taking(len(images))
-        pixels = request.get_tensor(INPUT)
-        pixels.shape = images.shape
-        pixels.data[:] = images
+        request = self._requests(self.streams or 1)[0]
+        request.get_tensor(INPUT).data[:] = images
         request.infer(share_outputs=True)  # copies none of them
         found = [request.get_tensor(name).data.copy() for name in OUTPUTS]
         return Outputs(anomaly_map=found[0], score=found[1])
 
-    def _stream(self, images: NDArray[np.uint8]) -> Outputs:
-        size = self.manifest.map_size_px
-        maps, scores = np.empty((len(images), size, size), np.float32), np.empty(len(images), np.float32)
+    def _stream(self, streams: int, images: NDArray[np.uint8], outputs: Outputs) -> None:
+        requests = self._requests(streams)
         waiting: dict[int, int] = {}  # image by request
-        for i in range(len(images) + len(self.requests)):
-            lane = i % len(self.requests)
-            request = self.requests[lane]
-            if lane in waiting:
-                request.wait()
-                done = waiting.pop(lane)
-                maps[done] = request.get_tensor(OUTPUTS[0]).data[0]
-                scores[done] = request.get_tensor(OUTPUTS[1]).data[0]
-            if i < len(images):
-                request.get_tensor(INPUT).data[:] = images[i : i + 1]
-                request.start_async()
-                waiting[lane] = i
-        return Outputs(anomaly_map=maps, score=scores)
+        try:
+            for i in range(len(images) + len(requests)):
+                lane = i % len(requests)
+                request = requests[lane]
+                if lane in waiting:
+                    done = waiting.pop(lane)
+                    request.wait()
+                    outputs.anomaly_map[done] = request.get_tensor(OUTPUTS[0]).data[0]
+                    outputs.score[done] = request.get_tensor(OUTPUTS[1]).data[0]
+                if i < len(images):
+                    request.get_tensor(INPUT).data[:] = images[i : i + 1]
+                    request.start_async()
+                    waiting[lane] = i
+        finally:  # where one fails the others run on, and would be busy for the next batch
+            for lane in waiting:
+                with suppress(RuntimeError):
+                    requests[lane].wait()
+
+    def _requests(self, streams: int) -> tuple[ov.InferRequest, ...]:
+        if streams not in self.requests:
+            self.requests[streams] = _made(self.make(streams), streams)
+        return self.requests[streams]
+
+
+def at_a_time(images: int, *, threads: int) -> int:
+    """How many images of a batch run side by side: a power of two, so that few models are compiled."""
+    return 1 << (min(images, threads).bit_length() - 1)
+
+
+def _made(model: ov.CompiledModel, streams: int) -> tuple[ov.InferRequest, ...]:
+    """One request for the processor to work on and one to come, for each stream."""
+    return tuple(model.create_infer_request() for _ in range(1 if streams == 1 else 2 * streams))
 
 
 def open_session(
@@ -145,18 +156,17 @@ def open_session(
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[precision] not in capabilities:
         raise BackendError(f"this processor has no {precision} for OpenVINO; it has {', '.join(capabilities)}")
-    settings = _settings(threads=threads, streams=streams)
 
-    def make(images: int | None) -> ov.CompiledModel:
+    def make(at_a_time: int) -> ov.CompiledModel:
+        settings = _settings(threads=threads, streams=at_a_time)
         try:
             with kept_models(bundle.manifest.files[model.name].sha256) as kept:
-                return compile_model(core, bundle, precision=precision, images=images, settings=settings | kept)
+                return compile_model(core, bundle, precision=precision, settings=settings | kept)
         except (RuntimeError, OSError) as error:
             raise BackendError(f"{model}: OpenVINO {library.__version__} refuses the model ({error})") from error
 
-    models = Models(make)
-    one = models.taking(1).get_compiled_model()
-    used, lanes = (one.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
+    first = make(streams or 1)
+    used, lanes = (first.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
     return OpenVinoSession(
         precision=precision,
         libraries={
@@ -168,8 +178,10 @@ def open_session(
         },
         manifest=bundle.manifest,
         model=model,
-        models=models,
-        requests=() if streams is None else tuple(one.create_infer_request() for _ in range(2 * streams)),
+        make=make,
+        requests={streams or 1: _made(first, streams or 1)},
+        threads=used,
+        streams=streams,
     )
 
 
@@ -178,16 +190,13 @@ def in_bf16(precision: Precision, capabilities: Sequence[str]) -> bool:
     return precision == "bf16" or (precision == "int8" and "BF16" in capabilities)
 
 
-def compile_model(
-    core: ov.Core, bundle: Bundle, *, precision: Precision, images: int | None, settings: dict[str, str]
-) -> ov.CompiledModel:
-    """A bundle's model as sessions run it.
+def compile_model(core: ov.Core, bundle: Bundle, *, precision: Precision, settings: dict[str, str]) -> ov.CompiledModel:
+    """A bundle's model as sessions run it, for one image.
 
     Args:
         core: Of OpenVINO.
         bundle: That has the model.
         precision: Of the model.
-        images: It takes in one run, where its graph leaves that open; None: any number.
         settings: More of OpenVINO's.
 
     Raises:
@@ -207,8 +216,8 @@ def compile_model(
         source = keep_front_in_float32(source, core)
         keep_head_in_float32(source)
     batch, *sides = source.input(INPUT).get_partial_shape()
-    if images is not None and batch.is_dynamic:
-        source.reshape({INPUT: [images, *sides]})
+    if batch.is_dynamic:
+        source.reshape({INPUT: [1, *sides]})
     # without the hint OpenVINO takes bf16 wherever the processor has it
     return core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32", **settings})
 
@@ -223,9 +232,9 @@ def _import() -> ModuleType:
     return module
 
 
-def _settings(*, threads: int | None, streams: int | None) -> dict[str, str]:
+def _settings(*, threads: int | None, streams: int) -> dict[str, str]:
     settings = {"PERFORMANCE_HINT": "LATENCY"}
-    if streams is not None:
+    if streams > 1:
         settings = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)

@@ -108,7 +108,7 @@ class LineRun:
             publisher=self.publisher,
             metrics=self.metrics,
             journal=self._journal,
-            settings=self._settings(),
+            settings=self._settings(batch=max(model.batch for model in models.values())),
         )
 
     @property
@@ -279,14 +279,14 @@ class LineRun:
         model.prove()
         return model
 
-    def _settings(self) -> PipelineSettings:
+    def _settings(self, *, batch: int) -> PipelineSettings:
         station = self._station
         deadline_s = _LIVE_DEADLINE_S if self.is_live else None
         return PipelineSettings(
             deadline_s=deadline_s if station.deadline_ms is None else station.deadline_ms / 1000,
             queue_frames=station.queue_frames,
             when_full=station.back_pressure or ("drop-oldest" if self.is_live else "block"),
-            batch=station.batch,
+            batch=batch,
             batch_wait_s=station.batch_wait_ms / 1000,
             hang_s=station.hang_s,
             heartbeat_s=station.heartbeat_s,

@@ -50,7 +50,7 @@ class Station:
         deadline_ms: After the grab; None: 1000 for live cameras, none for files.
         queue_frames: A camera's frames that may wait.
         back_pressure: None: `drop-oldest` for live cameras, `block` for files.
-        batch: Frames through the model at once, at most.
+        batch: Frames through the model at once, at most; None: 2 with OpenVINO, else 1.
         batch_wait_ms: How long the first of a batch may wait for others.
         hang_s: A call that takes longer hangs.
         heartbeat_s: From beat to beat.
@@ -66,7 +66,7 @@ class Station:
     deadline_ms: float | None = None
     queue_frames: int = 4
     back_pressure: BackPressure | None = None
-    batch: int = 1
+    batch: int | None = None
     batch_wait_ms: float = 0.0
     hang_s: float = 10.0
     heartbeat_s: float = 0.5

@@ -74,7 +74,7 @@ def read_station(path: Path) -> Station:
         deadline_ms=table.optional_number("deadline_ms"),
         queue_frames=table.integer("queue_frames", 4, low=1),
         back_pressure=table.optional_choice("back_pressure", ("block", "drop-oldest")),
-        batch=table.integer("batch", 1, low=1, high=MOST_IN_A_RUN),
+        batch=table.optional_integer("batch", low=1, high=MOST_IN_A_RUN),
         batch_wait_ms=table.number("batch_wait_ms", 0.0),
         hang_s=table.number("hang_s", 10.0),
         heartbeat_s=table.number("heartbeat_s", 0.5),

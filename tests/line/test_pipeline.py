@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from reason_runtime import load
+from reason_runtime.backends.openvino import OpenVinoSession
 from reason_runtime.blind import limits_from
 from reason_runtime.errors import ConfigurationError, SourceError
 from reason_runtime.line.grabber import Camera
@@ -65,6 +66,22 @@ def test_a_batch_gives_what_single_parts_give(bundle: Path) -> None:
         line.finish()
     detector = load(bundle, threads=1)
     assert [answer.score for answer in line.sink.answers] == [detector(item).score for item in parts]
+
+
+def test_openvino_judges_two_frames_that_wait_side_by_side(bundle: Path) -> None:
+    model = LineModel(load(bundle, backend="openvino", threads=2))
+    session = model.detector.session
+    assert isinstance(session, OpenVinoSession)
+    assert (model.batch, LineModel(load(bundle, threads=1)).batch) == (2, 1)
+    model.prove()
+    assert set(session.requests) == {1, 2}  # both are compiled before the first part
+    parts = [part(value) for value in range(100, 250, 10)]
+    settings = PipelineSettings(batch=model.batch, batch_wait_s=0.02)
+    with running(bundle, camera(*parts), settings=settings, models={"top": model}) as line:
+        line.finish()
+    expected = [model.detector(item).score for item in parts]
+    np.testing.assert_allclose([answer.score for answer in line.sink.answers], expected, rtol=1e-6)
+    assert numbers(line) == list(range(len(parts)))
 
 
 def test_cameras_share_one_model_and_each_keeps_its_order(bundle: Path) -> None:

@@ -20,7 +20,7 @@ from openvino import opset1
 from PIL import Image
 
 from reason_runtime.auto import choose
-from reason_runtime.backends.openvino import OpenVinoSession
+from reason_runtime.backends.openvino import OpenVinoSession, at_a_time
 from reason_runtime.backends.openvino_bf16 import keep_head_in_float32, write_transposed_as_convolutions
 from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.bundle import open_bundle, update_bundle
@@ -44,7 +44,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def opened(bundle: Path, precision: str, **more: int) -> OpenVinoSession:
+def opened(bundle: Path, precision: str, **more: int | None) -> OpenVinoSession:
     session = open_session(open_bundle(bundle), backend="openvino", precision=precision, **more)  # type: ignore[arg-type]
     assert isinstance(session, OpenVinoSession)
     return session
@@ -73,7 +73,7 @@ def not_float32(head: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("precision", ["fp32", BF16, "int8"])
 def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise_bundle: Path) -> None:
-    layers, head = executed(opened(precise_bundle, precision).models.taking(1).get_compiled_model())
+    layers, head = executed(opened(precise_bundle, precision).requests[1][0].get_compiled_model())
     kinds = set(layers.values())
     if precision == "fp32":
         assert kinds == {"f32"}
@@ -100,7 +100,7 @@ def residual_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", [BF16, pytest.param("int8", marks=NEEDS_BF16)])
 def test_no_layer_of_a_residual_network_is_left_in_float32(precision: str, residual_bundle: Path) -> None:
-    layers, head = executed(opened(residual_bundle, precision).models.taking(1).get_compiled_model())
+    layers, head = executed(opened(residual_bundle, precision).requests[1][0].get_compiled_model())
     assert len(layers) > 40
     assert set(layers.values()) <= {"bf16", "i8", "u8"}
     assert {"node_matmul", "node_matmul_1", "node_matmul_2", "anomaly_map"} <= set(head)
@@ -257,7 +257,7 @@ def test_what_becomes_of_a_kept_model_s_file_does_not_reach_a_session_that_has_l
     picture = np.random.default_rng(5).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     expected = opened(precise_bundle, "int8").run(picture)
     session = opened(precise_bundle, "int8")
-    assert session.models.taking(1).get_compiled_model().get_property("LOADED_FROM_CACHE")
+    assert session.requests[1][0].get_compiled_model().get_property("LOADED_FROM_CACHE")
     (blob,) = own_cache.rglob("*.blob")
     blob.chmod(0o600)
     with blob.open("r+b") as file:  # the same file, as OpenVINO writes too
@@ -466,12 +466,53 @@ def test_auto_keeps_to_the_precision_asked_for(checked: Path) -> None:
     assert set(choose(open_bundle(checked), precision="fp32").median_ms) == {"onnxruntime fp32"}
 
 
-def test_every_batch_size_gives_what_single_images_give_also_beyond_those_with_a_model_of_their_own(
-    precise_bundle: Path,
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_every_batch_gives_what_single_images_give(threads: int | None, precise_bundle: Path) -> None:
+    pictures = np.random.default_rng(4).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+    session = opened(precise_bundle, "fp32", threads=threads)
+    single = [session.run(picture[None]) for picture in pictures]
+    for size in (2, 3, 4, 5, 2, 7, 1):
+        found = session.run(pictures[:size])
+        for i in range(size):
+            np.testing.assert_allclose(found.score[i], single[i].score[0], rtol=1e-5)
+            np.testing.assert_allclose(found.anomaly_map[i], single[i].anomaly_map[0], rtol=1e-4, atol=1e-5)
+    if threads is not None:
+        assert set(session.requests) == {1, threads}
+
+
+def test_images_run_side_by_side_where_there_are_threads_for_them() -> None:
+    most = [(1, 8, 1), (2, 8, 2), (3, 8, 2), (7, 8, 4), (8, 8, 8), (16, 8, 8), (16, 12, 8), (5, 1, 1)]
+    assert [at_a_time(images, threads=threads) for images, threads, _ in most] == [streams for *_, streams in most]
+
+
+def test_a_batch_of_which_two_images_fail_leaves_none_running(
+    precise_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = np.random.default_rng(4).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
-    session = opened(precise_bundle, "fp32")
-    expected = np.concatenate([session.run(picture[None]).score for picture in pictures])
-    for size in (2, 3, 4, 5, 2, 6, 1):
-        np.testing.assert_allclose(session.run(pictures[:size]).score, expected[:size], rtol=1e-5)
-    assert set(session.models.made) == {1, 2, 3, None}
+    pictures = np.random.default_rng(6).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    session = opened(precise_bundle, "fp32", threads=2)
+    expected = session.run(pictures).score
+
+    class Watched:
+        """A request of OpenVINO that counts, and may fail."""
+
+        def __init__(self, request: openvino.InferRequest, *, fails: bool) -> None:
+            self._request, self._fails, self.runs = request, fails, 0
+            self.get_tensor = request.get_tensor
+
+        def start_async(self) -> None:
+            self.runs += 1
+            self._request.start_async()
+
+        def wait(self) -> None:
+            self._request.wait()
+            self.runs -= 1
+            if self._fails:
+                raise RuntimeError("out of memory")
+
+    watched = [Watched(request, fails=i < 2) for i, request in enumerate(session.requests[2])]
+    monkeypatch.setitem(session.requests, 2, tuple(watched))
+    with pytest.raises(BackendError, match=r"model\.onnx: OpenVINO failed on a batch of 4 \(out of memory\)"):
+        session.run(pictures)
+    assert [each.runs for each in watched] == [0] * 4
+    monkeypatch.undo()
+    np.testing.assert_allclose(session.run(pictures).score, expected, rtol=1e-5)
