@@ -515,7 +515,7 @@ def line_latency_table(found: dict) -> str:
         f"threads of the line waited {found['waited_for_a_core_ms']:.1f} ms a part for a core. UNKNOWN: {unknown}.\n\n"
         f"{_table(rows)}\nThe goal of a ratio of {found['target']:g} at p99 {held}. At a load of 1.5, "
         f"{found['judged_share_at_150_percent']:.1%} of the parts were judged, "
-        f"{found['judged_share_predicted']:.1%} were predicted.\n\n{_table(stages)}"
+        f"{found['judged_share_predicted']:.1%} were predicted for one after the other.\n\n{_table(stages)}"
     )
 
 
