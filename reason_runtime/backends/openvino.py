@@ -30,7 +30,7 @@ from reason_runtime.backends.openvino_bf16 import (
 )
 from reason_runtime.backends.openvino_cache import kept_models
 from reason_runtime.backends.openvino_int8 import use_unsigned
-from reason_runtime.backends.signature import INPUT, OUTPUTS, Port, check_batch, check_signature
+from reason_runtime.backends.signature import INPUT, OUTPUTS, Port, check_batch, check_signature, shapes_of_one
 from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Device, Precision
 from reason_runtime.errors import BackendError, BundleError
@@ -215,9 +215,7 @@ def compile_model(core: ov.Core, bundle: Bundle, *, precision: Precision, settin
         write_transposed_as_convolutions(source)
         source = keep_front_in_float32(source, core)
         keep_head_in_float32(source)
-    batch, *sides = source.input(INPUT).get_partial_shape()
-    if batch.is_dynamic:
-        source.reshape({INPUT: [1, *sides]})
+    source.reshape({INPUT: [1, *shapes_of_one(bundle.manifest)[INPUT]]})
     # without the hint OpenVINO takes bf16 wherever the processor has it
     return core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32", **settings})
 

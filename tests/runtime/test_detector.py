@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,13 +193,30 @@ def test_a_model_whose_outputs_are_of_another_type_is_refused(tmp_path: Path, ba
         load(bundle.path, backend=backend)
 
 
-@each_backend
-def test_a_failing_run_is_one_error(tmp_path: Path, backend: Backend) -> None:
-    detector = load(make_bundle(tmp_path / "bundle", batch=1).path, backend=backend)
+def test_a_failing_run_is_one_error(tmp_path: Path) -> None:
+    detector = load(make_bundle(tmp_path / "bundle", batch=1).path, backend="onnxruntime")
     with pytest.raises(BackendError, match="failed on a batch of 2"):
         detector.batch([photograph(), photograph()])
-    with pytest.raises(BackendError, match=r"a batch is uint8 \(N, 32, 32, 3\), not uint8 \(1, 16, 16, 3\)"):
-        detector.session.run(np.zeros((1, 16, 16, 3), dtype=np.uint8))
+
+
+@each_backend
+def test_what_is_no_batch_of_images_is_refused(tmp_path: Path, backend: Backend) -> None:
+    session = load(make_bundle(tmp_path / "bundle").path, backend=backend).session
+    for shape in ((1, 16, 16, 3), (0, 32, 32, 3), (32, 32, 3)):
+        with pytest.raises(
+            BackendError, match=rf"a batch is uint8 \(N, 32, 32, 3\), not uint8 {re.escape(str(shape))}"
+        ):
+            session.run(np.zeros(shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_openvino_runs_a_graph_of_whatever_batch_image_by_image(tmp_path: Path, batch: int) -> None:
+    free, fixed = (load(make_bundle(tmp_path / str(n), batch=n).path, backend="openvino") for n in ("N", batch))
+    pictures = np.random.default_rng(7).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    for count in (1, 2, 3):
+        found, expected = fixed.session.run(pictures[:count]), free.session.run(pictures[:count])
+        np.testing.assert_array_equal(found.score, expected.score)
+        np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
 
 
 @each_backend
