@@ -91,6 +91,14 @@ def test_the_map_head_is_float32_whatever_the_network_is(precision: str, precise
     assert not_float32(head) == {}
 
 
+@pytest.mark.parametrize("precision", ["fp32", BF16, "int8"])
+def test_a_batch_runs_in_the_precisions_of_a_single_image(precision: str, precise_bundle: Path) -> None:
+    session = opened(precise_bundle, precision, threads=2)
+    session.run(np.zeros((2, 64, 64, 3), np.uint8))
+    single, batch = (executed(session.requests[streams][0].get_compiled_model()) for streams in (1, 2))
+    assert batch == single
+
+
 @pytest.fixture(scope="module")
 def residual_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its features are residual sums, its student has transposed convolutions in the shortcuts."""
