@@ -82,7 +82,7 @@ def own_latency_ms(detector: Detector, *, seconds: float, rest_s: float = 0.0) -
     return durations
 
 
-def run_line(model: ModelPlan, folder: Path, *, period_s: float, seconds: float) -> Summary:
+def run_line(model: ModelPlan, folder: Path, *, batch: int | None, period_s: float, seconds: float) -> Summary:
     """A line at one part per period for so long, with journal and result file."""
     images = open_bundle(model.bundle).golden().images  # (N, H, W, C): real parts, so that no camera looks blind
     rows = images.shape[1]
@@ -93,6 +93,7 @@ def run_line(model: ModelPlan, folder: Path, *, period_s: float, seconds: float)
         sinks=(f"jsonl:{folder}/results.jsonl",),
         journal=folder / "journal",
         queue_frames=4,
+        batch=batch,
         deadline_ms=5000,
     )
     line = LineRun(station)
@@ -116,7 +117,7 @@ def mean_ms(histogram: Histogram) -> float:
     return 1000 * histogram.total / max(1, sum(histogram.counts))
 
 
-def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
+def measure(model: ModelPlan, *, batch: int | None, seconds: float) -> dict[str, Any]:
     """Everything; the model alone takes a sixth of the time before and two after, the overload a sixth too."""
     detector = load(
         model.bundle, backend=model.backend, precision=model.precision, threads=model.threads, threshold=1.0
@@ -128,12 +129,12 @@ def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         started_s = waited_for_a_core_s()
         watch.start()
-        calm = run_line(model, Path(folder), period_s=period_s, seconds=seconds / 2)
+        calm = run_line(model, Path(folder), batch=batch, period_s=period_s, seconds=seconds / 2)
         watch.join()
     after = own_latency_ms(detector, seconds=seconds / 6)
     paced = own_latency_ms(detector, seconds=seconds / 6, rest_s=period_s * (1 - LOAD))
     with tempfile.TemporaryDirectory() as folder:
-        rush = run_line(model, Path(folder), period_s=period_s * LOAD / OVERLOAD, seconds=seconds / 6)
+        rush = run_line(model, Path(folder), batch=batch, period_s=period_s * LOAD / OVERLOAD, seconds=seconds / 6)
     if not calm.metrics.latest_ms or not rush.metrics.frames:
         raise ReasonError(f"the line answered no part in {seconds:g} s; give it more of them")
     p50_ms, p99_ms = np.percentile(calm.metrics.latest_ms, (50, 99), method="inverted_cdf")
@@ -160,6 +161,7 @@ def measure(model: ModelPlan, *, seconds: float) -> dict[str, Any]:
         "unknown_at_80_percent": {cause: count for (_, cause), count in calm.metrics.causes.items()},
         "judged_share_at_150_percent": judged / sum(rush.metrics.frames.values()),
         "judged_share_predicted": 1 / OVERLOAD,
+        "batch": batch,
         "backend": model.backend,
         "precision": model.precision,
         "environment": fingerprint(detector.session),
@@ -172,6 +174,9 @@ def main(
     backend: Annotated[Backend, typer.Option(help="Inference library.")] = "openvino",
     precision: Annotated[Precision, typer.Option(help="Of the model.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the model.", show_default="chosen by library")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Frames through the model at once.", show_default="as `inspect`")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=2, help="Of measuring, about.")] = 120.0,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Result file; the default is what the page shows.")
@@ -187,7 +192,7 @@ def main(
             threads=threads,
             threshold=1.0,
         )
-        found = measure(model, seconds=seconds)
+        found = measure(model, batch=batch, seconds=seconds)
     write_result(out, found)
     if out.resolve() == RESULTS.resolve():
         write_tables(check=False)

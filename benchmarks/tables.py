@@ -505,13 +505,15 @@ def line_latency_table(found: dict) -> str:
     ]
     stages = [("stage", "mean"), *((name, f"{value:.2f} ms") for name, value in found["stage_mean_ms"].items())]
     unknown = ", ".join(f"{count} {cause}" for cause, count in found["unknown_at_80_percent"].items()) or "none"
+    at_once = f", batch {found['batch']}" if found.get("batch") else ""
     held = "holds in this run" if found["ratio_p99"] <= found["target"] else "does not hold in this run"
     if found["parts"] < LEAST_PARTS:
         held = f"cannot be judged by so few parts ({LEAST_PARTS} are needed): the machine had no time for the line"
     return (
         f"{found['measured'][:10]}, {where['processor']}, {where['cores']} cores, {found['backend']} "
-        f"{found['precision']}, {session['threads']} threads, EfficientNet-Lite0 at 256 x 256; {found['parts']} parts, "
-        f"{found['model_calls']} calls of the model alone. Load average of the machine {found['load_average']:.1f}; "
+        f"{found['precision']}, {session['threads']} threads{at_once}, EfficientNet-Lite0 at 256 x 256; "
+        f"{found['parts']} parts, {found['model_calls']} calls of the model alone. "
+        f"Load average of the machine {found['load_average']:.1f}; "
         f"threads of the line waited {found['waited_for_a_core_ms']:.1f} ms a part for a core. UNKNOWN: {unknown}.\n\n"
         f"{_table(rows)}\nThe goal of a ratio of {found['target']:g} at p99 {held}. At a load of 1.5, "
         f"{found['judged_share_at_150_percent']:.1%} of the parts were judged, "
@@ -625,6 +627,7 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
     "peers-avx2": ("peers_avx2.json", peers_table),
     "line-latency": ("line_latency.json", line_latency_table),
     "line-latency-int8": ("line_latency_int8.json", line_latency_table),
+    "line-latency-int8-single": ("line_latency_int8_single.json", line_latency_table),
     "line-latency-avx2": ("line_latency_avx2.json", line_latency_table),
     "soak": ("soak.json", soak_table),
     "drift": ("drift.json", drift_table),
