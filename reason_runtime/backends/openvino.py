@@ -35,7 +35,7 @@ from reason_runtime.bundle import Bundle
 from reason_runtime.choices import Device, Precision
 from reason_runtime.errors import BackendError, BundleError
 from reason_runtime.manifest import Manifest
-from reason_runtime.session import Outputs
+from reason_runtime.session import Outputs, joined
 from reason_runtime.telemetry import switch_off_telemetry
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class OpenVinoSession:
     """See `reason_runtime.session.Session`.
 
     Attributes:
-        make: Compiles the model for so many images at a time.
+        make: Compiles the model for so many images at a time, and gives the requests that they run on.
         requests: By how many run at a time, each with memory for its input and outputs; those of one are there from the
             start, the others when they are first asked for.
         threads: Of the library.
@@ -66,7 +66,7 @@ class OpenVinoSession:
     libraries: dict[str, str]
     manifest: Manifest
     model: Path
-    make: Callable[[int], ov.CompiledModel]
+    make: Callable[[int], tuple[ov.InferRequest, ...]]
     requests: dict[int, tuple[ov.InferRequest, ...]]
     threads: int
     streams: int | None
@@ -77,20 +77,18 @@ class OpenVinoSession:
         check_batch(images, self.manifest)
         try:
             with self.turn:
-                if len(images) == 1:
-                    return self._one_run(images)
-                size = self.manifest.map_size_px
-                outputs = Outputs(np.empty((len(images), size, size), np.float32), np.empty(len(images), np.float32))
-                first = 0
-                while first < len(images):
-                    left = len(images) - first
-                    streams = self.streams or at_a_time(left, threads=self.threads)
-                    end = len(images) if self.streams else first + left - left % streams
-                    self._stream(streams, images[first:end], Outputs(*(each[first:end] for each in outputs)))
-                    first = end
-                return outputs
+                return self._run(images)
         except (RuntimeError, BundleError) as error:  # the bundle's, where a model is compiled for the first such batch
             raise BackendError(f"{self.model}: OpenVINO failed on a batch of {len(images)} ({error})") from error
+
+    def _run(self, images: NDArray[np.uint8]) -> Outputs:
+        if len(images) == 1:
+            return self._one_run(images)
+        streams = self.streams or at_a_time(len(images), threads=self.threads)
+        left = 0 if self.streams else len(images) % streams
+        if left == 0:
+            return self._stream(streams, images)
+        return joined([self._stream(streams, images[:-left]), self._run(images[-left:])])
 
     def _one_run(self, images: NDArray[np.uint8]) -> Outputs:
         request = self._requests(self.streams or 1)[0]
@@ -99,8 +97,9 @@ class OpenVinoSession:
         found = [request.get_tensor(name).data.copy() for name in OUTPUTS]
         return Outputs(anomaly_map=found[0], score=found[1])
 
-    def _stream(self, streams: int, images: NDArray[np.uint8], outputs: Outputs) -> None:
-        requests = self._requests(streams)
+    def _stream(self, streams: int, images: NDArray[np.uint8]) -> Outputs:
+        size, requests = self.manifest.map_size_px, self._requests(streams)
+        maps, scores = np.empty((len(images), size, size), np.float32), np.empty(len(images), np.float32)
         waiting: dict[int, int] = {}  # image by request
         try:
             for i in range(len(images) + len(requests)):
@@ -109,8 +108,8 @@ class OpenVinoSession:
                 if lane in waiting:
                     done = waiting.pop(lane)
                     request.wait()
-                    outputs.anomaly_map[done] = request.get_tensor(OUTPUTS[0]).data[0]
-                    outputs.score[done] = request.get_tensor(OUTPUTS[1]).data[0]
+                    maps[done] = request.get_tensor(OUTPUTS[0]).data[0]
+                    scores[done] = request.get_tensor(OUTPUTS[1]).data[0]
                 if i < len(images):
                     request.get_tensor(INPUT).data[:] = images[i : i + 1]
                     request.start_async()
@@ -119,21 +118,17 @@ class OpenVinoSession:
             for lane in waiting:
                 with suppress(RuntimeError):
                     requests[lane].wait()
+        return Outputs(anomaly_map=maps, score=scores)
 
     def _requests(self, streams: int) -> tuple[ov.InferRequest, ...]:
         if streams not in self.requests:
-            self.requests[streams] = _made(self.make(streams), streams)
+            self.requests[streams] = self.make(streams)
         return self.requests[streams]
 
 
 def at_a_time(images: int, *, threads: int) -> int:
     """How many images of a batch run side by side: a power of two, so that few models are compiled."""
     return 1 << (min(images, threads).bit_length() - 1)
-
-
-def _made(model: ov.CompiledModel, streams: int) -> tuple[ov.InferRequest, ...]:
-    """One request for the processor to work on and one to come, for each stream."""
-    return tuple(model.create_infer_request() for _ in range(1 if streams == 1 else 2 * streams))
 
 
 def open_session(
@@ -157,16 +152,20 @@ def open_session(
     if _CAPABILITIES[precision] not in capabilities:
         raise BackendError(f"this processor has no {precision} for OpenVINO; it has {', '.join(capabilities)}")
 
-    def make(at_a_time: int) -> ov.CompiledModel:
-        settings = _settings(threads=threads, streams=at_a_time)
+    def make(lanes: int) -> tuple[ov.InferRequest, ...]:
+        settings = _settings(threads=threads, streams=lanes)
         try:
             with kept_models(bundle.manifest.files[model.name].sha256) as kept:
-                return compile_model(core, bundle, precision=precision, settings=settings | kept)
+                compiled = compile_model(core, bundle, precision=precision, settings=settings | kept)
         except (RuntimeError, OSError) as error:
             raise BackendError(f"{model}: OpenVINO {library.__version__} refuses the model ({error})") from error
+        requests = 1 if lanes == 1 else 2 * lanes  # of several, one each to work on and one to come
+        return tuple(compiled.create_infer_request() for _ in range(requests))
 
     first = make(streams or 1)
-    used, lanes = (first.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
+    used, lanes = (
+        first[0].get_compiled_model().get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS")
+    )
     return OpenVinoSession(
         precision=precision,
         libraries={
@@ -179,7 +178,7 @@ def open_session(
         manifest=bundle.manifest,
         model=model,
         make=make,
-        requests={streams or 1: _made(first, streams or 1)},
+        requests={streams or 1: first},
         threads=used,
         streams=streams,
     )
